@@ -1,0 +1,18 @@
+"""MMD Guidance: draw images distributed like a set of reference images.
+
+@title: MMD Guidance
+@nickname: MMD Guidance
+@description: Makes any diffusion checkpoint draw images distributed like a set of reference images, without training.
+"""
+
+if __package__:  # empty when pytest imports the repository's root as a plain module
+    from comfy_api.latest import ComfyExtension  # noqa: TID251
+
+    from .nodes import NODES
+
+    class MMDGuidanceExtension(ComfyExtension):
+        async def get_node_list(self):
+            return NODES
+
+    async def comfy_entrypoint():
+        return MMDGuidanceExtension()

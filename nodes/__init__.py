@@ -1,0 +1,3 @@
+"""The nodes, in the order of the menu."""
+
+NODES: list[type] = []

@@ -1,0 +1,10 @@
+"""The socket types of this pack, and the menu that its nodes share."""
+
+from comfy_api.latest import io
+
+CATEGORY = "MMD Guidance"
+
+ReferenceSetSocket = io.Custom("MMD_REFERENCE_SET")  # carries image_folder.ReferenceSet
+ReferencesSocket = io.Custom("MMD_REFERENCES")  # carries mmd_core.References
+KernelSocket = io.Custom("MMD_KERNEL")  # carries mmd_core.KernelConfig
+TraceSocket = io.Custom("MMD_TRACE")  # carries a list of mmd_core.TraceRow
