@@ -1,1 +1,30 @@
+"""Maximum Mean Discrepancy guidance in closed form; torch only, nothing of ComfyUI.
+
+Notation, used everywhere: B samples `x_i`, N references `y_j` with weights `q_j`, D numbers per latent,
+kernel `k`, bandwidth (length scale) `h`, noise level `sigma`, the model's estimate `x0` of clean samples.
+"""
+
+from .config import BANDWIDTHS, KERNELS, MODES, GuidanceConfig, KernelConfig
+from .guidance import Guidance, TraceRow
+from .memory import Memory
+from .mmd import mmd2, mmd2_grad
+from .prompt import PROMPT_KERNELS
 from .reference import References
+from .schedule import NoiseModel, Window
+
+__all__ = [
+    "BANDWIDTHS",
+    "KERNELS",
+    "MODES",
+    "PROMPT_KERNELS",
+    "Guidance",
+    "GuidanceConfig",
+    "KernelConfig",
+    "Memory",
+    "NoiseModel",
+    "References",
+    "TraceRow",
+    "Window",
+    "mmd2",
+    "mmd2_grad",
+]

@@ -54,15 +54,21 @@ class References:
             )
         weights = torch.ones(n) if self.weights is None else self.weights.detach().float().cpu()
         if weights.shape != (n,) or not torch.isfinite(weights).all() or (weights < 0).any():
-            raise ValueError(f"weights must be {n} finite numbers that are not negative, one per reference")
+            raise ValueError(
+                f"weights must be {n} finite numbers that are not negative, one per reference"
+            )
         if weights.sum() <= 0:
-            raise ValueError("all reference weights are 0: give at least one reference a positive weight")
+            raise ValueError(
+                "all reference weights are 0: give at least one reference a positive weight"
+            )
         if self.prompts is not None and self.prompts.shape[0] != n:
             raise ValueError(f"{self.prompts.shape[0]} captions were encoded for {n} references")
         for field, value in {
             "latents": latents,
             "weights": weights / weights.sum(),
-            "prompts": None if self.prompts is None else self.prompts.detach().float().cpu().flatten(1),
+            "prompts": None
+            if self.prompts is None
+            else self.prompts.detach().float().cpu().flatten(1),
             "names": names,
             "captions": tuple(self.captions) or ("",) * n,
         }.items():

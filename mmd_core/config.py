@@ -1,0 +1,117 @@
+"""What a user sets, checked before anything runs."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .bandwidth import median_distance
+from .kernels import RADIAL_PROFILES, DotKernel, Kernel, RadialKernel, polynomial
+from .prompt import PROMPT_KERNELS
+
+__all__ = ["BANDWIDTHS", "GuidanceConfig", "KERNELS", "KernelConfig", "MODES"]
+
+KERNELS = (*RADIAL_PROFILES, "polynomial", "linear")
+BANDWIDTHS = ("median", "fixed")
+MODES = ("flow", "paper", "official")
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """Which kernel compares latents, and which compares prompts.
+
+    Arguments:
+        kernel: One of `KERNELS`.
+        bandwidth: `median` takes the median distance between references, `fixed` takes `bandwidth_value`.
+        bandwidth_value: The length scale h of `fixed`, in units of the model's latents.
+        multipliers: One kernel for each multiple of the bandwidth; radial kernels only.
+        prompt_kernel: One of `PROMPT_KERNELS`, or `none`.
+        prompt_bandwidth: Length scale of the prompt kernel `rbf`; 0 takes the median.
+
+    Raises:
+        ValueError: An unknown name, or a bandwidth or multiplier that is not positive.
+    """
+
+    kernel: str = "rbf"
+    bandwidth: str = "median"
+    bandwidth_value: float = 1.0
+    multipliers: tuple[float, ...] = (0.5, 1.0, 2.0)
+    prompt_kernel: str = "none"
+    prompt_bandwidth: float = 0.0
+
+    def __post_init__(self):
+        for name, value, known in (
+            ("kernel", self.kernel, KERNELS),
+            ("bandwidth", self.bandwidth, BANDWIDTHS),
+            ("prompt_kernel", self.prompt_kernel, ("none", *PROMPT_KERNELS)),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+        if self.bandwidth == "fixed" and not _positive(self.bandwidth_value):
+            raise ValueError(
+                f"bandwidth_value must be above 0, not {self.bandwidth_value}: raise it, or set "
+                "bandwidth to median"
+            )
+        if not self.multipliers or not all(map(_positive, self.multipliers)):
+            raise ValueError(
+                f"multipliers must be positive numbers, not {self.multipliers}: write for example "
+                "0.5, 1, 2"
+            )
+        if not 0 <= self.prompt_bandwidth < math.inf:
+            raise ValueError(
+                f"prompt_bandwidth must not be negative, not {self.prompt_bandwidth}: 0 takes the median"
+            )
+
+    def resolve(self, gram: Tensor, dim: int) -> Kernel:
+        """The kernel for references with inner products `gram`, with shape `(N, N)`, and `dim` entries."""
+        if self.kernel == "linear":
+            return DotKernel()
+        if self.kernel == "polynomial":
+            return polynomial(dim, sq_norm=gram.diagonal().mean().item())
+        h = median_distance(gram) if self.bandwidth == "median" else self.bandwidth_value
+        # The energy distance has no length scale: several bandwidths would change nothing but the unit.
+        multipliers = (1.0,) if self.kernel == "energy" else self.multipliers
+        return RadialKernel(self.kernel, tuple(h * m for m in multipliers))
+
+
+def _positive(x: float) -> bool:
+    return 0 < x < math.inf
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """What a user sets.
+
+    Arguments:
+        strength: λ of `flow` and `paper`, α of `official`; 0 does nothing.
+        start_percent: Where in the noise schedule guidance begins, in [0, 1].
+        end_percent: Where it ends, in ]start, 1].
+        mode: One of `MODES`.
+        kernel: The kernel; None takes the mode's own: three RBF bandwidths, or the cubic polynomial
+            in `official`.
+
+    Raises:
+        ValueError: An unknown mode, a strength that is negative or not finite, or an empty window.
+    """
+
+    strength: float = 30.0
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    mode: str = "flow"
+    kernel: KernelConfig | None = None
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise ValueError(f"unknown mode {self.mode!r}: choose one of {', '.join(MODES)}")
+        if not (math.isfinite(self.strength) and self.strength >= 0):
+            raise ValueError(f"strength must be 0 or a positive number, not {self.strength}")
+        if not 0 <= self.start_percent < self.end_percent <= 1:
+            raise ValueError(
+                f"start_percent ({self.start_percent}) must lie below end_percent "
+                f"({self.end_percent}), both between 0 and 1: swap them or widen the window"
+            )
+
+    @property
+    def kernel_config(self) -> KernelConfig:
+        default = "polynomial" if self.mode == "official" else "rbf"
+        return self.kernel or KernelConfig(kernel=default)

@@ -1,0 +1,186 @@
+"""Kernels, written so that every gradient is a linear combination of rows.
+
+A kernel is given by its values and by one matrix of *pulls*, both functions of inner products only:
+
+    radial       k(x, z) = φ(‖x − z‖² / h²)      ∇₁k(x, z) = pull · (z − x)
+    dot product  k(x, z) = ψ(x·z)                ∇₁k(x, z) = pull · z
+
+so neither ever touches the D numbers of a latent. Several bandwidths h (length scales) at once mean
+the average of the kernels: k = mean over h of k_h.
+
+Raw gradients are tiny and depend on the kernel. `unit` scales them to displacements of a latent:
+unit · ∇₁k is at most about `z − x`, whatever the kernel and the model, so that one strength fits all.
+For the RBF kernel the unit is h² (see `guidance.py`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["DotKernel", "Gram", "Kernel", "RADIAL_PROFILES", "RadialKernel", "polynomial"]
+
+
+class Gram(NamedTuple):
+    """Inner products between n rows `x` and m rows `z`: all that a kernel needs to know of them.
+
+    Arguments:
+        dot: x_i · z_j, with shape `(n, m)`.
+        sq_x: ‖x_i‖², with shape `(n,)`.
+        sq_z: ‖z_j‖², with shape `(m,)`.
+    """
+
+    dot: Tensor
+    sq_x: Tensor
+    sq_z: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, z: Tensor) -> "Gram":
+        """The inner products of rows `x`, with shape `(n, D)`, and `z`, with shape `(m, D)`."""
+        return cls(x @ z.T, x.square().sum(1), z.square().sum(1))
+
+    def sq_dist(self) -> Tensor:
+        """‖x_i − z_j‖², with shape `(n, m)`; never negative."""
+        return (self.sq_x[:, None] + self.sq_z - 2 * self.dot).clamp_min(0)
+
+
+class RadialProfile(NamedTuple):
+    """One family of radial kernels in u = ‖x − z‖² / h².
+
+    Arguments:
+        value: k as a function of `(u, h)`.
+        pull: unit(h) · pull as a function of `u`.
+        unit: What makes the gradient a displacement, as a function of `h`.
+    """
+
+    value: Callable[[Tensor, Tensor], Tensor]
+    pull: Callable[[Tensor], Tensor]
+    unit: Callable[[Tensor], Tensor]
+
+
+def _inverse_root(u: Tensor) -> Tensor:
+    """u^(−1/2), bounded where two rows coincide: there the direction z − x vanishes anyway."""
+    return u.clamp_min(torch.finfo(u.dtype).eps).rsqrt()
+
+
+RADIAL_PROFILES = {
+    # exp(−d²/2h²)
+    "rbf": RadialProfile(
+        value=lambda u, h: (-u / 2).exp(),
+        pull=lambda u: (-u / 2).exp(),
+        unit=lambda h: h.square(),
+    ),
+    # (1 + d²/h²)^(−1/2)
+    "imq": RadialProfile(
+        value=lambda u, h: (1 + u).rsqrt(),
+        pull=lambda u: (1 + u).pow(-1.5),
+        unit=lambda h: h.square(),
+    ),
+    # exp(−d/h)
+    "laplacian": RadialProfile(
+        value=lambda u, h: (-u.sqrt()).exp(),
+        pull=lambda u: (-u.sqrt()).exp() * _inverse_root(u),
+        unit=lambda h: h.square(),
+    ),
+    # −d: its MMD² is the energy distance; h only sets the unit
+    "energy": RadialProfile(
+        value=lambda u, h: -h * u.sqrt(),
+        pull=_inverse_root,
+        unit=lambda h: h,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class RadialKernel:
+    """The average over bandwidths of one radial kernel.
+
+    Arguments:
+        name: One of `RADIAL_PROFILES`.
+        bandwidths: Length scales h, in ]0, ∞[, one or several.
+
+    Raises:
+        ValueError: An unknown name, no bandwidth, or one that is not positive.
+    """
+
+    name: str = "rbf"
+    bandwidths: tuple[float, ...] = (1.0,)
+
+    radial = True
+
+    def __post_init__(self):
+        if self.name not in RADIAL_PROFILES:
+            raise ValueError(
+                f"unknown kernel {self.name!r}: choose one of {', '.join(RADIAL_PROFILES)}"
+            )
+        if not self.bandwidths or not all(0 < h < float("inf") for h in self.bandwidths):
+            raise ValueError(f"kernel bandwidths must be positive numbers, not {self.bandwidths}")
+
+    def _scaled(self, gram: Gram) -> tuple[Tensor, Tensor]:
+        """u, with shape `(H, n, m)`, and h, with shape `(H, 1, 1)`."""
+        d2 = gram.sq_dist()
+        h = torch.tensor(self.bandwidths, dtype=d2.dtype, device=d2.device)[:, None, None]
+        return d2 / h.square(), h
+
+    def values(self, gram: Gram) -> Tensor:
+        """k(x_i, z_j), with shape `(n, m)`."""
+        u, h = self._scaled(gram)
+        return RADIAL_PROFILES[self.name].value(u, h).mean(0)
+
+    def pulls(self, gram: Gram, in_units: bool = False) -> Tensor:
+        """p with ∇₁k(x_i, z_j) = p_ij (z_j − x_i), with shape `(n, m)`; `in_units` scales it by `unit`."""
+        u, h = self._scaled(gram)
+        profile = RADIAL_PROFILES[self.name]
+        pull = profile.pull(u)
+        return (pull if in_units else pull / profile.unit(h)).mean(0)
+
+
+@dataclass(frozen=True)
+class DotKernel:
+    """(x·z / width + offset)^degree; degree 1, width 1 and offset 0 is the linear kernel x·z.
+
+    Arguments:
+        degree: The power p, at least 1.
+        width: What x·z is divided by, usually D.
+        offset: The constant c.
+        unit: Scales the gradient to a displacement, see the module's docstring.
+    """
+
+    degree: int = 1
+    width: float = 1.0
+    offset: float = 0.0
+    unit: float = 1.0
+
+    radial = False
+
+    def __post_init__(self):
+        if self.degree < 1 or self.width <= 0:
+            raise ValueError(
+                "a polynomial kernel needs a degree of at least 1 and a positive width"
+            )
+
+    def values(self, gram: Gram) -> Tensor:
+        """k(x_i, z_j), with shape `(n, m)`."""
+        return (gram.dot / self.width + self.offset).pow(self.degree)
+
+    def pulls(self, gram: Gram, in_units: bool = False) -> Tensor:
+        """p with ∇₁k(x_i, z_j) = p_ij z_j, with shape `(n, m)`; `in_units` scales it by `unit`."""
+        t = gram.dot / self.width + self.offset
+        return (self.unit if in_units else 1.0) * self.degree / self.width * t.pow(self.degree - 1)
+
+
+Kernel = RadialKernel | DotKernel
+
+
+def polynomial(dim: int, degree: int = 3, offset: float = 1.0, sq_norm: float = 0.0) -> DotKernel:
+    """The kernel (x·z/D + c)^p; degree 3 and offset 1 is that of the Kernel Inception Distance.
+
+    Arguments:
+        dim: The number D of a latent's entries.
+        sq_norm: The references' mean ‖y‖²; sets the unit such that a pull between two typical rows is
+            about 1.
+    """
+    typical = sq_norm / dim + offset
+    return DotKernel(degree, dim, offset, unit=dim / (degree * typical ** (degree - 1)))

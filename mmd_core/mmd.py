@@ -1,0 +1,109 @@
+"""The squared Maximum Mean Discrepancy between samples and references, and its gradient.
+
+    MMD²(P, Q) = Σ p_i p_i' k(x_i, x_i') + Σ q_j q_j' k(y_j, y_j') − 2 Σ p_i q_j k(x_i, y_j)
+
+with weights p (of the samples) and q (of the references) that sum to one. With equal weights this is
+the biased V-statistic of equation 5 in Gretton et al. (2012); the unbiased estimate leaves a sample's
+similarity with itself out (their equation 3) and may be slightly negative.
+
+References:
+    Gretton et al., A Kernel Two-Sample Test, JMLR 2012. https://jmlr.org/papers/v13/gretton12a.html
+"""
+
+import torch
+from torch import Tensor
+
+from .kernels import Gram, Kernel
+
+__all__ = ["mmd2", "mmd2_from_values", "mmd2_grad"]
+
+
+def uniform(n: int, like: Tensor) -> Tensor:
+    """n equal weights that sum to one."""
+    return like.new_full((n,), 1 / n)
+
+
+def _self_similarity(values: Tensor, weights: Tensor, unbiased: bool) -> Tensor:
+    if not unbiased:
+        return weights @ values @ weights
+    off_diagonal = values - torch.diag(values.diagonal())
+    return weights @ off_diagonal @ weights / (1 - weights.square().sum())
+
+
+def mmd2_from_values(
+    kxx: Tensor, kxy: Tensor, kyy: Tensor, p: Tensor, q: Tensor, unbiased: bool = False
+) -> Tensor:
+    """MMD² from kernel values.
+
+    Arguments:
+        kxx: k(x_i, x_i'), with shape `(B, B)`.
+        kxy: k(x_i, y_j), with shape `(B, N)`.
+        kyy: k(y_j, y_j'), with shape `(N, N)`.
+        p: Weights of the samples, with shape `(B,)`, sum 1.
+        q: Weights of the references, with shape `(N,)`, sum 1.
+    """
+    return (
+        _self_similarity(kxx, p, unbiased) + _self_similarity(kyy, q, unbiased) - 2 * (p @ kxy @ q)
+    )
+
+
+def mmd2(
+    x: Tensor, y: Tensor, kernel: Kernel, weights: Tensor | None = None, unbiased: bool = False
+) -> Tensor:
+    """MMD² between samples and references.
+
+    Arguments:
+        x: Samples, with shape `(B, *)`.
+        y: References, with shape `(N, *)`.
+        weights: Weights of the references, with shape `(N,)`, not negative; normalised here.
+
+    Raises:
+        ValueError: The unbiased estimate is asked of fewer than two samples or references.
+    """
+    if unbiased and min(len(x), len(y)) < 2:
+        raise ValueError("the unbiased MMD² needs at least 2 samples and 2 references")
+    x, y = centred_rows(x, y, kernel)
+    q = uniform(len(y), y) if weights is None else (weights / weights.sum()).to(y)
+    kxx, kxy, kyy = (kernel.values(Gram.of(a, b)) for a, b in ((x, x), (x, y), (y, y)))
+    return mmd2_from_values(kxx, kxy, kyy, uniform(len(x), x), q, unbiased)
+
+
+def mmd2_grad(x: Tensor, y: Tensor, kernel: Kernel, weights: Tensor | None = None) -> Tensor:
+    """∂MMD²/∂x_i of the biased estimate, in closed form, with the shape of `x`.
+
+    Arguments:
+        x: Samples, with shape `(B, *)`.
+        y: References, with shape `(N, *)`.
+        weights: Weights of the references, with shape `(N,)`, not negative; normalised here.
+    """
+    rows, refs = centred_rows(x, y, kernel)
+    q = uniform(len(refs), refs) if weights is None else (weights / weights.sum()).to(refs)
+    repel = self_pulls(kernel, Gram.of(rows, rows)) / len(rows)  # (B, B)
+    attract = kernel.pulls(Gram.of(rows, refs)) * q  # (B, N)
+    grad = repel @ rows - attract @ refs  # (B, D)
+    if kernel.radial:
+        grad = grad - (repel.sum(1) - attract.sum(1))[:, None] * rows
+    return (grad * 2 / len(rows)).reshape(x.shape).to(x.dtype)
+
+
+def self_pulls(kernel: Kernel, gram: Gram, in_units: bool = False) -> Tensor:
+    """`kernel.pulls` of rows on themselves: a radial kernel does not pull a row towards itself.
+
+    Stated rather than computed, since the pull of a singular kernel at distance 0 is rounding noise.
+    """
+    pulls = kernel.pulls(gram, in_units)
+    return pulls - torch.diag(pulls.diagonal()) if kernel.radial else pulls
+
+
+def centred_rows(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
+    """`x` and `y` as rows in fp32 or better; about the references' mean where the kernel allows it.
+
+    Distances do not change with the origin, but computed from inner products they lose digits with
+    the distance from it.
+    """
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    x, y = x.flatten(1).to(dtype), y.flatten(1).to(dtype)
+    if kernel.radial:
+        centre = y.mean(0)
+        x, y = x - centre, y - centre
+    return x, y
