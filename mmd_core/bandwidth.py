@@ -24,7 +24,7 @@ def median_distance(gram: Tensor) -> float:
         https://jmlr.org/papers/v13/gretton12a.html
     """
     sq_norms = gram.diagonal()
-    d2 = Gram(gram, sq_norms, sq_norms).sq_dist()
+    d2 = Gram.within(gram).sq_dist()
     i, j = torch.triu_indices(*gram.shape, offset=1, device=gram.device)
     distances = d2[i, j].sqrt()
     if distances.numel():

@@ -52,10 +52,9 @@ class Coupling(NamedTuple):
     def mmd2(self, kernel: Kernel, w: Combination) -> float:
         """The biased MMD² between samples (finished ones included) and references."""
         ww, wz = w.grams()
-        sq_z = wz.sq_z
         kww = _times(kernel.values(ww), self.ww)
         kwz = _times(kernel.values(wz), self.wz)
-        kzz = _times(kernel.values(Gram(w.projection.zz, sq_z, sq_z)), self.zz)
+        kzz = _times(kernel.values(Gram.within(w.projection.zz)), self.zz)
         return float(self.p @ kww @ self.p + 2 * (self.p @ kwz @ self.s) + self.s @ kzz @ self.s)
 
 

@@ -129,8 +129,7 @@ class Combination:
         wx = self.a @ p.xx + self.c @ p.xz.T  # (B, B)
         wz = self.a @ p.xz + self.c @ p.zz  # (B, M)
         ww = wx @ self.a.T + wz @ self.c.T  # (B, B)
-        sq_w = ww.diagonal()
-        return Gram(ww, sq_w, sq_w), Gram(wz, sq_w, p.zz.diagonal())
+        return Gram.within(ww), Gram(wz, ww.diagonal(), p.zz.diagonal())
 
     def moved(self, to_w: Tensor, to_z: Tensor) -> "Combination":
         """w + to_w·w + to_z·z, with shapes `(B, B)` and `(B, M)`."""

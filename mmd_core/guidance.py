@@ -82,7 +82,7 @@ class Guidance:
     ):
         self.config, self.sigmas, self.window, self.noise = config, list(sigmas), window, noise
         self.memory, self.prompts, self.record = memory, prompts, record
-        self.weights = weights.to(references)
+        self.references, self.weights = references, weights.to(references)
         self.trace: list[TraceRow] = []
         kernel = config.kernel_config
         radial = kernel.kernel not in ("polynomial", "linear")

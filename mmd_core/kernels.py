@@ -41,6 +41,11 @@ class Gram(NamedTuple):
         """The inner products of rows `x`, with shape `(n, D)`, and `z`, with shape `(m, D)`."""
         return cls(x @ z.T, x.square().sum(1), z.square().sum(1))
 
+    @classmethod
+    def within(cls, dot: Tensor) -> "Gram":
+        """From the inner products of rows with themselves: a row's distance to itself is exactly 0."""
+        return cls(dot, dot.diagonal(), dot.diagonal())
+
     def sq_dist(self) -> Tensor:
         """‖x_i − z_j‖², with shape `(n, m)`; never negative."""
         return (self.sq_x[:, None] + self.sq_z - 2 * self.dot).clamp_min(0)

@@ -64,7 +64,8 @@ def mmd2(
         raise ValueError("the unbiased MMD² needs at least 2 samples and 2 references")
     x, y = centred_rows(x, y, kernel)
     q = uniform(len(y), y) if weights is None else (weights / weights.sum()).to(y)
-    kxx, kxy, kyy = (kernel.values(Gram.of(a, b)) for a, b in ((x, x), (x, y), (y, y)))
+    grams = Gram.within(x @ x.T), Gram.of(x, y), Gram.within(y @ y.T)
+    kxx, kxy, kyy = map(kernel.values, grams)
     return mmd2_from_values(kxx, kxy, kyy, uniform(len(x), x), q, unbiased)
 
 
@@ -78,7 +79,7 @@ def mmd2_grad(x: Tensor, y: Tensor, kernel: Kernel, weights: Tensor | None = Non
     """
     rows, refs = centred_rows(x, y, kernel)
     q = uniform(len(refs), refs) if weights is None else (weights / weights.sum()).to(refs)
-    repel = self_pulls(kernel, Gram.of(rows, rows)) / len(rows)  # (B, B)
+    repel = self_pulls(kernel, Gram.within(rows @ rows.T)) / len(rows)  # (B, B)
     attract = kernel.pulls(Gram.of(rows, refs)) * q  # (B, N)
     grad = repel @ rows - attract @ refs  # (B, D)
     if kernel.radial:

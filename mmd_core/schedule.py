@@ -37,7 +37,7 @@ class NoiseModel(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Guidance acts where start ≥ σ > end."""
+    """The noise levels where guidance acts, from start down to end; a step counts as far as it lies there."""
 
     start: float
     end: float

@@ -43,7 +43,9 @@ def batch_features(entries: list[dict], batch: int, sigma: float) -> Tensor | No
         if (start is not None and sigma > start) or (end is not None and sigma < end):
             continue
         feature = entry_feature(entry)
-        feature = feature[torch.arange(batch) % feature.shape[0]]  # as core repeats it over the batch
+        feature = feature[
+            torch.arange(batch) % feature.shape[0]
+        ]  # as core repeats it over the batch
         strength = float(entry.get("strength", 1.0))
         total = feature * strength if total is None else total + feature * strength
         weight += strength

@@ -40,4 +40,14 @@ def pytest_collection_modifyitems(items):
     if not COMFYUI:
         for item in items:
             if item.get_closest_marker("comfy"):
-                item.add_marker(pytest.mark.skip(reason="COMFYUI_PATH is not set: use `python tests/run.py`"))
+                item.add_marker(
+                    pytest.mark.skip(reason="COMFYUI_PATH is not set: use `python tests/run.py`")
+                )
+
+
+@pytest.fixture
+def rng():
+    """A seeded generator: tests draw the same numbers whatever ran before them."""
+    import torch
+
+    return torch.Generator().manual_seed(0)

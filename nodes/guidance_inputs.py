@@ -1,0 +1,77 @@
+"""The inputs that both guidance nodes share, and what they mean together."""
+
+from comfy_api.latest import io
+
+from ..mmd_core import MODES, GuidanceConfig
+from ._compat import advanced
+from .sockets import KernelSocket, ReferencesSocket
+
+DEFAULTS = GuidanceConfig()
+
+
+def source_inputs() -> list:
+    return [
+        io.Model.Input("model", tooltip="The model that draws. It is left as it is."),
+        ReferencesSocket.Input(
+            "references",
+            tooltip="What the images are to be distributed like, from EncodeReferenceLatents.",
+        ),
+        KernelSocket.Input(
+            "kernel",
+            optional=True,
+            tooltip="How images are compared, from MMDKernel. Unconnected: rbf with three bandwidths "
+            "around the median distance (in mode official the cubic polynomial).",
+        ),
+    ]
+
+
+def setting_inputs() -> list:
+    return [
+        io.Float.Input(
+            "strength",
+            default=DEFAULTS.strength,
+            min=0.0,
+            max=1000.0,
+            step=0.5,
+            tooltip="How fast images move towards the references (λ, a rate per unit of log-noise: it "
+            "means the same for all models, samplers and step counts). 0 is off, 3 a nudge, 10 to 40 "
+            "usual. The modes paper and official have scales of their own (official: α, 0.002 to 0.1).",
+        ),
+        io.Float.Input(
+            "start_percent",
+            default=DEFAULTS.start_percent,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Where in the noise schedule guidance begins. 0: from the start, where "
+            "composition and color are decided.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=DEFAULTS.end_percent,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Where in the noise schedule guidance ends. Earlier leaves more of the detail to the "
+            "model; later binds shapes more closely to the references.",
+        ),
+        advanced(
+            io.Combo.Input(
+                "mode",
+                options=list(MODES),
+                default=DEFAULTS.mode,
+                tooltip="flow: the default. paper and official: the published method (arXiv 2601.08379) "
+                "as in its equation 5 and in its authors' code, for comparison.",
+            )
+        ),
+    ]
+
+
+def guidance_config(
+    node: str, kernel, strength, start_percent, end_percent, mode
+) -> GuidanceConfig:
+    """The checked settings; errors name the node."""
+    try:
+        return GuidanceConfig(strength, start_percent, end_percent, mode, kernel)
+    except ValueError as error:
+        raise ValueError(f"{node}: {error}") from error

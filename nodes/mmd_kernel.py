@@ -1,0 +1,101 @@
+"""MMDKernel: how similar two latents are, and two prompts."""
+
+from comfy_api.latest import io
+
+from ..mmd_core import BANDWIDTHS, KERNELS, PROMPT_KERNELS, KernelConfig
+from ._compat import schema_options
+from .sockets import CATEGORY, KernelSocket
+
+
+def parse_multipliers(text: str) -> tuple[float, ...]:
+    """The numbers in a list like "0.5, 1, 2".
+
+    Raises:
+        ValueError: Something that is not a number.
+    """
+    try:
+        return tuple(float(part) for part in text.replace(";", ",").split(",") if part.strip())
+    except ValueError:
+        raise ValueError(
+            f"multipliers must be numbers separated by commas, not {text!r}: write for example 0.5, 1, 2"
+        ) from None
+
+
+class MMDKernel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MMDKernel",
+            display_name="MMD Kernel",
+            category=CATEGORY,
+            description="How images are compared. Without this node: rbf, median bandwidth × 0.5, 1, 2.",
+            inputs=[
+                io.Combo.Input(
+                    "kernel",
+                    options=list(KERNELS),
+                    default="rbf",
+                    tooltip="The similarity k of two latents. rbf: a good default. imq, laplacian: feel "
+                    "references farther away. energy: no bandwidth to choose. polynomial: that of the "
+                    "KID score. linear: matches only the average image.",
+                ),
+                io.Combo.Input(
+                    "bandwidth",
+                    options=list(BANDWIDTHS),
+                    default="median",
+                    tooltip="The distance h over which images count as similar. median: the median "
+                    "distance between references. fixed: bandwidth_value.",
+                ),
+                io.Float.Input(
+                    "bandwidth_value",
+                    default=100.0,
+                    min=0.0,
+                    max=1e6,
+                    step=0.01,
+                    tooltip="The bandwidth h if bandwidth is fixed, in units of the model's latents. "
+                    "Typical: 100 to 250. Larger sees the whole set as alike, smaller only near twins.",
+                ),
+                io.String.Input(
+                    "multipliers",
+                    default="0.5, 1, 2",
+                    tooltip="Several bandwidths at once, as multiples of h: small ones match detail, "
+                    "large ones the set as a whole. A single 1 uses h alone.",
+                ),
+                io.Combo.Input(
+                    "prompt_kernel",
+                    options=["none", *PROMPT_KERNELS],
+                    default="none",
+                    tooltip="Lets an image follow mostly the references whose captions are like its "
+                    "prompt. Needs captions and clip on EncodeReferenceLatents. none: all count.",
+                ),
+                io.Float.Input(
+                    "prompt_bandwidth",
+                    default=0.0,
+                    min=0.0,
+                    max=1e6,
+                    step=0.01,
+                    tooltip="Bandwidth of prompt_kernel rbf: smaller heeds only close captions. 0: the "
+                    "median distance between different captions.",
+                ),
+            ],
+            outputs=[
+                KernelSocket.Output("kernel", tooltip="For the kernel input of the guidance nodes.")
+            ],
+            **schema_options(search_aliases=["mmd kernel", "bandwidth", "prompt kernel"]),
+        )
+
+    @classmethod
+    def execute(
+        cls, kernel, bandwidth, bandwidth_value, multipliers, prompt_kernel, prompt_bandwidth
+    ):
+        try:
+            config = KernelConfig(
+                kernel,
+                bandwidth,
+                bandwidth_value,
+                parse_multipliers(multipliers),
+                prompt_kernel,
+                prompt_bandwidth,
+            )
+        except ValueError as error:
+            raise ValueError(f"MMDKernel: {error}") from error
+        return io.NodeOutput(config)

@@ -1,0 +1,167 @@
+"""The hook between ComfyUI's samplers and `mmd_core`: the only reader of guiders and model options.
+
+Two wrappers are put on a clone of the model. SAMPLER_SAMPLE sets up one run, once everything is on
+the device; PREDICT_NOISE edits the denoised estimate that the sampler is about to use. The run's state
+lies in the run's own copy of the model options and dies with it, however the run ends.
+"""
+
+import logging
+import uuid
+
+import comfy.model_sampling
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from ..mmd_core import Guidance, GuidanceConfig, Memory, NoiseModel, References, Window
+from .prompts import batch_features
+from .vae_match import wrong_vae
+
+log = logging.getLogger("mmd_guidance")
+
+
+class Session:
+    """What consecutive runs of one node share: finished samples, and what guidance did.
+
+    Attributes:
+        memory: The samples finished so far, in the space of the model, or None.
+        guidances: The guidance of each run, with its trace.
+    """
+
+    def __init__(self):
+        self.memory: Memory | None = None
+        self.guidances: list[Guidance] = []
+
+
+class Run:
+    """Guidance of one sampling run, fed from a guider."""
+
+    def __init__(self, guidance, latent_image, mask):
+        self.guidance, self.latent_image, self.mask = guidance, latent_image, mask
+        self.prompts = None
+
+    def denoised(self, x0, x, sigma: float, guider):
+        """The guided estimate; what a mask keeps is compared as it will be, and not changed."""
+        if self.guidance.prompts is not None:
+            entries = guider.conds.get("positive") or next(iter(guider.conds.values()))
+            self.prompts = batch_features(entries, len(x0), sigma)
+        seen = x0
+        if self.mask is not None:
+            seen = x0 * self.mask + self.latent_image * (1 - self.mask)
+        guided = self.guidance(seen, x, sigma, self.prompts)
+        return guided if self.mask is None else x0 + (guided - seen).to(x0.dtype)
+
+
+def apply_guidance(
+    model, references: References, config: GuidanceConfig, node: str, session: Session | None = None
+):
+    """A clone of `model` that is guided towards `references`; the model itself if strength is 0.
+
+    Raises:
+        ValueError: A prompt kernel without captions; when a run starts, references that do not fit it.
+    """
+    check_captions(references, config, node)
+    if config.strength == 0:
+        return model
+    key = f"mmd_guidance_{uuid.uuid4().hex}"  # unique, so that nodes can be chained
+
+    def start_run(
+        executor, guider, sigmas, extra_args, callback, noise,
+        latent_image=None, denoise_mask=None, disable_pbar=False,
+    ):  # fmt: skip
+        rest = callback, noise, latent_image, denoise_mask, disable_pbar
+        latent_format = guider.inner_model.latent_format
+        if noise.ndim == 3 and latent_format.latent_dimensions >= 2:
+            log.warning("%s: latents of several kinds at once are drawn without guidance.", node)
+            return executor(guider, sigmas, extra_args, *rest)
+        check_fit(references, noise, latent_format, node)
+        guidance = make_guidance(guider.inner_model, references, config, sigmas, noise, session)
+        run = Run(guidance, latent_image, denoise_mask)
+        extra_args["model_options"]["transformer_options"][key] = run
+        if session is not None:
+            # Each group needs noise of its own: stochastic samplers seed it with the run's seed.
+            seed = (extra_args.get("seed") or 0) + len(session.guidances)
+            extra_args = {**extra_args, "seed": seed % 2**64}
+            session.guidances.append(guidance)
+        samples = executor(guider, sigmas, extra_args, *rest)
+        if session is not None:
+            finished = Memory(samples.detach().float(), run.prompts)
+            session.memory = session.memory.followed_by(finished) if session.memory else finished
+        return samples
+
+    def predict(executor, x, timestep, model_options={}, seed=None):  # noqa: B006 (ComfyUI's signature)
+        x0 = executor(x, timestep, model_options, seed)
+        run = model_options.get("transformer_options", {}).get(key)
+        if run is None:
+            return x0
+        return run.denoised(x0, x, float(timestep.flatten()[0]), executor.class_obj)
+
+    guided = model.clone()
+    _add_outermost(guided, WrappersMP.SAMPLER_SAMPLE, key, start_run)
+    _add_outermost(guided, WrappersMP.PREDICT_NOISE, key, predict)
+    return guided
+
+
+def _add_outermost(model, kind: str, key: str, wrapper) -> None:
+    """Outermost, so that wrappers which skip model calls cache the unguided estimate."""
+    wrappers = model.wrappers.setdefault(kind, {})
+    others = dict(wrappers)
+    wrappers.clear()
+    wrappers[key] = [wrapper]
+    wrappers.update(others)
+
+
+def make_guidance(inner_model, references, config, sigmas, noise, session) -> Guidance:
+    """The guidance of one run, with everything on the device and in the space of `noise`."""
+    sampling = inner_model.model_sampling
+    latents = references.latents
+    if noise.ndim == latents.ndim + 1:  # models of video take images as one frame
+        latents = latents.unsqueeze(2)
+    dtype = torch.promote_types(noise.dtype, torch.float32)
+    latents = inner_model.process_latent_in(latents.to(noise.device, dtype))
+    prompt_kernel = config.kernel_config.prompt_kernel != "none"
+    return Guidance(
+        config,
+        latents,
+        references.weights,
+        sigmas.tolist(),
+        Window(
+            float(sampling.percent_to_sigma(config.start_percent)),
+            float(sampling.percent_to_sigma(config.end_percent)),
+        ),
+        NoiseModel(
+            flow_matching=isinstance(sampling, comfy.model_sampling.CONST),
+            sigma_data=float(getattr(sampling, "sigma_data", 1.0)),
+        ),
+        memory=None if session is None else session.memory,
+        prompts=references.prompts if prompt_kernel else None,
+        record=session is not None,
+    )
+
+
+def check_captions(references: References, config: GuidanceConfig, node: str) -> None:
+    prompt_kernel = config.kernel_config.prompt_kernel
+    if prompt_kernel != "none" and references.prompts is None:
+        raise ValueError(
+            f"{node}: the kernel compares prompts (prompt_kernel {prompt_kernel}), but the references "
+            "carry no captions. Connect captions and clip to EncodeReferenceLatents, or set "
+            "prompt_kernel of MMDKernel to none."
+        )
+
+
+def check_fit(references: References, noise: torch.Tensor, latent_format, node: str) -> None:
+    """Raises ValueError unless the references can be compared with what is being drawn."""
+    trouble = wrong_vae(references, latent_format)
+    if trouble:
+        raise ValueError(f"{node}: {trouble}")
+    have, want = references.latents.shape[-2:], noise.shape[-2:]
+    if have != want:
+        raise ValueError(
+            f"{node}: the references were encoded for another picture size: their latents are "
+            f"{have[1]}×{have[0]}, those being drawn {want[1]}×{want[0]}. Connect the latent_image of "
+            "the sampler to target of EncodeReferenceLatents."
+        )
+    if len(noise) == 1:
+        log.warning(
+            "%s: a batch of 1 has no neighbours to keep its variety from, so it is only pulled towards "
+            "the references. Raise the batch size of latent_image to 4 or more.", node
+        )  # fmt: skip

@@ -1,0 +1,265 @@
+"""The guidance modes against the formulas they implement, written out once more on whole latents."""
+
+import math
+
+import pytest
+import torch
+from mmd_pack.mmd_core import (
+    KERNELS,
+    MODES,
+    Guidance,
+    GuidanceConfig,
+    KernelConfig,
+    Memory,
+    NoiseModel,
+    Window,
+)
+from mmd_pack.mmd_core.memory import memory_weights
+from mmd_tests.test_core_gram_space import latents, matched_directly
+from mmd_tests.test_core_mmd import autograd_mmd2
+
+F64 = torch.float64
+SIGMAS = [14.0, 6.0, 2.5, 1.0, 0.4, 0.0]
+EVERYWHERE = Window(1e9, 0.0)
+
+
+def guidance(config, y, **options):
+    weights = torch.full((len(y),), 1 / len(y), dtype=y.dtype)
+    options = {"sigmas": SIGMAS, "window": EVERYWHERE, "noise": NoiseModel(), **options}
+    return Guidance(config, y, weights, **options)
+
+
+def make(rng, batch=5, n=9, dtype=F64):
+    y, x0 = latents(rng, n).to(dtype), latents(rng, batch, 0.4).to(dtype)
+    return y, x0, x0 + 2.5 * torch.randn(x0.shape, generator=rng, dtype=F64).to(dtype)
+
+
+def autograd(x, y, kernel, finished=None):
+    """∂MMD²/∂x with finished samples counted as drawn together with x."""
+    rows = x.detach().clone().requires_grad_()
+    together = rows if finished is None else torch.cat([finished, rows])
+    equal = torch.ones(len(y), dtype=y.dtype)
+    (grad,) = torch.autograd.grad(autograd_mmd2(together, y, kernel, equal), rows)
+    return grad
+
+
+def flow_directly(x0, y, kernel, strength, sigma, sigma_next):
+    """Section 3 of the method's description, sub-step by sub-step on latents."""
+    fraction = 1 - sigma_next / sigma
+    n = max(1, math.ceil(strength * fraction / 0.5))
+    q = torch.full((len(y),), 1 / len(y), dtype=y.dtype)
+    target, w = matched_directly(y, q, sigma), x0.clone()
+    for _ in range(n):
+        velocity = torch.zeros_like(w)
+        for h in kernel.bandwidths:
+            for i in range(len(w)):
+                repel = [math.exp(-(w[i] - o).square().sum() / 2 / h**2) * (o - w[i]) for o in w]
+                pull = [
+                    math.exp(-(w[i] - o).square().sum() / 2 / h**2) * (o - w[i]) for o in target
+                ]
+                velocity[i] += (2 / len(w)) * sum(repel) - (2 / len(target)) * sum(pull)
+        w = w - strength * fraction / n * velocity / len(kernel.bandwidths)
+    return x0 + (w - x0) / fraction
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(F64, 1e-9), (torch.float32, 1e-4)])
+def test_flow_is_the_gradient_flow_computed_directly(dtype, tolerance, rng):
+    y, x0, x = make(rng)
+    run = guidance(GuidanceConfig(strength=6.0), y.to(dtype))
+    guided = run(x0.to(dtype), x.to(dtype), 2.5).to(F64)
+    expected = flow_directly(x0, y, run.kernel, 6.0, 2.5, 1.0)
+    assert (guided - expected).norm() / (expected - x0).norm() < tolerance
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_paper_moves_x_by_the_gradient_at_the_noisy_latent(kernel, rng):
+    """Equation 5: after an Euler step, z has moved by exactly −λ ∂MMD²/∂z."""
+    y, x0, x = make(rng)
+    noise, strength, sigma, sigma_next = NoiseModel(), 50.0, 2.5, 1.0
+    run = guidance(
+        GuidanceConfig(mode="paper", strength=strength, kernel=KernelConfig(kernel)), y, noise=noise
+    )
+    moved = (run(x0, x, sigma) - x0) * (1 - sigma_next / sigma) * noise.published_scale(sigma_next)
+    expected = -strength * autograd(x * noise.published_scale(sigma), y, run.kernel)
+    torch.testing.assert_close(moved, expected, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [None, KernelConfig("rbf", "fixed", 20.0, (1.0,))])
+@pytest.mark.parametrize("finished", [1, 7])
+def test_official_is_the_published_normalised_update(finished, kernel, rng):
+    """One image at a time with memory: Δ = α g / (‖g‖ + 1e-5) ‖z‖ where the step arrives, to 1e-5."""
+    y, x0, x = make(rng, batch=1)
+    memory, alpha, noise = latents(rng, finished, -0.5), 0.05, NoiseModel()
+    sigma, sigma_next = 2.5, 1.0
+    run = guidance(
+        GuidanceConfig(mode="official", strength=alpha, kernel=kernel), y, memory=Memory(memory)
+    )
+    z = (x0 + (x - x0) * sigma_next / sigma) * noise.published_scale(sigma_next)
+    g = autograd(z, y, run.kernel, memory)
+    expected = z - alpha * g / (g.norm() + 1e-5) * z.norm()
+    guided = run(x0, x, sigma)
+    arrived = (guided + (x - guided) * sigma_next / sigma) * noise.published_scale(sigma_next)
+    torch.testing.assert_close(arrived, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_official_poly3_is_the_published_sum(rng):
+    """The authors' sums for the cubic kernel, term by term, with reference weights."""
+    y, x, memory = (
+        latents(rng, 6).flatten(1),
+        latents(rng, 1).flatten(1),
+        latents(rng, 3).flatten(1),
+    )
+    weights = torch.rand(6, generator=rng, dtype=F64)
+    weights, d = weights / weights.sum(), x.shape[1]
+    samples = torch.cat([memory, x])
+    k = len(samples)
+    repulsion = 2 / (k * k * d) * sum(3 * (s @ x[0] / d + 1) ** 2 * s for s in samples)
+    attraction = (
+        1
+        / (k * d)
+        * sum(w * 3 * (r @ x[0] / d + 1) ** 2 * r for w, r in zip(weights, y, strict=True))
+    )
+    g = repulsion - 2 * attraction
+    noise = NoiseModel(flow_matching=True)  # its noisy latents are the sampler's
+    run = Guidance(
+        GuidanceConfig(mode="official", strength=0.1), y, weights, [0.9, 0.5, 0.0], EVERYWHERE, noise,
+        memory=Memory(memory),
+    )  # fmt: skip
+    guided = run(x, x, 0.9)  # a noisy latent that is its own estimate arrives where it is
+    moved = (guided - x) * (1 - 0.5 / 0.9)
+    torch.testing.assert_close(
+        moved[0], -0.1 * g / (g.norm() + 1e-5) * x.norm(), rtol=1e-5, atol=1e-12
+    )
+
+
+def test_official_does_not_guide_the_first_image(rng):
+    y, x0, x = make(rng, batch=1)
+    assert torch.equal(guidance(GuidanceConfig(mode="official"), y)(x0, x, 2.5), x0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(6,), (4, 6, 5), (4, 1, 6, 5)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64])
+def test_any_rank_and_dtype_comes_back_and_nothing_is_written(shape, dtype, mode, rng):
+    y, x0 = latents(rng, 5, shape=shape).float(), latents(rng, 3, shape=shape).to(dtype)
+    x = x0.clone() + 1
+    copies = y.clone(), x0.clone(), x.clone()
+    guided = guidance(GuidanceConfig(mode=mode, strength=0.1), y)(x0, x, 2.5)
+    assert (guided.shape, guided.dtype) == (x0.shape, dtype) and torch.isfinite(guided).all()
+    assert not torch.equal(guided, x0)
+    for tensor, copy in zip((y, x0, x), copies, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_two_runs_are_identical(mode, rng):
+    y, x0, x = make(rng, dtype=torch.float32)
+    config = GuidanceConfig(mode=mode, strength=0.5)
+    assert torch.equal(guidance(config, y)(x0, x, 2.5), guidance(config, y)(x0, x, 2.5))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_order_of_the_batch_does_not_matter(mode, rng):
+    y, x0, x = make(rng)
+    run, order = guidance(GuidanceConfig(mode=mode, strength=0.5), y), [3, 0, 4, 1, 2]
+    torch.testing.assert_close(run(x0[order], x[order], 2.5), run(x0, x, 2.5)[order])
+
+
+def test_flow_lowers_mmd2_and_records_it(rng):
+    y, x0, x = make(rng)
+    run = guidance(GuidanceConfig(strength=10.0), y, record=True)
+    for sigma in SIGMAS[:-2]:
+        run(x0, x, sigma)
+    assert [row.sigma for row in run.trace] == SIGMAS[:-2]
+    assert all(row.mmd2_after < row.mmd2_before for row in run.trace)
+    assert [row.progress for row in run.trace] == pytest.approx([0, 0.2, 0.4, 0.6])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("strength", [3.0, 40.0, 400.0])
+def test_flow_is_stable_at_any_strength(kernel, strength, rng):
+    """Never farther away than where it started or the references are."""
+    y, x0, x = make(rng)
+    config = GuidanceConfig(strength=strength, kernel=KernelConfig(kernel))
+    guided = guidance(config, y)(x0, x, 2.5)
+    assert guided.norm() < 10 * max(x0.norm(), y.norm())
+
+
+def test_without_strength_or_outside_the_window_nothing_changes(rng):
+    y, x0, x = make(rng)
+    for run in (
+        guidance(GuidanceConfig(strength=0.0), y),
+        guidance(GuidanceConfig(), y, window=Window(0.9, 0.1)),
+        guidance(GuidanceConfig(), y, window=Window(1e9, 2.6)),
+    ):
+        assert run(x0, x, 2.5) is x0
+    assert guidance(GuidanceConfig(), y)(x0, x, 0.4) is x0, "the last step goes to sigma 0"
+
+
+def test_memory_balances_the_next_group(rng):
+    """Finished samples at one half of the references push the next ones to the other half."""
+    left, right = latents(rng, 4, -3.0), latents(rng, 4, 3.0)
+    y, x0 = torch.cat([left, right]), latents(rng, 4)
+    config = GuidanceConfig(strength=3.0)
+    alone = guidance(config, y)(x0, x0, 2.5).mean()
+    after_left = guidance(config, y, memory=Memory(left))(x0, x0, 2.5).mean()
+    after_right = guidance(config, y, memory=Memory(right))(x0, x0, 2.5).mean()
+    assert after_right < alone < after_left
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("batch, finished", [(1, 0), (1, 9), (4, 0), (4, 2), (4, 40)])
+def test_weights_of_samples_and_memory_sum_to_one(batch, finished, mode):
+    p, s = memory_weights(batch, finished, mode)
+    assert batch * p + finished * s == pytest.approx(1) and p > 0 and s >= 0
+
+
+def test_a_prompt_kernel_draws_each_image_to_the_references_of_its_prompt(rng):
+    left, right, x0 = latents(rng, 4, -3.0), latents(rng, 4, 3.0), latents(rng, 4)
+    captions = torch.eye(2).repeat_interleave(4, 0)
+    config = GuidanceConfig(strength=3.0, kernel=KernelConfig(prompt_kernel="cosine"))
+    run = guidance(config, torch.cat([left, right]), prompts=captions)
+    guided = run(x0, x0, 2.5, torch.eye(2).repeat_interleave(2, 0)).flatten(1).mean(1)
+    assert (guided[:2] < x0[:2].flatten(1).mean(1)).all()
+    assert (guided[2:] > x0[2:].flatten(1).mean(1)).all()
+
+
+def test_one_prompt_for_all_is_no_prompt_kernel(rng):
+    y, x0, x = make(rng)
+    same = {"cosine": 1.0, "rbf": 1.0}
+    plain = guidance(GuidanceConfig(strength=3.0), y)(x0, x, 2.5)
+    for name in same:
+        config = GuidanceConfig(strength=3.0, kernel=KernelConfig(prompt_kernel=name))
+        run = guidance(config, y, prompts=torch.ones(len(y), 3))
+        torch.testing.assert_close(run(x0, x, 2.5, torch.ones(len(x0), 3)), plain)
+
+
+def test_flow_matching_models_move_by_the_same_displacement(rng):
+    """x = (1 − s)·x0 + s·n is a rescaled noise model: after a step, x0 has moved alike in both."""
+    y, x0, x = make(rng)
+    levels = [3.0, 1.5, 0.5, 0.0]
+    flow_sigmas = [v / (1 + v) for v in levels]
+    plain = guidance(GuidanceConfig(strength=4.0), y, sigmas=levels)
+    flow = guidance(
+        GuidanceConfig(strength=4.0), y, sigmas=flow_sigmas, noise=NoiseModel(flow_matching=True)
+    )
+    for i in (0, 1):
+        moved = (plain(x0, x, levels[i]) - x0) * (1 - levels[i + 1] / levels[i])
+        s, s_next = flow_sigmas[i : i + 2]
+        moved_flow = (flow(x0, x, s) - x0) * (1 - s_next / s) / (1 - s_next)
+        torch.testing.assert_close(moved_flow, moved)
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        ({"mode": "kick"}, "kick"),
+        ({"strength": -1.0}, "strength"),
+        ({"strength": float("nan")}, "strength"),
+        ({"start_percent": 0.8, "end_percent": 0.2}, "start_percent"),
+        ({"start_percent": 0.5, "end_percent": 0.5}, "end_percent"),
+    ],
+)
+def test_bad_settings_are_named(options, word):
+    with pytest.raises(ValueError, match=word):
+        GuidanceConfig(**options)
