@@ -62,6 +62,11 @@ class KernelConfig:
                 f"prompt_bandwidth must not be negative, not {self.prompt_bandwidth}: 0 takes the median"
             )
 
+    @property
+    def radial(self) -> bool:
+        """Whether the kernel depends on distances only."""
+        return self.kernel in RADIAL_PROFILES
+
     def resolve(self, gram: Tensor, dim: int) -> Kernel:
         """The kernel for references with inner products `gram`, with shape `(N, N)`, and `dim` entries."""
         if self.kernel == "linear":

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from .kernels import Gram
-from .spectrum import Spectrum
 
 __all__ = ["Combination", "GramSpace", "Projection"]
 
@@ -20,58 +19,34 @@ __all__ = ["Combination", "GramSpace", "Projection"]
 class GramSpace:
     """Rows z that samples are compared with: N references, then m finished samples (the memory).
 
-    Rows are kept relative to the references' mean if `centred`: distances do not change, and keep
-    their digits. With `matched`, deviations from that mean shrink with the noise (see `spectrum.py`).
-
     Arguments:
         references: Reference latents, with shape `(N, *shape)`, fp32 or better.
         weights: Their weights, with shape `(N,)`, sum 1.
-        matched: Whether the rows are matched to the noise level; implies `centred`.
+        centred: Whether to keep rows relative to the references' mean: distances do not change, and
+            keep their digits.
     """
 
-    def __init__(
-        self, references: Tensor, weights: Tensor, centred: bool = True, matched: bool = False
-    ):
-        self.matched = matched
-        self.spectrum = Spectrum(references.shape[1:], references.device, references.dtype)
-        rows = self._rows(references)
-        self.centre = weights @ rows if centred or matched else torch.zeros_like(rows[0])
+    def __init__(self, references: Tensor, weights: Tensor, centred: bool = True):
+        rows = references.flatten(1)
+        self.centre = weights @ rows if centred else torch.zeros_like(rows[0])
         self.rows = rows - self.centre
-        if matched:
-            self.variances = self.spectrum.variances(self.rows, weights)
-        self.gram = self._banded_gram(self.rows, self.rows)
+        self.gram = self.rows @ self.rows.T
 
     def with_memory(self, memory: Tensor) -> "GramSpace":
         """This space with finished samples, with shape `(m, *shape)`, after the references."""
+        added = memory.flatten(1) - self.centre
+        across = self.rows @ added.T
         space = object.__new__(GramSpace)
-        space.__dict__.update(self.__dict__)
-        added = self._rows(memory) - self.centre
+        space.centre = self.centre
         space.rows = torch.cat([self.rows, added])
-        across = self._banded_gram(self.rows, added)
-        within = self._banded_gram(added, added)
         space.gram = torch.cat(
-            [torch.cat([self.gram, across], 2), torch.cat([across.mT, within], 2)], 1
+            [torch.cat([self.gram, across], 1), torch.cat([across.T, added @ added.T], 1)]
         )
         return space
 
-    def project(self, x: Tensor, level: float = 0.0) -> "Projection":
-        """The inner products of samples `x`, with shape `(B, *shape)`, at noise `level` σ with all rows."""
-        return Projection(self, self._rows(x) - self.centre, level)
-
-    def shrinkage(self, level: float) -> Tensor:
-        """√W of every band at noise `level`, with shape `(bands,)`."""
-        return (self.variances / (self.variances + level**2)).nan_to_num(1.0).sqrt()
-
-    def _rows(self, x: Tensor) -> Tensor:
-        return self.spectrum.forward(x) if self.matched else x.flatten(1)
-
-    def _banded_gram(self, a: Tensor, b: Tensor) -> Tensor:
-        """Inner products per band, with shape `(bands, n, m)`; one band where nothing is matched."""
-        if not self.matched:
-            return (a @ b.T)[None]
-        bands = range(self.spectrum.bands)
-        columns = [(self.spectrum.band == i).nonzero().flatten() for i in bands]
-        return torch.stack([a[:, c] @ b[:, c].T for c in columns])
+    def project(self, x: Tensor) -> "Projection":
+        """Samples `x`, with shape `(B, *shape)`, seen from this space."""
+        return Projection(self, x)
 
 
 class Projection:
@@ -83,33 +58,17 @@ class Projection:
         zz: z_j · z_j', with shape `(M, M)`.
     """
 
-    def __init__(self, space: GramSpace, x: Tensor, level: float):
-        self.space, self.x = space, x
-        self.scale = None
-        scaled, self.zz = x, space.gram[0]
-        if space.matched:
-            shrinkage = space.shrinkage(level)
-            self.scale = shrinkage[space.spectrum.band]  # (D,)
-            scaled = x * self.scale
-            self.zz = torch.tensordot(shrinkage.square(), space.gram, 1)
-        self.xx = x @ x.T
-        self.xz = scaled @ space.rows.T
+    def __init__(self, space: GramSpace, x: Tensor):
+        self.space, self.shape = space, x.shape
+        self.x = x.flatten(1) - space.centre
+        self.xx = self.x @ self.x.T
+        self.xz = self.x @ space.rows.T
+        self.zz = space.gram
 
     def start(self) -> "Combination":
         """The samples themselves: A = 1, C = 0."""
         eye = torch.eye(len(self.x), dtype=self.x.dtype, device=self.x.device)
         return Combination(self, eye, torch.zeros_like(self.xz))
-
-    def displacement(self, a: Tensor, c: Tensor) -> Tensor:
-        """(A − 1)·x + C·z as latents, with shape `(B, *shape)`."""
-        moved = c @ self.space.rows
-        if self.scale is not None:
-            moved = moved * self.scale
-        eye = torch.eye(len(self.x), dtype=self.x.dtype, device=self.x.device)
-        moved = torch.addmm(moved, a - eye, self.x)
-        if self.space.matched:
-            return self.space.spectrum.inverse(moved)
-        return moved.reshape(-1, *self.space.spectrum.shape)
 
 
 class Combination:
@@ -137,4 +96,6 @@ class Combination:
 
     def displacement(self) -> Tensor:
         """w − x as latents, with shape `(B, *shape)`."""
-        return self.projection.displacement(self.a, self.c)
+        p = self.projection
+        eye = torch.eye(len(self.a), dtype=self.a.dtype, device=self.a.device)
+        return torch.addmm(self.c @ p.space.rows, self.a - eye, p.x).reshape(p.shape)

@@ -85,11 +85,8 @@ class Guidance:
         self.references, self.weights = references, weights.to(references)
         self.trace: list[TraceRow] = []
         kernel = config.kernel_config
-        radial = kernel.kernel not in ("polynomial", "linear")
-        self.space = GramSpace(
-            references, self.weights, centred=radial, matched=radial and config.mode == "flow"
-        )
-        self.kernel = kernel.resolve(self.space.gram.sum(0), references[0].numel())
+        self.space = GramSpace(references, self.weights, centred=kernel.radial)
+        self.kernel = kernel.resolve(self.space.gram, references[0].numel())
         if memory is not None:
             self.space = self.space.with_memory(memory.latents)
 
@@ -158,7 +155,7 @@ def _flow(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) 
     """w ← w − λ·Ĝ(w) from x̂0, in sub-steps; an Euler step then moves x by exactly w − x̂0."""
     reach = run.config.strength * step.rate
     n = max(1, math.ceil(reach / MAX_RATE))
-    start = w = run.space.project(x0, run.noise.level(step.sigma)).start()
+    start = w = run.space.project(x0).start()
     for _ in range(n):
         to_w, to_z = coupling.gradient(run.kernel, *w.grams())
         w = w.moved(-reach / n * to_w, -reach / n * to_z)

@@ -31,6 +31,11 @@ def encode_captions(clip, captions: list[str]) -> Tensor:
     return torch.cat([features[caption] for caption in captions])
 
 
+def positive_entries(guider) -> list[dict]:
+    """The conditioning entries that say what to draw, in whatever guider."""
+    return guider.conds.get("positive") or next(iter(guider.conds.values()))
+
+
 def batch_features(entries: list[dict], batch: int, sigma: float) -> Tensor | None:
     """The feature of the prompt that each of the `batch` images follows at `sigma`, with shape `(B, E)`.
 

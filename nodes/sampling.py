@@ -13,7 +13,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..mmd_core import Guidance, GuidanceConfig, Memory, NoiseModel, References, Window
-from .prompts import batch_features
+from .prompts import batch_features, entry_feature, positive_entries
 from .vae_match import wrong_vae
 
 log = logging.getLogger("mmd_guidance")
@@ -42,8 +42,8 @@ class Run:
     def denoised(self, x0, x, sigma: float, guider):
         """The guided estimate; what a mask keeps is compared as it will be, and not changed."""
         if self.guidance.prompts is not None:
-            entries = guider.conds.get("positive") or next(iter(guider.conds.values()))
-            self.prompts = batch_features(entries, len(x0), sigma)
+            active = batch_features(positive_entries(guider), len(x0), sigma)
+            self.prompts = self.prompts if active is None else active
         seen = x0
         if self.mask is not None:
             seen = x0 * self.mask + self.latent_image * (1 - self.mask)
@@ -74,6 +74,8 @@ def apply_guidance(
             log.warning("%s: latents of several kinds at once are drawn without guidance.", node)
             return executor(guider, sigmas, extra_args, *rest)
         check_fit(references, noise, latent_format, node)
+        if config.kernel_config.prompt_kernel != "none":
+            check_prompts(references, positive_entries(guider), node)
         guidance = make_guidance(guider.inner_model, references, config, sigmas, noise, session)
         run = Run(guidance, latent_image, denoise_mask)
         extra_args["model_options"]["transformer_options"][key] = run
@@ -145,6 +147,16 @@ def check_captions(references: References, config: GuidanceConfig, node: str) ->
             f"{node}: the kernel compares prompts (prompt_kernel {prompt_kernel}), but the references "
             "carry no captions. Connect captions and clip to EncodeReferenceLatents, or set "
             "prompt_kernel of MMDKernel to none."
+        )
+
+
+def check_prompts(references: References, entries: list[dict], node: str) -> None:
+    have, want = references.prompts.shape[1], entry_feature(entries[0]).shape[1]
+    if have != want:
+        raise ValueError(
+            f"{node}: the captions of the references have {have} features, the prompts {want}: they come "
+            "from different text encoders. Connect the clip of the checkpoint that draws to "
+            "EncodeReferenceLatents."
         )
 
 

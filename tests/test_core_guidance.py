@@ -15,7 +15,7 @@ from mmd_pack.mmd_core import (
     Window,
 )
 from mmd_pack.mmd_core.memory import memory_weights
-from mmd_tests.test_core_gram_space import latents, matched_directly
+from mmd_tests.test_core_gram_space import latents
 from mmd_tests.test_core_mmd import autograd_mmd2
 
 F64 = torch.float64
@@ -47,17 +47,14 @@ def flow_directly(x0, y, kernel, strength, sigma, sigma_next):
     """Section 3 of the method's description, sub-step by sub-step on latents."""
     fraction = 1 - sigma_next / sigma
     n = max(1, math.ceil(strength * fraction / 0.5))
-    q = torch.full((len(y),), 1 / len(y), dtype=y.dtype)
-    target, w = matched_directly(y, q, sigma), x0.clone()
+    w = x0.clone()
     for _ in range(n):
         velocity = torch.zeros_like(w)
         for h in kernel.bandwidths:
             for i in range(len(w)):
                 repel = [math.exp(-(w[i] - o).square().sum() / 2 / h**2) * (o - w[i]) for o in w]
-                pull = [
-                    math.exp(-(w[i] - o).square().sum() / 2 / h**2) * (o - w[i]) for o in target
-                ]
-                velocity[i] += (2 / len(w)) * sum(repel) - (2 / len(target)) * sum(pull)
+                pull = [math.exp(-(w[i] - o).square().sum() / 2 / h**2) * (o - w[i]) for o in y]
+                velocity[i] += (2 / len(w)) * sum(repel) - (2 / len(y)) * sum(pull)
         w = w - strength * fraction / n * velocity / len(kernel.bandwidths)
     return x0 + (w - x0) / fraction
 
