@@ -12,7 +12,7 @@ from ._compat import schema_options
 from .image_folder import ReferenceSet
 from .prompts import encode_captions
 from .sockets import CATEGORY, ReferenceSetSocket, ReferencesSocket
-from .vae_match import vae_fingerprint
+from .vae_match import pixel_size, vae_fingerprint
 
 NODE = "EncodeReferenceLatents"
 
@@ -27,9 +27,7 @@ def fit_image(image: Tensor, width: int, height: int, fit: str) -> Tensor:
     if (w, h) == (width, height):
         return image
     scale = min(width / w, height / h)
-    inner = (
-        (max(1, round(w * scale)), max(1, round(h * scale))) if fit == "pad" else (width, height)
-    )
+    inner = [max(1, round(side * scale)) for side in (w, h)] if fit == "pad" else [width, height]
     crop = {"crop": "center", "pad": "disabled", "stretch": "disabled"}[fit]
     image = comfy.utils.common_upscale(image.movedim(-1, 1), *inner, "lanczos", crop).clamp(0, 1)
     for dim, missing in ((3, width - inner[0]), (2, height - inner[1])):
@@ -41,23 +39,6 @@ def fit_image(image: Tensor, width: int, height: int, fit: str) -> Tensor:
         )
         image = torch.cat([before, image, after], dim)
     return image.movedim(1, -1)
-
-
-def pixel_size(vae, target: dict | None, width: int, height: int) -> tuple[int, int]:
-    """The width and height in pixels at which the VAE makes latents of `target`'s size.
-
-    Raises:
-        ValueError: `target` holds no latents of images.
-    """
-    unit = int(getattr(vae, "spacial_compression_encode", lambda: 8)())
-    if target is None:
-        return max(unit, width // unit * unit), max(unit, height // unit * unit)  # as core rounds
-    samples = target["samples"]
-    if getattr(samples, "ndim", 0) not in (4, 5):
-        raise ValueError(f"{NODE}: target holds no images: connect the latent_image of the sampler")
-    # Empty latents made for another VAE are resized by the sampler, with this rounding.
-    ratio = 1 if samples.any() else target.get("downscale_ratio_spacial", unit) / unit
-    return round(samples.shape[-1] * ratio) * unit, round(samples.shape[-2] * ratio) * unit
 
 
 def gather(reference_set, images, captions) -> ReferenceSet:
@@ -78,13 +59,12 @@ def gather(reference_set, images, captions) -> ReferenceSet:
         for field in ("images", "captions", "names", "weights", "skipped")
     }
     n = len(lists["images"])
-    if captions and len(captions) not in (1, n):
-        raise ValueError(
-            f"{NODE}: {len(captions)} captions for {n} images: connect one per image or one for all"
-        )
     lists["images"] = [p[..., :3].expand(-1, -1, -1, 3).float().cpu() for p in lists["images"]]
-    if captions:
-        lists["captions"] = captions * n if len(captions) == 1 else captions
+    captions = captions or lists["captions"]
+    if len(captions) not in (1, n):
+        trouble = f"{len(captions)} captions for {n} images"
+        raise ValueError(f"{NODE}: {trouble}: connect one per image to captions, or one for all")
+    lists["captions"] = captions if len(captions) == n else captions * n
     return ReferenceSet(**lists)
 
 
@@ -103,15 +83,12 @@ def encode(vae, images: list[Tensor], names: list[str], size, fit: str) -> tuple
         try:
             pixels = fit_image(image, *size, fit)
             latent = vae.encode(pixels[:, :, :, :3]).float().cpu()
+            if not torch.isfinite(latent).all():
+                raise ValueError("it becomes NaN or infinite; start ComfyUI with --fp32-vae")
         except comfy.model_management.OOM_EXCEPTION:
             raise  # ComfyUI tells what to do
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{NODE}: {name} cannot be encoded with vae: {error}") from error
-        if not torch.isfinite(latent).all():
-            raise ValueError(
-                f"{NODE}: vae makes NaN or infinite numbers of {name}: start ComfyUI with --fp32-vae, "
-                "connect another VAE, or leave this image out"
-            )
         latents.append(latent)
         thumbnails.append(interpolate(pixels.movedim(-1, 1), latent.shape[-2:], mode="area"))
         progress.update(1)
@@ -122,13 +99,14 @@ def report(references: References, images: list[Tensor], size, fit: str, clip) -
     """What was done to the images and what came of it, for people."""
     latents, captioned = references.latents, sum(map(bool, references.captions))
     resized = [image for image in images if image.shape[1:3] != size[::-1]]
-    small = sum(image.shape[2] < size[0] or image.shape[1] < size[1] for image in resized)
-    unused = captioned and clip is None
+    larger = all if fit == "pad" else any
+    small = sum(larger((i.shape[2] < size[0], i.shape[1] < size[1])) for i in resized)
+    unused = " Not used: connect clip to use them." if captioned and clip is None else ""
     lines = [
         f"{len(images)} references at {size[0]}×{size[1]} pixels, latents {tuple(latents.shape[1:])}.",
         f"Resized: {len(resized)} ({fit})." + (f" Enlarged, so blurred: {small}." if small else ""),
-        f"Captions: {captioned}." + (" Not used: connect clip to use them." if unused else ""),
-        f"Standard deviation: {latents.std():.3f}, between images {latents.std(0).mean():.3f}.",
+        f"Captions: {captioned}.{unused}",
+        f"Standard deviation: {latents.std():.3f}, between images {latents.std(0, correction=0).mean():.3f}.",
     ]
     return "\n".join(lines + [f"VAE: {references.vae[:12]}."] * bool(references.vae))
 
@@ -152,8 +130,7 @@ class EncodeReferenceLatents(io.ComfyNode):
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="The reference images from any other node, as a list or a batch. Sizes may "
-                    "differ.",
+                    tooltip="The reference images from another node, as a list or batch of any sizes.",
                 ),
                 io.String.Input(
                     "captions",
@@ -165,14 +142,12 @@ class EncodeReferenceLatents(io.ComfyNode):
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="Encodes the captions, for prompt_kernel of MMDKernel. Unconnected: captions "
-                    "are not used.",
+                    tooltip="Encodes the captions, for prompt_kernel of MMDKernel. Else they are unused.",
                 ),
                 io.Latent.Input(
                     "target",
                     optional=True,
-                    tooltip="The latent_image of the sampler: references get its size. Unconnected: "
-                    "width and height.",
+                    tooltip="The latent_image of the sampler: references get its size.",
                 ),
                 *(
                     io.Int.Input(
@@ -216,14 +191,8 @@ class EncodeReferenceLatents(io.ComfyNode):
         size = pixel_size(vae, target, width, height)
         latents, thumbnails = encode(vae, images.images, images.names, size, fit)
         captioned = clip is not None and any(images.captions)
-        references = References(
-            latents,
-            torch.tensor(images.weights),
-            encode_captions(clip, images.captions) if captioned else None,
-            images.names,
-            images.captions,
-            thumbnails,
-            vae_fingerprint(vae),
-        )
+        prompts = encode_captions(clip, images.captions) if captioned else None
+        about = (images.names, images.captions, thumbnails, vae_fingerprint(vae))
+        references = References(latents, torch.tensor(images.weights), prompts, *about)
         text = report(references, images.images, size, fit, clip)
         return io.NodeOutput(references, {"samples": references.latents}, text)

@@ -1,4 +1,4 @@
-"""Tells whether references were encoded with the VAE whose latents a model expects."""
+"""What a VAE makes of pictures, and whether a model expects that."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ MEND = "connect the VAE of the checkpoint that draws to EncodeReferenceLatents"
 FAMILIES = {
     "SD15": "SD 1.5",
     "SD_X4": "the SD x4 upscaler",
-    "SDXL_Playground_2_5": "Playground 2.5",
+    "SDXL_Playground_2_5": "SDXL",  # the same VAE
     "SC_Prior": "Stable Cascade",
     "SC_B": "Stable Cascade (stage B)",
     "SD3": "SD 3",
@@ -27,6 +27,25 @@ AXES = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [-0.5, -0.5, 1.0]])
 AGREEMENT = 0.6  # of the other format, on average
 WORST_AXIS = 0.4  # of the other format
 MARGIN = 0.3  # over the model's own format
+
+
+def pixel_size(vae, target: dict | None, width: int, height: int) -> tuple[int, int]:
+    """The width and height in pixels at which the VAE makes latents of `target`'s size.
+
+    Raises:
+        ValueError: `target` holds no latents of images.
+    """
+    unit = int(getattr(vae, "spacial_compression_encode", lambda: 8)())
+    if target is None:
+        return max(unit, width // unit * unit), max(unit, height // unit * unit)  # as core rounds
+    samples = target["samples"]
+    if getattr(samples, "ndim", 0) not in (4, 5):
+        raise ValueError(
+            "EncodeReferenceLatents: target holds no images: connect the latent_image of the sampler"
+        )
+    # Empty latents made for another VAE are resized by the sampler, with this rounding.
+    ratio = 1 if samples.any() else target.get("downscale_ratio_spacial", unit) / unit
+    return round(samples.shape[-1] * ratio) * unit, round(samples.shape[-2] * ratio) * unit
 
 
 def vae_fingerprint(vae) -> str:

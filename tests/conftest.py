@@ -51,3 +51,7 @@ def rng():
     import torch
 
     return torch.Generator().manual_seed(0)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-schemas", action="store_true", help="rewrite tests/node_schemas.json")

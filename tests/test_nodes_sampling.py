@@ -181,11 +181,9 @@ def test_partial_denoise_and_advanced_windows_run(model, references):
     assert torch.isfinite(rest).all()
 
 
-def test_a_window_after_the_schedule_says_that_nothing_happened(model, references):
-    samples, _, report = guided_draw(
-        model, references, start_percent=0.99, end_percent=1.0, denoise=1.0
-    )
-    assert torch.equal(samples, core_draw(model)) and "never acted" in report
+def test_a_window_without_a_step_says_that_nothing_happened(model, references):
+    samples, _, report = guided_draw(model, references, steps=1)  # the last step is never guided
+    assert torch.equal(samples, core_draw(model, steps=1)) and "never acted" in report
 
 
 def test_two_guidances_can_be_chained(model, references):

@@ -13,10 +13,11 @@ def tiny_model(family: str = "SD15"):
 
     torch.manual_seed(0)
     config = {
-        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32,
+        "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 64,
         "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [1, 1],
         "transformer_depth_output": [1, 1, 1, 1], "transformer_depth_middle": 1,
-        "num_heads": 2, "context_dim": WIDTH, "use_spatial_transformer": True, "legacy": False,
+        "num_heads": -1, "num_head_channels": 64, "context_dim": WIDTH, "use_spatial_transformer": True,
+        "legacy": False,
         "use_linear_in_transformer": family == "SDXL", "dtype": torch.float32,
     }  # fmt: skip
     kind = comfy.model_base.BaseModel
@@ -24,8 +25,9 @@ def tiny_model(family: str = "SD15"):
         config |= {"num_classes": "sequential", "adm_in_channels": 1536 + WIDTH}
         kind = comfy.model_base.SDXL
     supported = getattr(comfy.supported_models, family)(config)
-    model = kind(supported, comfy.model_base.ModelType.EPS, device=torch.device("cpu"))
-    for parameter in model.diffusion_model.parameters():  # zero-initialised outputs would draw nothing
+    # With v-prediction even random weights give estimates of the size of latents.
+    model = kind(supported, comfy.model_base.ModelType.V_PREDICTION, device=torch.device("cpu"))
+    for parameter in model.diffusion_model.parameters():  # zero-initialised ones would draw nothing
         torch.nn.init.normal_(parameter, std=0.05)
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 
