@@ -99,9 +99,9 @@ class GuidanceConfig:
         ValueError: An unknown mode, a strength that is negative or not finite, or an empty window.
     """
 
-    strength: float = 30.0
+    strength: float = 100.0
     start_percent: float = 0.0
-    end_percent: float = 1.0
+    end_percent: float = 0.65
     mode: str = "flow"
     kernel: KernelConfig | None = None
 

@@ -31,11 +31,13 @@ def setting_inputs() -> list:
             "strength",
             default=DEFAULTS.strength,
             min=0.0,
-            max=1000.0,
-            step=0.5,
-            tooltip="How fast images move towards the references (λ, a rate per unit of log-noise: it "
-            "means the same for all models, samplers and step counts). 0 is off, 3 a nudge, 10 to 40 "
-            "usual. The modes paper and official have scales of their own (official: α, 0.002 to 0.1).",
+            max=10000.0,
+            step=1.0,
+            round=0.001,
+            tooltip="How fast images move towards the references (λ, a rate per unit of log-noise, so it "
+            "means the same for all models and step counts). 0 is off, 10 a nudge, 30 to 100 usual; above "
+            "that the proportions match better still, but images come close to single references. The "
+            "modes paper and official have scales of their own (official: α, 0.002 to 0.1).",
         ),
         io.Float.Input(
             "start_percent",

@@ -78,7 +78,7 @@ def report(references: image_folder.ReferenceSet, selection: str, caption_source
         f"Captions: {captioned} of {n} images have one ({caption_source}).",
     ]
     if any(min(image.shape[1:3]) == image_folder.SHORT_SIDE for image in references.images):
-        lines[1] += f" The shorter side was limited to {image_folder.SHORT_SIDE}."
+        lines[1] += f" Larger ones get a shorter side of {image_folder.SHORT_SIDE}."
     if len(weights) > 1:
         counts = ", ".join(f"{count} images count {w} times" for w, count in weights.items())
         lines.append(f"Weights, from the names of their folders: {counts}.")

@@ -151,12 +151,16 @@ def report(session: Session, config, batch: int) -> str:
             "raise end_percent."
         )
     else:
-        calls = sum(row.change > 0 for row in rows)
         change = sum(row.change for row in rows) / len(rows)
         lines.append(
-            f"It acted at {calls} model calls, from sigma {rows[0].sigma:.3g} to {rows[-1].sigma:.3g}, and "
-            f"changed the estimate by {change:.1%} on average."
+            f"It acted at {len(rows)} model calls, from sigma {rows[0].sigma:.3g} to "
+            f"{rows[-1].sigma:.3g}, and changed the estimate by {change:.1%} on average."
         )
+        if change < 1e-4 and config.mode == "flow":
+            lines.append(
+                "That is nothing one can see: to this kernel the images are too far from the references. "
+                "Add larger multipliers on MMDKernel, or set its kernel to energy."
+            )
     unbiased = min(batch, len(guidance.weights)) > 1
     score = mmd2(
         session.memory.latents,

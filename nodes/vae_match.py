@@ -92,14 +92,14 @@ def agreement(references: References, latent_format) -> Tensor | None:
     return 2 * products / squares.clamp_min(1e-9)
 
 
-def known_formats() -> Iterator:
-    """An instance of each of ComfyUI's latent formats that can be made without arguments."""
+def known_formats(channels: int) -> Iterator:
+    """An instance of each of ComfyUI's latent formats that has so many channels."""
     base = comfy.latent_formats.LatentFormat
     for kind in vars(comfy.latent_formats).values():
-        if isinstance(kind, type) and issubclass(kind, base):
+        if isinstance(kind, type) and issubclass(kind, base) and kind.latent_channels == channels:
             try:
                 yield kind()
-            except TypeError:
+            except TypeError:  # it wants arguments
                 continue
 
 
@@ -122,7 +122,7 @@ def wrong_vae(references: References, latent_format) -> str | None:
     own = None if references.thumbnails is None else agreement(references, latent_format)
     if own is None or own.mean() > 1 - MARGIN:
         return None
-    found = [(agreement(references, other), other) for other in known_formats()]
+    found = [(agreement(references, other), other) for other in known_formats(have)]
     found = [(a, other) for a, other in found if a is not None and a.min() > WORST_AXIS]
     best, other = max(found, key=lambda pair: pair[0].mean(), default=(own, latent_format))
     if best.mean() < max(AGREEMENT, own.mean() + MARGIN):

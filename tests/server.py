@@ -172,9 +172,14 @@ class Server:
         if workflow is not None:
             content["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
         try:
-            return self.post("/prompt", content)["prompt_id"]
+            answer = self.post("/prompt", content)
         except urllib.error.HTTPError as error:
             raise WorkflowError(_refusal(error.read().decode("utf-8", "replace"))) from error
+        if answer.get("node_errors"):  # ComfyUI accepts a workflow of which any part is valid
+            self.interrupt()
+            told = {"error": {"message": "part of it is not valid"}, **answer}
+            raise WorkflowError(_refusal(json.dumps(told)))
+        return answer["prompt_id"]
 
     def wait(self, prompt_id: str, timeout: float = 300.0) -> dict:
         """The history entry of a workflow once it is done; raises WorkflowError if it failed."""

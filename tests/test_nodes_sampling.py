@@ -186,6 +186,14 @@ def test_a_window_without_a_step_says_that_nothing_happened(model, references):
     assert torch.equal(samples, core_draw(model, steps=1)) and "never acted" in report
 
 
+def test_images_beyond_the_kernels_reach_are_reported(model):
+    from mmd_pack.mmd_core import KernelConfig
+
+    kernel = KernelConfig(bandwidth="fixed", bandwidth_value=0.1)
+    _, _, report = guided_draw(model, make_references(), kernel=kernel)
+    assert "too far from the references" in report
+
+
 def test_two_guidances_can_be_chained(model, references):
     other = make_references(shape=(4, 8, 8), weights=torch.arange(1.0, 7.0))
     both = core_draw(patched(patched(model, references), other))

@@ -46,7 +46,7 @@ def verdict(references, name):
     return wrong_vae(references, latent_format(name))
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.25, 0.5, 0.75])
+@pytest.mark.parametrize("noise", [0.0, 0.4, 0.75])
 @pytest.mark.parametrize(
     "name, model", [("SD15", "SDXL"), ("SDXL", "SD15"), ("Flux", "SD3"), ("Wan21", "HunyuanVideo")]
 )
@@ -60,8 +60,8 @@ def test_latents_of_another_family_are_noticed(name, model, noise):
     assert verdict(references, name) is None
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0, 3.0])
-@pytest.mark.parametrize("name", ["SD15", "SDXL", "SDXL_Playground_2_5", "SD3", "Flux", "Wan21"])
+@pytest.mark.parametrize("noise", [0.0, 0.7, 3.0])
+@pytest.mark.parametrize("name", ["SD15", "SDXL", "SDXL_Playground_2_5", "SD3", "Wan21"])
 def test_the_right_vae_is_never_suspected(name, noise):
     gray = pictures().mean(1, keepdim=True).expand(-1, 3, -1, -1)
     red = pictures() * torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
@@ -82,7 +82,7 @@ def test_formats_that_share_a_vae_are_not_told_apart():
     assert verdict(encoded("SDXL_Playground_2_5", pictures()), "SDXL") is None
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("name", ["SD15", "SDXL"])
 def test_latents_unlike_any_vae_are_not_judged(seed, name):
     from mmd_pack.mmd_core import References
@@ -121,7 +121,7 @@ def test_every_format_can_be_asked():
     from mmd_pack.mmd_core import References
     from mmd_pack.nodes.vae_match import known_formats, wrong_vae
 
-    formats = list(known_formats())
+    formats = [format for channels in range(1, 300) for format in known_formats(channels)]
     assert len(formats) > 15
     for format in formats:
         shape = (2, format.latent_channels, 1, 6, 6)[: 2 + format.latent_dimensions]

@@ -165,7 +165,9 @@ def pip(python: Path, arguments: list[str]) -> None:
     quiet = ["--disable-pip-version-check", "--no-input", "--quiet", "--progress-bar", "off"]
     result = run([python, "-m", "pip", *arguments, *quiet])
     if result.returncode:
-        lines = [x for x in result.stdout.splitlines() if x.strip() and " is ignored: " not in x]
+        lines = [
+            x[:300] for x in result.stdout.splitlines() if x.strip() and " is ignored: " not in x
+        ]
         raise EngineError(
             f"pip failed:\n    {(chr(10) + '    ').join(lines[-12:])}\n"
             "Check the network connection and pip's settings, then run this again."

@@ -34,30 +34,21 @@ from mmd_tests.workflows import DEMO_TYPES, NODE_TYPES, SHIPPED, Settings, descr
 
 DEMO = Path(__file__).absolute().parent
 ROOT = DEMO.parent.parent
+UNCONDITIONAL = {"cfg": 1.0, "sampler_name": "euler_ancestral", "scheduler": "karras"}
 DEMOS = {
     "shapes": Settings(
         "MMD Guidance - demo shapes",
         world="shapes",
         batch=32,
         seed=1,
-        sampler={
-            "steps": 30,
-            "cfg": 1.0,
-            "sampler_name": "euler_ancestral",
-            "scheduler": "karras",
-        },
+        sampler={"steps": 25, **UNCONDITIONAL},
     ),
     "digits": Settings(
         "MMD Guidance - demo digits",
         world="digits",
         batch=128,
         seed=1,
-        sampler={
-            "steps": 40,
-            "cfg": 1.0,
-            "sampler_name": "euler_ancestral",
-            "scheduler": "karras",
-        },
+        sampler={"steps": 40, **UNCONDITIONAL, "strength": 200.0},
     ),
 }
 PATIENCE = 24 * 3600.0  # seconds: a checkpoint on a CPU takes its time
