@@ -22,7 +22,7 @@ VAE = {
 }  # fmt: skip
 # An untrained U-Net draws latents of the size of the noise: so large must those of the VAE be, or a
 # kernel as narrow as the references lie would reach nothing that is drawn.
-LATENT_SCALE = 60.0
+LATENT_SCALE = 200.0
 
 
 def write_checkpoint(path) -> None:

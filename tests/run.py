@@ -46,6 +46,7 @@ def main() -> int:
         sys.exit("Stopped; the next run takes up the set-up again.")
     sys.stderr.write(f"ComfyUI {engine.version} in {engine.path}, Python {engine.python}\n")
     env = {**os.environ, "COMFYUI_PATH": str(engine.path)}
+    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see server.py
     tests = subprocess.Popen([engine.python, "-m", "pytest", *arguments], cwd=ROOT, env=env)
     while True:
         try:

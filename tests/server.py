@@ -93,6 +93,8 @@ class Server:
         command += ["--disable-api-nodes", *self.args]
         env = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
         env["PYTHONDONTWRITEBYTECODE"] = "1"  # nothing is written into the ComfyUI tree
+        # Threads that wait busily stall each other as soon as anything else runs on the machine.
+        env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         env.pop("PYTHONSAFEPATH", None)  # main.py imports what lies beside it
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
