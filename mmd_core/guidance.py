@@ -39,8 +39,9 @@ class TraceRow(NamedTuple):
     Attributes:
         sigma: σ of the call.
         progress: The share of the schedule's steps that lie behind, in [0, 1].
-        mmd2_before: Biased MMD² of what guidance compares (x̂0 in `flow`) with the references.
-        mmd2_after: The same after guidance; in the published modes the estimate is not repeated (nan).
+        mmd2_before: Biased MMD² between the references and what is compared with them: x̂0 in `flow`,
+            the noisy latent in the published modes, finished samples included.
+        mmd2_after: The same after guidance.
         change: ‖change of x̂0‖ / ‖x̂0‖, the mean over samples.
         substeps: How many sub-steps were integrated.
     """
@@ -81,14 +82,15 @@ class Guidance:
         record: bool = False,
     ):
         self.config, self.sigmas, self.window, self.noise = config, list(sigmas), window, noise
-        self.memory, self.prompts, self.record = memory, prompts, record
+        self.memory = None if memory is None else memory.recalled(config.mode)
+        self.prompts, self.record = prompts, record
         self.references, self.weights = references, weights.to(references)
         self.trace: list[TraceRow] = []
         kernel = config.kernel_config
         self.space = GramSpace(references, self.weights, centred=kernel.radial)
         self.kernel = kernel.resolve(self.space.gram, references[0].numel())
-        if memory is not None:
-            self.space = self.space.with_memory(memory.latents)
+        if self.memory is not None:
+            self.space = self.space.with_memory(self.memory.latents)
 
     def __call__(
         self, x0: Tensor, x: Tensor, sigma: float, prompts: Tensor | None = None

@@ -8,7 +8,7 @@ from torch import Tensor
 __all__ = ["Memory", "memory_weights"]
 
 GROUP_SHARE = 0.5  # of P̂ belongs to the samples being drawn, the rest to finished ones
-OFFICIAL_LIMIT = 100  # at so many finished samples the authors' code forgets all but the last
+OFFICIAL_LIMIT = 100  # at so many remembered samples the authors' code forgets all but the last
 
 
 class Memory(NamedTuple):
@@ -21,6 +21,14 @@ class Memory(NamedTuple):
 
     latents: Tensor
     prompts: Tensor | None = None
+
+    def recalled(self, mode: str) -> "Memory":
+        """The part that counts for the next samples: all, but for the forgetful `official` mode."""
+        n = len(self.latents)
+        if mode != "official" or n < OFFICIAL_LIMIT:
+            return self
+        kept = (n - OFFICIAL_LIMIT) % (OFFICIAL_LIMIT - 1) + 1  # 1 at the limit, then growing again
+        return Memory(*(None if part is None else part[-kept:] for part in self))
 
     def followed_by(self, other: "Memory") -> "Memory":
         both = None if other.prompts is None else torch.cat([self.prompts, other.prompts])

@@ -211,6 +211,18 @@ def test_weights_of_samples_and_memory_sum_to_one(batch, finished, mode):
     assert batch * p + finished * s == pytest.approx(1) and p > 0 and s >= 0
 
 
+def test_official_forgets_as_its_authors_code_does():
+    """Before an image is drawn, a memory of 100 is cut back to the last; other modes remember all."""
+    remembered = []  # what the authors' loop remembers
+    for finished in range(1, 320):
+        remembered.append(float(finished))
+        if len(remembered) == 100:
+            remembered = remembered[-1:]
+        memory = Memory(torch.arange(1.0, finished + 1)[:, None])
+        assert memory.recalled("official").latents.flatten().tolist() == remembered
+        assert len(memory.recalled("flow").latents) == finished
+
+
 def test_a_prompt_kernel_draws_each_image_to_the_references_of_its_prompt(rng):
     left, right, x0 = latents(rng, 4, -3.0), latents(rng, 4, 3.0), latents(rng, 4)
     captions = torch.eye(2).repeat_interleave(4, 0)
