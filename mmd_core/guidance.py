@@ -42,7 +42,8 @@ class TraceRow(NamedTuple):
         mmd2_before: Biased MMD² between the references and what is compared with them: x̂0 in `flow`,
             the noisy latent in the published modes, finished samples included.
         mmd2_after: The same after guidance.
-        change: ‖change of x̂0‖ / ‖x̂0‖, the mean over samples.
+        change: How far guidance moves a sample in this step, the mean over samples, relative to the
+            distance of a reference from their mean.
         substeps: How many sub-steps were integrated.
     """
 
@@ -89,6 +90,9 @@ class Guidance:
         kernel = config.kernel_config
         self.space = GramSpace(references, self.weights, centred=kernel.radial)
         self.kernel = kernel.resolve(self.space.gram, references[0].numel())
+        self.spread = (
+            self.space.gram.diagonal().mean().sqrt().item() or 1.0
+        )  # a single reference: 0
         if self.memory is not None:
             self.space = self.space.with_memory(self.memory.latents)
 
@@ -111,7 +115,7 @@ class Guidance:
             self, x0.to(self.weights), x.to(self.weights), step, coupling
         )
         if self.record:
-            self.trace.append(self._row(step, x0, move, coupling))
+            self.trace.append(self._row(step, move, coupling))
         return (x0 + move.change).to(x0.dtype)
 
     def _coupling(self, batch: int, prompts: Tensor | None) -> Coupling:
@@ -131,15 +135,15 @@ class Guidance:
             p, s, *(prompt_weights(kernel.prompt_kernel, a, b, bandwidth) for a, b in pairs)
         )
 
-    def _row(self, step: Step, x0: Tensor, move: "Move", coupling: Coupling) -> TraceRow:
+    def _row(self, step: Step, move: "Move", coupling: Coupling) -> TraceRow:
         done = sum(s > step.sigma * (1 + 1e-5) for s in self.sigmas)
-        size = move.change.flatten(1).norm(dim=1) / x0.flatten(1).norm(dim=1).clamp_min(1e-12)
+        distance = step.fraction * move.change.flatten(1).norm(dim=1).mean()
         return TraceRow(
             sigma=step.sigma,
             progress=done / max(len(self.sigmas) - 1, 1),
             mmd2_before=coupling.mmd2(self.kernel, move.start),
             mmd2_after=coupling.mmd2(self.kernel, move.end),
-            change=size.mean().item(),
+            change=(distance / self.spread).item(),
             substeps=move.substeps,
         )
 

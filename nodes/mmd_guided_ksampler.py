@@ -154,7 +154,8 @@ def report(session: Session, config, batch: int) -> str:
         change = sum(row.change for row in rows) / len(rows)
         lines.append(
             f"It acted at {len(rows)} model calls, from sigma {rows[0].sigma:.3g} to "
-            f"{rows[-1].sigma:.3g}, and changed the estimate by {change:.1%} on average."
+            f"{rows[-1].sigma:.3g}, and moved the images by {change:.1%} of the references' spread each "
+            "time."
         )
         if change < 1e-4 and config.mode == "flow":
             lines.append(
@@ -169,7 +170,10 @@ def report(session: Session, config, batch: int) -> str:
         guidance.weights,
         unbiased=unbiased,
     )
-    lines.append(f"MMD² between the finished images and the references: {score:.4f} (0 is ideal).")
+    estimate = "; the unbiased estimate may fall a little below" if unbiased else ""
+    lines.append(
+        f"MMD² between the finished images and the references: {score:.4f} (0 is ideal{estimate})."
+    )
     if batch == 1:
         lines.append(
             "A batch of 1 has no neighbours to keep its variety from: raise the batch size of "

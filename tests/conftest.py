@@ -54,4 +54,6 @@ def rng():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--update-schemas", action="store_true", help="rewrite tests/node_schemas.json")
+    parser.addoption(
+        "--update-schemas", action="store_true", help="rewrite tests/node_schemas.json"
+    )

@@ -4,12 +4,12 @@ import math
 
 import torch
 
-CLIP = {  # that of core, which fixes these; only the files of checkpoints carry the weights
+CLIP = {  # core builds it with these sizes, whatever the file holds
     "num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "vocab_size": 49408,
     "intermediate_size": 3072, "hidden_act": "quick_gelu", "max_position_embeddings": 77,
     "eos_token_id": 49407,
 }  # fmt: skip
-UNET = {  # recognised by its width and the width of its prompts; only its depth is less than SD 1.5's
+UNET = {  # recognised by its width and that of prompts; it is shallower than SD 1.5's
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320,
     "num_res_blocks": [1, 1], "channel_mult": [1, 1], "transformer_depth": [1, 1],
     "transformer_depth_output": [1, 1, 1, 1], "transformer_depth_middle": 1, "num_heads": 8,

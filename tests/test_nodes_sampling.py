@@ -90,7 +90,9 @@ def test_strength_0_is_bit_identical_to_core_ksampler(model, references):
         expected = core_draw(model, sampler=sampler)
         drawn, trace, report = guided_draw(model, references, sampler=sampler, strength=0.0)
         assert torch.equal(drawn, expected) and trace == () and "Strength is 0" in report
-        assert torch.equal(core_draw(patched(model, references, strength=0.0), sampler=sampler), expected)
+        assert torch.equal(
+            core_draw(patched(model, references, strength=0.0), sampler=sampler), expected
+        )
 
 
 def test_the_upstream_model_is_untouched_and_bypass_leaves_no_trace(model, references):
@@ -165,7 +167,9 @@ def test_pixels_outside_a_mask_are_kept(model, references):
     mask = torch.zeros(1, 8, 8)
     mask[:, :4] = 1
     samples, _, _ = guided_draw(model, references, {**latent, "noise_mask": mask})
-    torch.testing.assert_close(samples[..., 4:, :], latent["samples"][..., 4:, :], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        samples[..., 4:, :], latent["samples"][..., 4:, :], rtol=1e-4, atol=1e-5
+    )
     unguided = core_draw(model, {**latent, "noise_mask": mask})
     assert not torch.allclose(samples[..., :4, :], unguided[..., :4, :])
 
@@ -352,5 +356,7 @@ def test_a_batch_of_1_is_drawn_and_told(model, references, caplog):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_latents_of_half_precision_are_drawn(dtype, model, references):
-    samples, _, _ = guided_draw(model, references, {"samples": torch.zeros(4, 4, 8, 8, dtype=dtype)})
+    samples, _, _ = guided_draw(
+        model, references, {"samples": torch.zeros(4, 4, 8, 8, dtype=dtype)}
+    )
     assert torch.isfinite(samples).all()

@@ -49,7 +49,7 @@ class Runner:
         server = SimpleNamespace(client_id=None, last_node_id=None, send_sync=lambda *_: None)
         cache = {"cache_type": execution.CacheType.CLASSIC, "cache_args": defaultdict(int)}
         self.executor = execution.PromptExecutor(server, **cache)
-        self.shown = {}  # by node, the latest, since not every ComfyUI repeats those of kept results
+        self.shown = {}  # by node; older ComfyUIs do not repeat what kept results showed
 
     def run(self, graph, ids):
         """What is drawn: latents by name, pictures by the name of their files, and the report."""
@@ -109,7 +109,7 @@ def runner(tmp_path_factory):
 
 
 def write_references(folder: Path) -> None:
-    """Eight pictures, by turns dark and captioned with the prompt, light and with the negative one."""
+    """By turns dark pictures captioned with the prompt and light ones with the negative prompt."""
     import numpy as np
     from PIL import Image
 
@@ -151,7 +151,7 @@ def register_nodes(patch) -> None:
 
 
 def workflow(**settings):
-    """The shipped workflow, made small, and its node ids by class; `settings` are of our sampler."""
+    """The shipped workflow, made small, and its node ids by class; `settings` for our sampler."""
     graph = json.loads(SHIPPED.read_text("utf-8"))
     for node in graph.values():
         node["inputs"] |= SMALL.get(node["class_type"], {})
@@ -167,7 +167,7 @@ def workflow(**settings):
 
 
 def check(drawn) -> None:
-    """Everything has its size and is finite, and guidance brought the batch closer to the references."""
+    """All is finite and has its size, and guidance brought the batch closer to the references."""
     assert {name: tuple(x.shape) for name, x in drawn.latents.items()} == {
         "guided": (4, 4, 8, 8), "unguided": (4, 4, 8, 8), "references": (8, 4, 8, 8)
     }  # fmt: skip
@@ -190,7 +190,7 @@ def distance(drawn, name: str) -> float:
 
 
 def test_shipped_workflow_draws_guided_pictures_from_a_checkpoint(runner, caplog):
-    """As shipped but small, it draws pictures that differ from core's and are closer to the folder."""
+    """Made small, it draws pictures that differ from core's and are closer to the folder's."""
     check(runner.run(*workflow()))
     assert "missing" not in caplog.text.lower()  # no weight, or random memory would take its place
 
@@ -223,7 +223,7 @@ def to_own_captions(drawn) -> float:
 
 
 def test_sdxl_goes_through_the_same_workflow(runner):
-    """A model of another family draws in the same graph, with references from the checkpoint's VAE."""
+    """A model of another family draws in the same graph, with the checkpoint's VAE."""
     graph, ids = workflow()
     graph["sdxl"] = {"class_type": "TinySDXL", "inputs": {}}
     for kind in ("KSampler", "MMDGuidedKSampler"):
