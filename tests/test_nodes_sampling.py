@@ -360,3 +360,48 @@ def test_latents_of_half_precision_are_drawn(dtype, model, references):
         model, references, {"samples": torch.zeros(4, 4, 8, 8, dtype=dtype)}
     )
     assert torch.isfinite(samples).all()
+
+
+@pytest.mark.parametrize("kind", ["cfg", "dual", "dual nested"])
+def test_a_change_of_the_estimate_arrives_unscaled_under_every_guider(
+    kind, model, references, monkeypatch
+):
+    """+1 on x̂0 at the only step is +1 on the result, in the space of the model (hooks inside CFG give 3)."""
+    import comfy.samplers
+    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+    from mmd_pack.nodes import sampling
+
+    monkeypatch.setattr(sampling.Run, "denoised", lambda self, x0, *_: x0 + 1)
+    latent, sigmas = empty_latent()["samples"], torch.tensor([5.0, 0.0])
+    results = []
+    for candidate in (model, patched(model, references)):
+        if kind == "cfg":
+            guider = comfy.samplers.CFGGuider(candidate)
+            guider.set_conds(prompt(1), prompt(2))
+            guider.set_cfg(3.0)
+        else:
+            guider = Guider_DualCFG(candidate)
+            guider.set_conds(prompt(1), prompt(3), prompt(2))
+            guider.set_cfg(2.0, 3.0, nested=kind == "dual nested")
+        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(0))
+        sampler = comfy.samplers.sampler_object("euler")
+        results.append(guider.sample(noise, latent, sampler, sigmas, seed=0))
+    shift = (results[1] - results[0]) * model.model.latent_format.scale_factor
+    torch.testing.assert_close(shift, torch.ones_like(shift), rtol=1e-4, atol=1e-4)
+
+
+def test_images_guide_a_model_of_video(references):
+    """References of single images serve a model whose latents have a time axis of one frame."""
+    from mmd_pack.nodes.sampling import make_guidance
+
+    inner, config = tiny_model().model, patched_config()
+    noise = torch.zeros(4, 4, 1, 8, 8)
+    guidance = make_guidance(inner, references, config, torch.tensor([5.0, 1.0, 0.0]), noise, None)
+    guided = guidance(noise, noise + 1, 5.0)
+    assert guided.shape == noise.shape and not torch.equal(guided, noise)
+
+
+def patched_config():
+    from mmd_pack.mmd_core import GuidanceConfig
+
+    return GuidanceConfig(**SETTINGS)
