@@ -51,9 +51,9 @@ under `input` and name it in *Load Reference Set*.
 
 **Strength** (in *MMD Guided KSampler*)
 
-- 0 is off, 3 is a nudge, 10 to 40 is usual.
+- 0 is off, 10 is a nudge, 30 to 100 is usual.
 - Too little effect: raise it.
-- Images damaged, or too close to single references: lower it, or lower end_percent to 0.8.
+- Images damaged, or too close to single references: lower it, or lower end_percent to 0.5.
 
 **Batch** (in *Empty Latent Image*)
 
