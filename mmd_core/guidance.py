@@ -85,7 +85,7 @@ class Guidance:
         self.config, self.sigmas, self.window, self.noise = config, list(sigmas), window, noise
         self.memory = None if memory is None else memory.recalled(config.mode)
         self.prompts, self.record = prompts, record
-        self.references, self.weights = references, weights.to(references)
+        self.weights = weights.to(references)
         self.trace: list[TraceRow] = []
         kernel = config.kernel_config
         self.space = GramSpace(references, self.weights, centred=kernel.radial)
@@ -117,6 +117,11 @@ class Guidance:
         if self.record:
             self.trace.append(self._row(step, move, coupling))
         return (x0 + move.change).to(x0.dtype)
+
+    @property
+    def references(self) -> Tensor:
+        """The references in the space of the samples, as rows with shape `(N, D)`."""
+        return self.space.rows[: len(self.weights)] + self.space.centre
 
     def _coupling(self, batch: int, prompts: Tensor | None) -> Coupling:
         """The weights of all rows for a batch whose prompts have features with shape `(B, E)`."""
