@@ -44,9 +44,9 @@ class GramSpace:
         )
         return space
 
-    def project(self, x: Tensor) -> "Projection":
-        """Samples `x`, with shape `(B, *shape)`, seen from this space."""
-        return Projection(self, x)
+    def project(self, x: Tensor, lacking: float = 0.0) -> "Projection":
+        """Samples `x`, with shape `(B, *shape)`, seen from this space; `lacking` as in `posterior.py`."""
+        return Projection(self, x, lacking)
 
 
 class Projection:
@@ -56,10 +56,11 @@ class Projection:
         xx: x_i · x_i', with shape `(B, B)`.
         xz: x_i · z_j, with shape `(B, M)`.
         zz: z_j · z_j', with shape `(M, M)`.
+        lacking: The squared norm of what every sample has besides x, orthogonal to all rows.
     """
 
-    def __init__(self, space: GramSpace, x: Tensor):
-        self.space, self.shape = space, x.shape
+    def __init__(self, space: GramSpace, x: Tensor, lacking: float = 0.0):
+        self.space, self.shape, self.lacking = space, x.shape, lacking
         self.x = x.flatten(1) - space.centre
         self.xx = self.x @ self.x.T
         self.xz = self.x @ space.rows.T
@@ -88,6 +89,7 @@ class Combination:
         wx = self.a @ p.xx + self.c @ p.xz.T  # (B, B)
         wz = self.a @ p.xz + self.c @ p.zz  # (B, M)
         ww = wx @ self.a.T + wz @ self.c.T  # (B, B)
+        ww.diagonal().add_(p.lacking)
         return Gram.within(ww), Gram(wz, ww.diagonal(), p.zz.diagonal())
 
     def moved(self, to_w: Tensor, to_z: Tensor) -> "Combination":

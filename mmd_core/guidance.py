@@ -2,7 +2,8 @@
 
 Modes, with z the noisy latent and Ĝ the gradient of `coupling.py`
     flow      the default: w ← w − λ·Ĝ(w) from x̂0, integrated in log-noise time, so that strength λ is a
-              rate per unit of ln σ and hardly depends on the number of steps
+              rate per unit of ln σ and hardly depends on the number of steps; x̂0 stands for the
+              samples that it is the mean of (`posterior.py`)
     paper     equation 5: the gradient at the noisy latent, z ← sampler(z) − λ ∂MMD²/∂z
     official  the authors' code: the gradient at the latent that the step arrives at, normalised,
               z ← z − α · g / (‖g‖ + 1e-5) · ‖z‖
@@ -25,6 +26,7 @@ from .config import GuidanceConfig
 from .coupling import Coupling
 from .gram_space import Combination, GramSpace
 from .memory import Memory, memory_weights
+from .posterior import Posterior
 from .prompt import caption_bandwidth, prompt_weights
 from .schedule import NoiseModel, Step, Window
 
@@ -39,8 +41,8 @@ class TraceRow(NamedTuple):
     Attributes:
         sigma: σ of the call.
         progress: The share of the schedule's steps that lie behind, in [0, 1].
-        mmd2_before: Biased MMD² between the references and what is compared with them: x̂0 in `flow`,
-            the noisy latent in the published modes, finished samples included.
+        mmd2_before: Biased MMD² between the references and what is compared with them, finished samples
+            included: x̂0 with the spread it lacks in `flow`, the noisy latent in the published modes.
         mmd2_after: The same after guidance.
         change: How far guidance moves a sample in this step, the mean over samples, relative to the
             distance of a reference from their mean.
@@ -90,6 +92,7 @@ class Guidance:
         kernel = config.kernel_config
         self.space = GramSpace(references, self.weights, centred=kernel.radial)
         self.kernel = kernel.resolve(self.space.gram, references[0].numel())
+        self.posterior = Posterior(references, self.weights, noise)
         self.spread = (
             self.space.gram.diagonal().mean().sqrt().item() or 1.0
         )  # a single reference: 0
@@ -166,7 +169,8 @@ def _flow(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) 
     """w ← w − λ·Ĝ(w) from x̂0, in sub-steps; an Euler step then moves x by exactly w − x̂0."""
     reach = run.config.strength * step.rate
     n = max(1, math.ceil(reach / MAX_RATE))
-    start = w = run.space.project(x0).start()
+    lacking = run.posterior.lacking(x0, x, step.sigma)
+    start = w = run.space.project(x0, lacking).start()
     for _ in range(n):
         to_w, to_z = coupling.gradient(run.kernel, *w.grams())
         w = w.moved(-reach / n * to_w, -reach / n * to_z)

@@ -43,8 +43,8 @@ def autograd(x, y, kernel, finished=None):
     return grad
 
 
-def flow_directly(x0, y, kernel, strength, sigma, sigma_next):
-    """Section 3 of the method's description, sub-step by sub-step on latents."""
+def flow_directly(x0, y, kernel, strength, sigma, sigma_next, lacking=0.0):
+    """Sub-step by sub-step on latents; `lacking` is what squared distances of a sample lack."""
     fraction = 1 - sigma_next / sigma
     n = max(1, math.ceil(strength * fraction / 0.5))
     w = x0.clone()
@@ -52,8 +52,13 @@ def flow_directly(x0, y, kernel, strength, sigma, sigma_next):
         velocity = torch.zeros_like(w)
         for h in kernel.bandwidths:
             for i in range(len(w)):
-                repel = [math.exp(-(w[i] - o).square().sum() / 2 / h**2) * (o - w[i]) for o in w]
-                pull = [math.exp(-(w[i] - o).square().sum() / 2 / h**2) * (o - w[i]) for o in y]
+                repel, pull = (
+                    [
+                        math.exp(-((w[i] - o).square().sum() + e) / 2 / h**2) * (o - w[i])
+                        for o in others
+                    ]
+                    for others, e in ((w, 2 * lacking), (y, lacking))
+                )
                 velocity[i] += (2 / len(w)) * sum(repel) - (2 / len(y)) * sum(pull)
         w = w - strength * fraction / n * velocity / len(kernel.bandwidths)
     return x0 + (w - x0) / fraction
@@ -64,7 +69,9 @@ def test_flow_is_the_gradient_flow_computed_directly(dtype, tolerance, rng):
     y, x0, x = make(rng)
     run = guidance(GuidanceConfig(strength=6.0), y.to(dtype))
     guided = run(x0.to(dtype), x.to(dtype), 2.5).to(F64)
-    expected = flow_directly(x0, y, run.kernel, 6.0, 2.5, 1.0)
+    lacking = run.posterior.lacking(x0, x, 2.5)
+    assert lacking > 0
+    expected = flow_directly(x0, y, run.kernel, 6.0, 2.5, 1.0, lacking)
     assert (guided - expected).norm() / (expected - x0).norm() < tolerance
 
 
@@ -255,7 +262,7 @@ def test_flow_matching_models_move_by_the_same_displacement(rng):
     for i in (0, 1):
         moved = (plain(x0, x, levels[i]) - x0) * (1 - levels[i + 1] / levels[i])
         s, s_next = flow_sigmas[i : i + 2]
-        moved_flow = (flow(x0, x, s) - x0) * (1 - s_next / s) / (1 - s_next)
+        moved_flow = (flow(x0, (1 - s) * x, s) - x0) * (1 - s_next / s) / (1 - s_next)
         torch.testing.assert_close(moved_flow, moved)
 
 

@@ -1,0 +1,105 @@
+"""What the denoised estimate lacks: the spread of the clean latents that a noisy one may come from.
+
+x̂0 at noise σ is a posterior mean, E[x0 | x]: blurred, and closer to its neighbours than clean latents are
+to theirs. A kernel that compares it with clean references takes that for a batch too similar to
+itself, and MMD pushes it apart, beyond its place. Like is compared with like if every x̂0 stands for a
+sample of its posterior, x̂0 + ε: when the batch is distributed like the references, so are these. ε is
+almost orthogonal to all else (D is large) and has the squared norm E = tr Cov(x0 | x), so that
+
+    ‖x̂0 + ε − y‖² = ‖x̂0 − y‖² + E        ‖(x̂0 + ε) − (x̂0' + ε')‖² = ‖x̂0 − x̂0'‖² + 2E
+
+which is E on the diagonal of the samples' Gram matrix, and nothing else. E has an upper bound and a
+measurement:
+
+    a Gaussian with the references' spectrum has E = Σ_f v_f σ² / (v_f + σ²); all else has less
+    the model's estimate leaves ‖x − x̂0‖² = D σ² − E on average, since x0 − x̂0 is orthogonal to it
+
+References:
+    The first is the error of the Wiener filter; the second is Pythagoras' theorem for E[x0 | x].
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .schedule import NoiseModel
+
+__all__ = ["Posterior"]
+
+BANDS = 12
+LEAST = 0.5  # of the Gaussian bound: guidance moves x, which can make the measurement far too small
+
+
+class Posterior:
+    """The squared norm E that samples lack, for models that draw latents like the references.
+
+    Arguments:
+        references: Reference latents, with shape `(N, C, *)`, fp32 or better.
+        weights: Their weights, with shape `(N,)`, sum 1.
+        noise: The model's noise.
+    """
+
+    def __init__(self, references: Tensor, weights: Tensor, noise: NoiseModel):
+        self.noise = noise
+        self.variances, self.counts = band_variances(references, weights)
+
+    def bound(self, level: float) -> float:
+        """Σ_f v_f σ² / (v_f + σ²), with σ the noise per unit of signal."""
+        v = self.variances
+        lacking = v if level == math.inf else v / (1 + v / level**2)
+        return float(self.counts @ lacking)
+
+    def lacking(self, x0: Tensor, x: Tensor, sigma: float) -> float:
+        """E of a batch: the bound, lowered by the measurement as far as that can be trusted.
+
+        Arguments:
+            x0: The model's estimate of the clean samples, with shape `(B, *)`.
+            x: The noisy samples, with the same shape.
+            sigma: Their noise level.
+        """
+        level = self.noise.level(sigma)
+        bound = self.bound(level)
+        if level == math.inf or bound == 0:
+            return bound
+        left = (x / self.noise.signal(sigma) - x0).square().sum().item() / len(x)
+        dim = x0[0].numel()
+        measured = dim * level**2 - left
+        spread = level**2 * math.sqrt(2 * dim / len(x))  # of the noise's norm, about its mean
+        trust = bound**2 / (bound**2 + spread**2)
+        return bound + trust * (min(max(measured, LEAST * bound), bound) - bound)
+
+
+def band_variances(references: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The variance of a coefficient in each frequency band, and how many coefficients a band has.
+
+    Bands are radial, over the orthonormal cosine transform of all axes behind the channels.
+
+    Arguments:
+        references: Latents, with shape `(N, C, *)`.
+        weights: Their weights, with shape `(N,)`, sum 1.
+    """
+    f = references - torch.tensordot(weights, references, 1)
+    radius = f.new_zeros(f.shape[2:])
+    for axis in range(2, f.ndim):
+        n = f.shape[axis]
+        f = (f.movedim(axis, -1) @ cosine_basis(n).to(f).T).movedim(-1, axis)
+        along = [-1 if a == axis else 1 for a in range(2, f.ndim)]
+        radius = radius + (torch.arange(n).to(f) / n).square().reshape(along)
+    degrees = 1 - weights.square().sum().item()  # (N − 1)/N for equal weights
+    power = torch.tensordot(weights, f.square(), 1).sum(0) / max(degrees, 1e-12)
+    # The mean is a band of its own; the others grow by a constant factor, as spectra do.
+    lowest = 1 / max(2, *f.shape[2:], 2)
+    edges = torch.logspace(math.log10(lowest), math.log10(math.sqrt(2)), BANDS).to(f)
+    band = torch.bucketize(radius.sqrt() * (1 + 1e-4), edges).flatten()
+    counts = torch.bincount(band, minlength=BANDS + 1).to(f) * f.shape[1]
+    totals = counts.new_zeros(BANDS + 1).index_add_(0, band, power.flatten())
+    return totals / counts.clamp_min(1), counts
+
+
+def cosine_basis(n: int) -> Tensor:
+    """The orthonormal DCT-II, with shape `(n, n)`: row u holds the cosine of frequency u."""
+    u, t = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
+    basis = torch.cos(math.pi / n * (t + 0.5) * u) * math.sqrt(2 / n)
+    basis[0] /= math.sqrt(2)
+    return basis
