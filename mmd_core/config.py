@@ -94,16 +94,20 @@ class GuidanceConfig:
         mode: One of `MODES`.
         kernel: The kernel; None takes the mode's own: three RBF bandwidths, or the cubic polynomial
             in `official`.
+        preserve: How much of the model's own step `flow` leaves alone, in [0, 1]: guidance moves a
+            sample by at most (1 − preserve) / preserve of it. 0 sets no limit.
 
     Raises:
-        ValueError: An unknown mode, a strength that is negative or not finite, or an empty window.
+        ValueError: An unknown mode, a strength that is negative or not finite, an empty window, or a
+            preserve outside of [0, 1].
     """
 
     strength: float = 100.0
     start_percent: float = 0.0
-    end_percent: float = 0.65
+    end_percent: float = 0.7
     mode: str = "flow"
     kernel: KernelConfig | None = None
+    preserve: float = 0.5
 
     def __post_init__(self):
         if self.mode not in MODES:
@@ -115,6 +119,8 @@ class GuidanceConfig:
                 f"start_percent ({self.start_percent}) must lie below end_percent "
                 f"({self.end_percent}), both between 0 and 1: swap them or widen the window"
             )
+        if not 0 <= self.preserve <= 1:
+            raise ValueError(f"preserve must lie between 0 and 1, not {self.preserve}")
 
     @property
     def kernel_config(self) -> KernelConfig:

@@ -96,6 +96,12 @@ class Combination:
         """w + to_w·w + to_z·z, with shapes `(B, B)` and `(B, M)`."""
         return Combination(self.projection, self.a + to_w @ self.a, self.c + to_w @ self.c + to_z)
 
+    def shortened(self, share: Tensor) -> "Combination":
+        """x + share·(w − x), with one share of the way for each sample, with shape `(B,)`."""
+        eye = torch.eye(len(self.a), dtype=self.a.dtype, device=self.a.device)
+        a, c = eye + share[:, None] * (self.a - eye), share[:, None] * self.c
+        return Combination(self.projection, a, c)
+
     def displacement(self) -> Tensor:
         """w − x as latents, with shape `(B, *shape)`."""
         p = self.projection

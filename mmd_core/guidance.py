@@ -33,6 +33,7 @@ from .schedule import NoiseModel, Step, Window
 __all__ = ["Guidance", "TraceRow"]
 
 MAX_RATE = 0.5  # λ · rate of one sub-step of the flow
+MAX_REACH = 50.0  # λ · rate of one step: by then the flow has come to rest, and would only copy
 
 
 class TraceRow(NamedTuple):
@@ -166,15 +167,28 @@ class Move(NamedTuple):
 
 
 def _flow(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
-    """w ← w − λ·Ĝ(w) from x̂0, in sub-steps; an Euler step then moves x by exactly w − x̂0."""
-    reach = run.config.strength * step.rate
+    """w ← w − λ·Ĝ(w) from x̂0, in sub-steps; an Euler step then moves x by exactly w − x̂0.
+
+    `preserve` p keeps that below (1 − p)/p of how far the model's own step moves a sample.
+    """
+    reach = min(run.config.strength * step.rate, MAX_REACH)
     n = max(1, math.ceil(reach / MAX_RATE))
     lacking = run.posterior.lacking(x0, x, step.sigma)
     start = w = run.space.project(x0, lacking).start()
     for _ in range(n):
         to_w, to_z = coupling.gradient(run.kernel, *w.grams())
         w = w.moved(-reach / n * to_w, -reach / n * to_z)
-    return Move(start, w, w.displacement() * (step.signal / step.fraction), n)
+    displacement = w.displacement()
+    preserve, level = run.config.preserve, run.noise.level(step.sigma)
+    if preserve > 0 and level < math.inf:
+        ahead = 1 - run.noise.level(step.sigma_next) / level
+        own = ahead * (x / run.noise.signal(step.sigma) - x0).flatten(1).norm(dim=1)
+        ours = displacement.flatten(1).norm(dim=1).clamp_min(1e-30)
+        share = ((1 - preserve) / preserve * own / ours).clamp_max(1)
+        w = w.shortened(share)
+        displacement = displacement * share.reshape(-1, *[1] * (x.ndim - 1))
+    change = displacement * (step.signal / step.fraction)
+    return Move(start, w, change, n)
 
 
 def _paper(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:

@@ -69,11 +69,40 @@ def setting_inputs() -> list:
     ]
 
 
+def later_inputs() -> list:
+    """Inputs of later versions: last, so that saved workflows keep their values, and optional."""
+    return [
+        io.Int.Input(
+            "micro_batch",
+            default=0,
+            min=0,
+            max=4096,
+            optional=True,
+            tooltip="For small cards: k sends k images at a time through the model, while guidance still "
+            "sees the whole batch. The images stay the same. 1 takes the least memory, that of one image; "
+            "4 is a good choice; 0 sends the whole batch at once.",
+        ),
+        advanced(
+            io.Float.Input(
+                "preserve",
+                default=DEFAULTS.preserve,
+                min=0.0,
+                max=1.0,
+                step=0.01,
+                optional=True,
+                tooltip="A safeguard: how much of the model's own step guidance leaves alone. 0.5 lets it "
+                "move an image at most as far as the model does, which usual strengths never reach; 0.8 a "
+                "quarter as far; 0 sets no limit.",
+            )
+        ),
+    ]
+
+
 def guidance_config(
-    node: str, kernel, strength, start_percent, end_percent, mode
+    node: str, kernel, strength, start_percent, end_percent, mode, preserve
 ) -> GuidanceConfig:
     """The checked settings; errors name the node."""
     try:
-        return GuidanceConfig(strength, start_percent, end_percent, mode, kernel)
+        return GuidanceConfig(strength, start_percent, end_percent, mode, kernel, preserve)
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from error

@@ -7,7 +7,8 @@ from comfy_api.latest import io
 from ..mmd_core import mmd2
 from ._compat import schema_options
 from .groups import group_conditioning, group_indices, group_latent
-from .guidance_inputs import guidance_config, setting_inputs, source_inputs
+from .guidance_inputs import DEFAULTS, guidance_config, later_inputs, setting_inputs, source_inputs
+from .micro_batch import micro_batched
 from .sampling import Session, apply_guidance
 from .sockets import CATEGORY, TraceSocket
 
@@ -77,10 +78,11 @@ class MMDGuidedKSampler(io.ComfyNode):
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="0 draws the whole batch together. k draws k images at a time, for small "
-                    "cards: finished images are remembered, so that later groups balance earlier ones. "
-                    "Groups of 4 or more work best.",
+                    tooltip="0 draws the whole batch together. Out of memory: try micro_batch first. k "
+                    "draws groups of k images: finished ones are remembered, so that later groups "
+                    "balance earlier ones. Groups of 4 or more work best.",
                 ),
+                *later_inputs(),
             ],
             outputs=[
                 io.Latent.Output("latent", tooltip="The images drawn, for VAE Decode."),
@@ -98,12 +100,14 @@ class MMDGuidedKSampler(io.ComfyNode):
     def execute(
         cls, model, references, seed, steps, cfg, sampler_name, scheduler, positive, negative,
         latent_image, denoise, strength, start_percent, end_percent, mode, group_size=0, kernel=None,
+        micro_batch=0, preserve=DEFAULTS.preserve,
     ):  # fmt: skip
         from nodes import common_ksampler  # ComfyUI's, which may load custom nodes before itself
 
         node = "MMDGuidedKSampler"
-        config = guidance_config(node, kernel, strength, start_percent, end_percent, mode)
+        config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
         session = Session()
+        model = micro_batched(model, micro_batch)
         guided = apply_guidance(model, references, config, node, session)
         batch = len(latent_image["samples"])
         parts = []

@@ -204,10 +204,11 @@ def test_memory_balances_the_next_group(rng):
     """Finished samples at one half of the references push the next ones to the other half."""
     left, right = latents(rng, 4, -3.0), latents(rng, 4, 3.0)
     y, x0 = torch.cat([left, right]), latents(rng, 4)
+    x = x0 + 2.5 * torch.randn(x0.shape, generator=rng, dtype=F64)
     config = GuidanceConfig(strength=3.0)
-    alone = guidance(config, y)(x0, x0, 2.5).mean()
-    after_left = guidance(config, y, memory=Memory(left))(x0, x0, 2.5).mean()
-    after_right = guidance(config, y, memory=Memory(right))(x0, x0, 2.5).mean()
+    alone = guidance(config, y)(x0, x, 2.5).mean()
+    after_left = guidance(config, y, memory=Memory(left))(x0, x, 2.5).mean()
+    after_right = guidance(config, y, memory=Memory(right))(x0, x, 2.5).mean()
     assert after_right < alone < after_left
 
 
@@ -235,7 +236,8 @@ def test_a_prompt_kernel_draws_each_image_to_the_references_of_its_prompt(rng):
     captions = torch.eye(2).repeat_interleave(4, 0)
     config = GuidanceConfig(strength=3.0, kernel=KernelConfig(prompt_kernel="cosine"))
     run = guidance(config, torch.cat([left, right]), prompts=captions)
-    guided = run(x0, x0, 2.5, torch.eye(2).repeat_interleave(2, 0)).flatten(1).mean(1)
+    x = x0 + 2.5 * torch.randn(x0.shape, generator=rng, dtype=F64)
+    guided = run(x0, x, 2.5, torch.eye(2).repeat_interleave(2, 0)).flatten(1).mean(1)
     assert (guided[:2] < x0[:2].flatten(1).mean(1)).all()
     assert (guided[2:] > x0[2:].flatten(1).mean(1)).all()
 
@@ -255,10 +257,9 @@ def test_flow_matching_models_move_by_the_same_displacement(rng):
     y, x0, x = make(rng)
     levels = [3.0, 1.5, 0.5, 0.0]
     flow_sigmas = [v / (1 + v) for v in levels]
-    plain = guidance(GuidanceConfig(strength=4.0), y, sigmas=levels)
-    flow = guidance(
-        GuidanceConfig(strength=4.0), y, sigmas=flow_sigmas, noise=NoiseModel(flow_matching=True)
-    )
+    config = GuidanceConfig(strength=4.0)
+    plain = guidance(config, y, sigmas=levels)
+    flow = guidance(config, y, sigmas=flow_sigmas, noise=NoiseModel(flow_matching=True))
     for i in (0, 1):
         moved = (plain(x0, x, levels[i]) - x0) * (1 - levels[i + 1] / levels[i])
         s, s_next = flow_sigmas[i : i + 2]
@@ -279,3 +280,44 @@ def test_flow_matching_models_move_by_the_same_displacement(rng):
 def test_bad_settings_are_named(options, word):
     with pytest.raises(ValueError, match=word):
         GuidanceConfig(**options)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "energy", "linear"])
+def test_preserve_bounds_how_far_guidance_moves_a_sample(kernel, rng):
+    """By (1 − p)/p of the model's own step, each sample by itself and in its direction."""
+    y, x0, x = make(rng)
+    free, half, most = (
+        guidance(
+            GuidanceConfig(strength=1e4, preserve=p, kernel=KernelConfig(kernel)), y, record=True
+        )
+        for p in (0.0, 0.5, 0.9)
+    )
+    own = (x - x0).flatten(1).norm(dim=1)
+    moved = (free(x0, x, 2.5) - x0).flatten(1)
+    for run, share in ((half, 1.0), (most, 1 / 9)):
+        limited = (run(x0, x, 2.5) - x0).flatten(1)
+        length = torch.minimum(moved.norm(dim=1), share * own)
+        torch.testing.assert_close(limited.norm(dim=1), length)
+        torch.testing.assert_close(limited, moved / moved.norm(dim=1)[:, None] * length[:, None])
+    assert (moved.norm(dim=1) > own / 9).all(), "nothing to limit"
+    assert most.trace[0].change < free.trace[0].change
+    assert torch.equal(guidance(GuidanceConfig(preserve=1.0), y)(x0, x, 2.5), x0)
+
+
+def test_beyond_rest_more_strength_changes_nothing(rng):
+    """A plateau: strength 1000 and 100 000 are the same, and finite."""
+    y, x0, x = make(rng)
+    first, second = (guidance(GuidanceConfig(strength=s), y)(x0, x, 2.5) for s in (1e3, 1e5))
+    assert torch.equal(first, second) and torch.isfinite(first).all()
+
+
+def test_trace_shows_what_was_left_of_the_step(rng):
+    """MMD² after is that of the limited samples."""
+    y, x0, x = make(rng)
+    run = guidance(GuidanceConfig(strength=100.0, preserve=0.95), y, record=True)
+    guided = run(x0, x, 2.5)
+    row = run.trace[0]
+    w = run.space.project(x0 + (guided - x0) * 0.6, run.posterior.lacking(x0, x, 2.5)).start()
+    coupling = run._coupling(len(x0), None)
+    assert row.mmd2_after == pytest.approx(coupling.mmd2(run.kernel, w), rel=1e-6)
+    assert row.mmd2_after < row.mmd2_before

@@ -58,7 +58,8 @@ under `input` and name it in *Load Reference Set*.
 **Batch** (in *Empty Latent Image*)
 
 The images of a batch are drawn together and balance each other: 8 or more are good, 4 the least. \
-Out of memory: set group_size to 4.
+Out of memory: set micro_batch to 4 or 1, the images stay the same, and mute the group *Without \
+guidance*, which draws the whole batch at once.
 
 **Same noise**: both samplers take their seed from *Seed of both*. Keep their steps, cfg, sampler \
 and scheduler alike. To save time, mute the group *Without guidance*.
