@@ -38,10 +38,16 @@ def _distance(kind: torch.Tensor, x: torch.Tensor, y: torch.Tensor, radius: torc
     return torch.where(kind == 0, disc, torch.where(kind == 1, square, triangle))
 
 
-def draw(kind: torch.Tensor, hue: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def draw(
+    kind: torch.Tensor,
+    hue: torch.Tensor,
+    generator: torch.Generator,
+    outline: tuple[float, float] | None = None,
+) -> torch.Tensor:
     """Pictures (n, 3, 32, 32) in [-1, 1] of the given kinds (n,) and hues (n,) in [0, 6).
 
     Place, size, outline and ground are drawn at random; the whole shape stays inside the picture.
+    A range of `outline` gives all shapes one, as wide as that by their radius.
     """
     n = len(kind)
     radius = _uniform(n, 5.0, 9.5, generator)
@@ -50,8 +56,8 @@ def draw(kind: torch.Tensor, hue: torch.Tensor, generator: torch.Generator) -> t
     place = torch.rand(2, n, generator=generator) * 2 - 1
     center_x = SIDE / 2 + place[0] * (SIDE / 2 - 1 - half_width)
     center_y = SIDE / 2 + place[1] * (SIDE / 2 - 1 - half_height)
-    bare = torch.rand(n, generator=generator) < 0.25
-    width = _uniform(n, 0.08, 0.3, generator) * radius * ~bare
+    bare = (torch.rand(n, generator=generator) < 0.25) & (outline is None)
+    width = _uniform(n, *(outline or (0.08, 0.3)), generator) * radius * ~bare
     ink = _uniform(n, 0.0, 0.1, generator)
     ground = _uniform(n, 0.1, 1.0, generator)
 

@@ -1,0 +1,35 @@
+"""ComfyUI inside a benchmark process: on the CPU, silent, one thread."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).absolute().parents[2]
+
+
+def start(threads: int = 1) -> str:
+    """Make the ComfyUI that COMFYUI_PATH names importable, once; its version."""
+    import torch
+
+    torch.set_num_threads(threads)
+    path = os.environ.get("COMFYUI_PATH")
+    if not path:
+        sys.exit("COMFYUI_PATH is not set: use `python tests/quality/run.py`.")
+    if path not in sys.path:
+        sys.path.insert(0, path)
+    # Our `nodes/` must never shadow ComfyUI's `nodes.py`.
+    sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != ROOT]
+    from comfy.cli_args import args
+
+    args.cpu = True  # before comfy.model_management asks for a GPU
+    import comfy.utils
+
+    import nodes
+
+    assert hasattr(nodes, "common_ksampler")
+    comfy.utils.set_progress_bar_enabled(False)
+    logging.getLogger("mmd_guidance").setLevel(logging.ERROR)  # batches of 1 are meant here
+    import comfyui_version
+
+    return comfyui_version.__version__

@@ -1,0 +1,37 @@
+"""The command line, which run.py and bench.py share; standard library only."""
+
+import argparse
+from pathlib import Path
+
+ABOUT = """Measures how close guided samples come to the truth, in worlds where it is known, next to
+what else one could do. On a CPU; the whole of it takes about half an hour on 2 cores, the studies 20 minutes more."""
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options, to be a parent of a parser."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one seed, few methods, nothing tuned: 2 minutes")
+    add("--worlds", type=_names, metavar="A,B", help="only these worlds")
+    add("--targets", default="", metavar="TEXT", help="only targets with this in their name")
+    add("--methods", type=_names, metavar="A,B", help="only these methods")
+    add("--seeds", type=int, default=5, metavar="N", help="how many seeds (default: 5)")
+    add("--first-seed", type=int, default=0, metavar="N", help="the first of them (default: 0)")
+    add("--jobs", type=int, default=2, metavar="N", help="processes, one thread each (default: 2)")
+    add(
+        "--out", type=Path, default=Path("quality_output"), metavar="FOLDER", help="for the results"
+    )
+    add(
+        "--studies",
+        nargs="?",
+        type=_names,
+        const=(),
+        metavar="A,B",
+        help="the smaller studies as well: all, or those named; with `only` among them nothing else",
+    )
+    add("--no-plots", action="store_true", help="tables only")
+    return parser
