@@ -4,6 +4,7 @@ Notation, used everywhere: B samples `x_i`, N references `y_j` with weights `q_j
 kernel `k`, bandwidth (length scale) `h`, noise level `sigma`, the model's estimate `x0` of clean samples.
 """
 
+from .companion import FEW
 from .config import BANDWIDTHS, KERNELS, MODES, GuidanceConfig, KernelConfig
 from .guidance import Guidance, TraceRow
 from .memory import Memory
@@ -14,6 +15,7 @@ from .schedule import NoiseModel, Window
 
 __all__ = [
     "BANDWIDTHS",
+    "FEW",
     "KERNELS",
     "MODES",
     "PROMPT_KERNELS",

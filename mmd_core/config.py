@@ -1,11 +1,12 @@
 """What a user sets, checked before anything runs."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from .bandwidth import median_distance
+from .companion import FEW, GENTLY
 from .kernels import RADIAL_PROFILES, DotKernel, Kernel, RadialKernel, polynomial
 from .prompt import PROMPT_KERNELS
 
@@ -94,6 +95,7 @@ class GuidanceConfig:
         mode: One of `MODES`.
         kernel: The kernel; None takes the mode's own: three RBF bandwidths, or the cubic polynomial
             in `official`.
+        companions: Whether each sample follows a reference of its own, see `companion.py`.
         preserve: How much of the model's own step `flow` leaves alone, in [0, 1]: guidance moves a
             sample by at most (1 − preserve) / preserve of it. 0 sets no limit.
 
@@ -108,6 +110,7 @@ class GuidanceConfig:
     mode: str = "flow"
     kernel: KernelConfig | None = None
     preserve: float = 0.5
+    companions: bool = False
 
     def __post_init__(self):
         if self.mode not in MODES:
@@ -121,6 +124,12 @@ class GuidanceConfig:
             )
         if not 0 <= self.preserve <= 1:
             raise ValueError(f"preserve must lie between 0 and 1, not {self.preserve}")
+
+    def for_batch(self, batch: int) -> "GuidanceConfig":
+        """The settings for that many samples: few follow companions, gently (`companion.py`)."""
+        if batch >= FEW or self.mode != "flow":
+            return self
+        return replace(self, companions=True, strength=self.strength * GENTLY)
 
     @property
     def kernel_config(self) -> KernelConfig:

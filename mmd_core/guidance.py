@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .companion import OPEN, companions
 from .config import GuidanceConfig
 from .coupling import Coupling
 from .gram_space import Combination, GramSpace
@@ -90,6 +91,7 @@ class Guidance:
         self.prompts, self.record = prompts, record
         self.weights = weights.to(references)
         self.trace: list[TraceRow] = []
+        self.chosen: Tensor | None = None  # each sample's companion
         kernel = config.kernel_config
         self.space = GramSpace(references, self.weights, centred=kernel.radial)
         self.kernel = kernel.resolve(self.space.gram, references[0].numel())
@@ -114,10 +116,14 @@ class Guidance:
         step = Step.find(sigma, self.sigmas, self.window, self.noise)
         if step is None or self.config.strength == 0:
             return x0
+        if self.config.companions and self.posterior.open(sigma) < OPEN:
+            return x0
         coupling = self._coupling(len(x0), prompts)
-        move = _MODES[self.config.mode](
-            self, x0.to(self.weights), x.to(self.weights), step, coupling
-        )
+        x0_, x_ = x0.to(self.weights), x.to(self.weights)
+        pulls = coupling
+        if self.config.companions:
+            pulls = self._each_to_its_companion(coupling, x0_, x_, sigma)
+        move = _MODES[self.config.mode](self, x0_, x_, step, pulls)
         if self.record:
             self.trace.append(self._row(step, move, coupling))
         return (x0 + move.change).to(x0.dtype)
@@ -143,6 +149,22 @@ class Guidance:
         return Coupling(
             p, s, *(prompt_weights(kernel.prompt_kernel, a, b, bandwidth) for a, b in pairs)
         )
+
+    def _each_to_its_companion(
+        self, coupling: Coupling, x0: Tensor, x: Tensor, sigma: float
+    ) -> Coupling:
+        """A coupling in which a sample sees nothing but the reference that its noise chose."""
+        n = len(self.weights)
+        if self.chosen is None:
+            weights = self.weights.expand(len(x), n)
+            if coupling.wz is not None and (coupling.wz[:, :n] > 0).any(1).all():
+                weights = weights * coupling.wz[:, :n]
+            noise = (x - self.noise.signal(sigma) * x0) / sigma
+            self.chosen = companions(noise, weights)
+        alone = torch.zeros(len(x), len(x)).to(x)
+        only = torch.zeros(len(x), len(coupling.s)).to(x)
+        only[torch.arange(len(x)), self.chosen] = 1 / self.weights[self.chosen]
+        return Coupling(coupling.p, coupling.s, alone, only, coupling.zz)
 
     def _row(self, step: Step, move: "Move", coupling: Coupling) -> TraceRow:
         done = sum(s > step.sigma * (1 + 1e-5) for s in self.sigmas)

@@ -50,6 +50,11 @@ class Posterior:
         lacking = v if level == math.inf else v / (1 + v / level**2)
         return float(self.counts @ lacking)
 
+    def open(self, sigma: float) -> float:
+        """The share of the references' variance that a Gaussian model has not settled at σ, in [0, 1]."""
+        total = self.bound(math.inf)
+        return self.bound(self.noise.level(sigma)) / total if total > 0 else 1.0
+
     def lacking(self, x0: Tensor, x: Tensor, sigma: float) -> float:
         """E of a batch: the bound, lowered by the measurement as far as that can be trusted.
 

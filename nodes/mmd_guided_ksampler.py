@@ -4,7 +4,7 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
-from ..mmd_core import mmd2
+from ..mmd_core import FEW, mmd2
 from ._compat import schema_options
 from .groups import group_conditioning, group_indices, group_latent
 from .guidance_inputs import DEFAULTS, guidance_config, later_inputs, setting_inputs, source_inputs
@@ -61,8 +61,8 @@ class MMDGuidedKSampler(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What they should not show."),
                 io.Latent.Input(
                     "latent_image",
-                    tooltip="The batch to draw: 4 images or more, of the size that the references were "
-                    "encoded for.",
+                    tooltip="The batch to draw: 8 images or more, better 16, of the size that the "
+                    "references were encoded for.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -80,7 +80,7 @@ class MMDGuidedKSampler(io.ComfyNode):
                     max=4096,
                     tooltip="0 draws the whole batch together. Out of memory: try micro_batch first. k "
                     "draws groups of k images: finished ones are remembered, so that later groups "
-                    "balance earlier ones. Groups of 4 or more work best.",
+                    "balance earlier ones. In groups below 8 each image follows one reference.",
                 ),
                 *later_inputs(),
             ],
@@ -178,9 +178,10 @@ def report(session: Session, config, batch: int) -> str:
     lines.append(
         f"MMD² between the finished images and the references: {score:.4f} (0 is ideal{estimate})."
     )
-    if batch == 1:
+    if any(g.config.companions for g in session.guidances):
         lines.append(
-            "A batch of 1 has no neighbours to keep its variety from: raise the batch size of "
-            "latent_image to 4 or more."
+            f"Fewer than {FEW} images at once cannot show how the set is spread, so each followed one "
+            f"reference, drawn by its noise. Draw {FEW} or more together to match the set itself; "
+            "micro_batch keeps the memory low."
         )
     return "\n".join(lines)

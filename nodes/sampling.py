@@ -12,7 +12,7 @@ import comfy.model_sampling
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..mmd_core import Guidance, GuidanceConfig, Memory, NoiseModel, References, Window
+from ..mmd_core import FEW, Guidance, GuidanceConfig, Memory, NoiseModel, References, Window
 from .prompts import batch_features, entry_feature, positive_entries
 from .vae_match import wrong_vae
 
@@ -73,7 +73,7 @@ def apply_guidance(
         if noise.ndim == 3 and latent_format.latent_dimensions >= 2:
             log.warning("%s: latents of several kinds at once are drawn without guidance.", node)
             return executor(guider, sigmas, extra_args, *rest)
-        check_fit(references, noise, latent_format, node)
+        check_fit(references, noise, latent_format, config, node)
         if config.kernel_config.prompt_kernel != "none":
             check_prompts(references, positive_entries(guider), node)
         guidance = make_guidance(guider.inner_model, references, config, sigmas, noise, session)
@@ -115,6 +115,7 @@ def _add_outermost(model, kind: str, key: str, wrapper) -> None:
 def make_guidance(inner_model, references, config, sigmas, noise, session) -> Guidance:
     """The guidance of one run, with everything on the device and in the space of `noise`."""
     sampling = inner_model.model_sampling
+    config = config.for_batch(len(noise))
     latents = references.latents
     if noise.ndim == latents.ndim + 1:  # models of video take images as one frame
         latents = latents.unsqueeze(2)
@@ -160,7 +161,9 @@ def check_prompts(references: References, entries: list[dict], node: str) -> Non
         )
 
 
-def check_fit(references: References, noise: torch.Tensor, latent_format, node: str) -> None:
+def check_fit(
+    references: References, noise: torch.Tensor, latent_format, config: GuidanceConfig, node: str
+) -> None:
     """Raises ValueError unless the references can be compared with what is being drawn."""
     trouble = wrong_vae(references, latent_format)
     if trouble:
@@ -172,8 +175,9 @@ def check_fit(references: References, noise: torch.Tensor, latent_format, node: 
             f"{have[1]}×{have[0]}, those being drawn {want[1]}×{want[0]}. Connect the latent_image of "
             "the sampler to target of EncodeReferenceLatents."
         )
-    if len(noise) == 1:
+    if config.for_batch(len(noise)).companions:
         log.warning(
-            "%s: a batch of 1 has no neighbours to keep its variety from, so it is only pulled towards "
-            "the references. Raise the batch size of latent_image to 4 or more.", node
+            "%s: %d images are too few to be matched to the references together, so each follows one "
+            "reference. Raise the batch size to %d or more; micro_batch keeps the memory low.",
+            node, len(noise), FEW,
         )  # fmt: skip

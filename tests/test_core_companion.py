@@ -1,0 +1,91 @@
+"""Companions: few images follow a reference each, drawn by its weight."""
+
+import pytest
+import torch
+from mmd_pack.mmd_core import FEW, GuidanceConfig, KernelConfig, Memory
+from mmd_pack.mmd_core.companion import OPEN, companions
+from mmd_tests.test_core_guidance import F64, guidance, latents
+
+
+def few(**options):
+    return GuidanceConfig(**options).for_batch(1)
+
+
+def test_only_few_images_of_the_flow_have_companions():
+    config = GuidanceConfig()
+    assert config.for_batch(FEW) is config and not config.companions
+    assert config.for_batch(FEW - 1).companions
+    assert 0 < config.for_batch(1).strength < config.strength
+    for mode in ("paper", "official"):
+        published = GuidanceConfig(mode=mode)
+        assert published.for_batch(1) is published
+
+
+@pytest.mark.parametrize("dim", [4000, 30])  # more and fewer numbers than references
+def test_companions_are_drawn_by_their_weight(dim, rng):
+    weights = torch.arange(40, dtype=F64)
+    weights = weights / weights.sum()
+    draws = 3000
+    noise = torch.randn(draws, dim, generator=rng)
+    found = torch.stack([companions(n[None], weights[None]) for n in noise]).flatten()
+    shares = torch.bincount(found, minlength=40) / draws
+    assert shares[0] == 0
+    assert (shares - weights).abs().sum() / 2 < 0.08
+
+
+def test_companions_of_a_batch_differ_until_all_are_taken(rng):
+    weights = torch.full((7, 5), 0.2)
+    found = companions(torch.randn(7, 3, 8, 8, generator=rng), weights).tolist()
+    assert len(set(found[:5])) == 5 and set(found) == set(range(5))
+    assert companions(torch.randn(3, 64, generator=rng), torch.ones(3, 1)).tolist() == [0, 0, 0]
+
+
+def test_the_noise_decides_whatever_its_precision(rng):
+    noise, weights = torch.randn(4, 4, 16, 16, generator=rng), torch.full((4, 30), 1 / 30)
+    assert torch.equal(companions(noise, weights), companions(noise.double(), weights.double()))
+    assert torch.equal(companions(noise, weights), companions(noise + 1e-5, weights))
+
+
+def moves(rng, batch, config, **options):
+    """References, samples and how guidance moves them, at a high noise level."""
+    y, x0 = latents(rng, 9), latents(rng, batch, 0.4)
+    x = x0 + 6.0 * torch.randn(x0.shape, generator=rng, dtype=F64)
+    run = guidance(config, y, **options)
+    return run, y, x0, x, run(x0, x, 6.0)
+
+
+def test_each_sample_goes_straight_to_its_companion(rng):
+    run, y, x0, _, guided = moves(rng, 3, few())
+    for i, j in enumerate(run.chosen.tolist()):
+        way, moved = (y[j] - x0[i]).flatten(), (guided[i] - x0[i]).flatten()
+        assert torch.cosine_similarity(way, moved, dim=0) > 1 - 1e-9
+
+
+def test_companions_stay_for_the_run_and_leave_when_most_is_settled(rng):
+    run, _, x0, x, _ = moves(rng, 2, few())
+    chosen = run.chosen
+    assert run.posterior.open(2.5) > OPEN > run.posterior.open(0.4)
+    assert not torch.equal(run(x0, x.flip(0), 2.5), x0)
+    assert torch.equal(run.chosen, chosen)
+    assert torch.equal(run(x0, x, 0.4), x0)
+
+
+def test_finished_samples_do_not_matter(rng):
+    memory = Memory(latents(rng, 4, -3.0))
+    state = rng.get_state()
+    *_, alone = moves(rng, 2, few())
+    rng.set_state(state)
+    *_, after = moves(rng, 2, few(), memory=memory)
+    torch.testing.assert_close(alone, after)
+
+
+def test_with_a_prompt_kernel_companions_have_a_caption_like_the_prompt(rng):
+    y = latents(rng, 10)
+    captions = torch.eye(2).repeat(5, 1)
+    config = few(kernel=KernelConfig(prompt_kernel="cosine"))
+    for _ in range(5):
+        x0 = latents(rng, 4)
+        x = x0 + 6.0 * torch.randn(x0.shape, generator=rng, dtype=F64)
+        run = guidance(config, y, prompts=captions)
+        run(x0, x, 6.0, torch.eye(2).repeat(2, 1))
+        assert (run.chosen % 2).tolist() == [0, 1, 0, 1]
