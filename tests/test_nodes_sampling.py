@@ -223,13 +223,12 @@ def test_groups_of_stochastic_samplers_differ_in_their_noise(model, references):
 
 
 def test_later_groups_know_the_earlier_ones(model, references):
-    grouped, _, report = guided_draw(model, references, empty_latent(8), group_size=4)
-    alone, _, _ = guided_draw(model, references, empty_latent(4))
-    torch.testing.assert_close(grouped[:4], alone, rtol=1e-3, atol=1e-3)
-    forgetful, _, _ = guided_draw(
-        model, references, {**empty_latent(4), "batch_index": [4, 5, 6, 7]}
-    )
-    assert not torch.allclose(grouped[4:], forgetful, rtol=1e-2, atol=1e-2)
+    grouped, _, report = guided_draw(model, references, empty_latent(16), group_size=8)
+    alone, _, _ = guided_draw(model, references, empty_latent(8))
+    torch.testing.assert_close(grouped[:8], alone, rtol=1e-3, atol=1e-3)
+    second = {**empty_latent(8), "batch_index": list(range(8, 16))}
+    forgetful, _, _ = guided_draw(model, references, second)
+    assert not torch.allclose(grouped[8:], forgetful, rtol=1e-2, atol=1e-2)
     assert "2 groups" in report
 
 
@@ -347,11 +346,21 @@ def test_a_bandwidth_of_0_is_refused():
         MMDKernel.execute("rbf", "median", 1.0, "one, two", "none", 0.0)
 
 
-def test_a_batch_of_1_is_drawn_and_told(model, references, caplog):
+@pytest.mark.parametrize("batch, group_size", [(1, 0), (4, 0), (4, 1), (9, 8)])
+def test_a_few_images_are_drawn_and_told(batch, group_size, model, references, caplog):
     with caplog.at_level(logging.WARNING):
-        samples, _, report = guided_draw(model, references, empty_latent(1))
+        samples, _, report = guided_draw(
+            model, references, empty_latent(batch), group_size=group_size
+        )
     assert torch.isfinite(samples).all()
-    assert "batch of 1" in report and "batch of 1" in caplog.text
+    assert "each followed one reference" in report and "micro_batch" in report
+    assert "each follows one reference" in caplog.text
+
+
+def test_8_images_are_matched_together(model, references, caplog):
+    with caplog.at_level(logging.WARNING):
+        _, _, report = guided_draw(model, references, empty_latent(8))
+    assert "followed" not in report and not caplog.text
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

@@ -39,5 +39,5 @@ def prompt(seed: int = 0, batch: int = 1):
     return [[tokens, {"pooled_output": torch.randn(batch, WIDTH, generator=generator)}]]
 
 
-def empty_latent(batch: int = 4, channels: int = 4, side: int = 8):
+def empty_latent(batch: int = 8, channels: int = 4, side: int = 8):
     return {"samples": torch.zeros(batch, channels, side, side)}

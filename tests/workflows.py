@@ -57,8 +57,8 @@ under `input` and name it in *Load Reference Set*.
 
 **Batch** (in *Empty Latent Image*)
 
-The images of a batch are drawn together and balance each other: 8 or more are good, 4 the least. \
-Out of memory: set micro_batch to 4 or 1, the images stay the same, and mute the group *Without \
+The images of a batch are drawn together and balance each other: 16 are good, 8 the least. In \
+smaller batches each image follows one reference. Out of memory: set micro_batch to 4 or 1, the images stay the same, and mute the group *Without \
 guidance*, which draws the whole batch at once.
 
 **Same noise**: both samplers take their seed from *Seed of both*. Keep their steps, cfg, sampler \

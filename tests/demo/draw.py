@@ -48,7 +48,7 @@ DEMOS = {
         world="digits",
         batch=128,
         seed=1,
-        sampler={"steps": 40, **UNCONDITIONAL, "strength": 200.0},
+        sampler={"steps": 40, **UNCONDITIONAL},
     ),
 }
 PATIENCE = 24 * 3600.0  # seconds: a checkpoint on a CPU takes its time
