@@ -2,10 +2,10 @@
 
 A handful of images cannot show how a set is spread. The measure of MMD is then met best by images
 between the references, and everything that makes an image itself is pulled out of it: a batch of 1
-becomes the average of the set. So below `FEW` images each gets a companion, one reference drawn at random
-by its weight, and goes towards it gently, and only while the model has most of the picture still to
-settle; the model draws the rest. It is the gradient of MMD² with a random subset of one reference per image, and what is drawn over
-many runs is again distributed like the set.
+becomes the average of the set. So below `FEW` images each gets a companion, one reference drawn at
+random by its weight, and goes towards it gently, and only while the model has much of the picture still
+to settle; the model draws the rest. Each image thus follows the gradient of MMD² between itself and a
+random part of the set, and what is drawn over many runs is again distributed like the set.
 """
 
 import math
@@ -30,14 +30,14 @@ def companions(noise: Tensor, weights: Tensor) -> Tensor:
         noise: The noise of the samples, standard normal, with shape `(B, *)`.
         weights: The weight of each reference for each sample, with shape `(B, N)`, not negative.
     """
-    rows, n = noise.flatten(1).double().cpu(), weights.shape[1]
+    rows, n = noise.flatten(1).cpu().double(), weights.shape[1]
     rows = rows[:, :: max(rows.shape[1] // PLACES, 1)]
     signs = torch.randint(0, 2, (n, rows.shape[1]), generator=torch.Generator().manual_seed(0))
     z = rows @ (2.0 * signs.double() - 1).T / math.sqrt(rows.shape[1])  # nearly independent normals
     # Gumbel-max: the largest of log q_j + g_j is a draw by the weights q, the k largest k draws without
     # replacement.
     u = torch.special.ndtr(z).clamp(1e-12, 1 - 1e-12)
-    scores = weights.double().cpu().log() - (-u.log()).log()
+    scores = weights.cpu().double().log() - (-u.log()).log()
     chosen = []
     for row in scores:
         rest = row.clone()

@@ -161,7 +161,7 @@ class Guidance:
                 weights = weights * coupling.wz[:, :n]
             noise = (x - self.noise.signal(sigma) * x0) / sigma
             self.chosen = companions(noise, weights)
-        alone = torch.zeros(len(x), len(x)).to(x)
+        alone = torch.eye(len(x)).to(x) / coupling.p  # a batch of one each
         only = torch.zeros(len(x), len(coupling.s)).to(x)
         only[torch.arange(len(x)), self.chosen] = 1 / self.weights[self.chosen]
         return Coupling(coupling.p, coupling.s, alone, only, coupling.zz)
