@@ -106,7 +106,7 @@ class GuidanceConfig:
 
     strength: float = 100.0
     start_percent: float = 0.0
-    end_percent: float = 0.7
+    end_percent: float = 0.75
     mode: str = "flow"
     kernel: KernelConfig | None = None
     preserve: float = 0.5

@@ -28,7 +28,7 @@ from .schedule import NoiseModel
 __all__ = ["Posterior"]
 
 BANDS = 12
-LEAST = 0.5  # of the Gaussian bound: guidance moves x, which can make the measurement far too small
+LEAST = 0.3  # of the Gaussian bound: guidance moves x, which can make the measurement far too small
 
 
 class Posterior:
