@@ -6,11 +6,11 @@ import torch
 from mmd_demo.digits import CLASSES
 from mmd_demo.drawing import HUES, draw, draw_random
 from mmd_demo.judge import total_variation
-from mmd_tests.quality import learned_worlds as worlds
+from mmd_tests.quality import digits_worlds, shapes_worlds
 from mmd_tests.quality.worlds import generator, get_case, registry
 
-DIGITS = list(worlds.LEARNED["digits"])
-SHAPES = list(worlds.LEARNED["shapes"])
+DIGITS = list(digits_worlds.DIGITS)
+SHAPES = list(shapes_worlds.SHAPES)
 
 
 def rows_of(samples) -> set[bytes]:
@@ -27,8 +27,8 @@ def test_every_world_has_its_targets():
 @pytest.mark.parametrize("target", DIGITS)
 def test_digits_are_split_in_proportion(target):
     case = get_case("digits", target)
-    _, _, others, labels = worlds.digit_data()
-    trained = rows_of(worlds.digit_data()[0])
+    _, _, others, labels = digits_worlds.digit_data()
+    trained = rows_of(digits_worlds.digit_data()[0])
     label_of = {row.numpy().tobytes(): int(c) for row, c in zip(others, labels, strict=True)}
     for seed in (0, 1):
         references = case.draw_references(seed).latents
@@ -48,13 +48,13 @@ def _key(row) -> bytes:
 
 
 def test_bold_and_thin_are_two_fifths_of_each_class():
-    x, x_labels, y, y_labels = worlds.digit_data()
+    x, x_labels, y, y_labels = digits_worlds.digit_data()
     both, labels = torch.cat([x, y]), torch.cat([x_labels, y_labels])
-    for style in (worlds.bold, worlds.thin):
+    for style in (digits_worlds.bold, digits_worlds.thin):
         chosen = style(both, labels)
         for c in range(CLASSES):
             assert chosen[labels == c].float().mean().item() == pytest.approx(0.4, abs=0.02)
-    assert not (worlds.bold(both, labels) & worlds.thin(both, labels)).any()
+    assert not (digits_worlds.bold(both, labels) & digits_worlds.thin(both, labels)).any()
     case = get_case("digits", "bold")
     found = case.proportions(case.held_out(0))
     assert found["TV"] < 0.05 and found["style TV"] < 0.05
@@ -66,7 +66,7 @@ def test_prompted_digits_have_a_style_for_each_prompt():
     half = len(references) // 2
     assert half >= 20 and references.captions == ("three",) * half + ("eight",) * half
     assert torch.equal(references.prompts[:1], case.features_of_caption("three")[None])
-    inks = worlds.ink(references.latents)
+    inks = digits_worlds.ink(references.latents)
     assert inks[:half].mean() > case.style_inks[0] - 0.02
     assert inks[half:].mean() < case.style_inks[1] + 0.02
     ([[tokens, options]], _) = case.prompts(10)
@@ -88,7 +88,7 @@ def test_shapes_are_drawn_in_proportion_and_judged_so(target):
 def test_wide_outlines_are_wide():
     case = get_case("shapes", "wide outlines")
     usual, *_ = draw_random(256, generator("any"))
-    wide, usual = (worlds.outline_share(x) for x in (case.held_out(0), usual))
+    wide, usual = (shapes_worlds.outline_share(x) for x in (case.held_out(0), usual))
     assert wide.nanmean() > 2 * usual.nanmean() and wide.nanquantile(0.1) > usual.nanmedian()
 
 

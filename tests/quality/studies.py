@@ -52,7 +52,7 @@ def starting_latent(case, kind: str, n: int, seed: int) -> torch.Tensor:
     if kind == "target":
         samples = case.fresh(n, seed)
     elif case.world == "digits":
-        from .learned_worlds import digit_data
+        from .digits_worlds import digit_data
 
         pictures = digit_data()[0]
         rng = generator("start", seed)

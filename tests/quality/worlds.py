@@ -100,10 +100,12 @@ class Case(ABC):
 
 def registry() -> dict[str, dict]:
     """World name → target name → how to make its `Case`."""
-    from .learned_worlds import LEARNED
+    from .digits_worlds import DIGITS, PROMPT_DIGITS
     from .mixture_worlds import MIXTURES
+    from .shapes_worlds import PROMPT_SHAPES, SHAPES
 
-    return {**MIXTURES, **LEARNED}
+    without = {**MIXTURES, "digits": DIGITS, "shapes": SHAPES}
+    return {**without, "prompt-digits": PROMPT_DIGITS, "prompt-shapes": PROMPT_SHAPES}
 
 
 def tuned_by(world: str) -> tuple[str, str]:
