@@ -25,6 +25,8 @@ class References:
         thumbnails: The pictures at latent resolution, RGB in [0, 1], with shape `(N, 3, h, w)`; they
             tell whether the latents come from the VAE that a model expects.
         vae: A fingerprint of the VAE that encoded the latents.
+        sizes: Width and height in pixels of each picture as it came, (0, 0) where unknown.
+        size: Width and height in pixels at which the pictures were encoded, (0, 0) if unknown.
 
     Raises:
         ValueError: No references, not one weight (or prompt feature) per reference, a weight that is
@@ -38,6 +40,8 @@ class References:
     captions: tuple[str, ...] = ()
     thumbnails: Tensor | None = None
     vae: str = ""
+    sizes: tuple[tuple[int, int], ...] = ()
+    size: tuple[int, int] = (0, 0)
 
     def __post_init__(self):
         latents = self.latents.detach().to("cpu", torch.float32)
@@ -45,7 +49,8 @@ class References:
         if n == 0:
             raise ValueError("no reference latents were given: at least one reference is needed")
         names = tuple(self.names) or tuple(f"reference {j + 1}" for j in range(n))
-        bad = ~torch.isfinite(latents.flatten(1)).all(1)
+        # Piece by piece: a set may be larger than the memory, and lie in a file.
+        bad = torch.cat([~torch.isfinite(part.flatten(1)).all(1) for part in latents.split(1024)])
         if bad.any():
             first = ", ".join(names[j] for j in bad.nonzero().flatten().tolist()[:3])
             raise ValueError(
@@ -71,6 +76,7 @@ class References:
             else self.prompts.detach().float().cpu().flatten(1),
             "names": names,
             "captions": tuple(self.captions) or ("",) * n,
+            "sizes": tuple(self.sizes) or ((0, 0),) * n,
         }.items():
             object.__setattr__(self, field, value)
 

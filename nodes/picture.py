@@ -1,0 +1,86 @@
+"""One reference picture, kept as where it comes from: thousands of decoded ones would fill the memory."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+SHORT_SIDE = 2048  # pixels: larger photographs fill the memory, and hardly a model draws larger
+
+
+class Loaded(NamedTuple):
+    """The content of a picture.
+
+    Attributes:
+        digest: Tells pictures apart: equal for equal content.
+        decode: Makes the pixels, with shape `(1, H, W, 3)`, float32 in [0, 1], on the CPU.
+    """
+
+    digest: str
+    decode: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class FilePicture:
+    """A picture in a file.
+
+    Arguments:
+        path: The file.
+        size: Its width and height in pixels, upright.
+    """
+
+    path: Path
+    size: tuple[int, int]
+
+    def load(self) -> Loaded:
+        """What the file holds now: the digest is that of the very bytes that are decoded.
+
+        Raises:
+            OSError, ValueError: The file is gone or cannot be read.
+        """
+        data = self.path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        return Loaded(digest, lambda: read_image(io.BytesIO(data)))
+
+
+@dataclass(frozen=True, eq=False)
+class TensorPicture:
+    """A picture that another node made, with shape `(1, H, W, C)`; 1 channel is grey, of 4 the last is left out."""
+
+    image: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.shape[2], self.image.shape[1]
+
+    def load(self) -> Loaded:
+        image = self.image[..., :3].expand(-1, -1, -1, 3).detach().float().cpu().contiguous()
+        digest = hashlib.sha256(repr(tuple(image.shape)).encode())
+        digest.update(image.numpy())
+        return Loaded(digest.hexdigest(), lambda: image)
+
+
+Picture = FilePicture | TensorPicture
+
+
+def read_image(file: str | Path | io.BytesIO) -> Tensor:
+    """The picture, with shape `(1, H, W, 3)`, float32 in [0, 1]: upright, on white, the first frame."""
+    with Image.open(file) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):  # 16 bits of grey
+            grey = np.asarray(image, dtype=np.float32) / 65535
+            image = Image.fromarray(np.rint(grey.clip(0, 1) * 255).astype(np.uint8))
+        if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        image = image.convert("RGB")
+        size = [round(side * SHORT_SIDE / min(image.size)) for side in image.size]
+        image.thumbnail(size, Image.Resampling.LANCZOS, 3.0)  # never enlarges
+    return torch.from_numpy(np.array(image, dtype=np.float32) / 255)[None]
