@@ -6,6 +6,7 @@ kernel `k`, bandwidth (length scale) `h`, noise level `sigma`, the model's estim
 
 from .companion import FEW
 from .config import BANDWIDTHS, KERNELS, MODES, GuidanceConfig, KernelConfig
+from .feature_space import FEATURE_SPACES
 from .guidance import Guidance, TraceRow
 from .memory import Memory
 from .mmd import mmd2, mmd2_grad
@@ -15,6 +16,7 @@ from .schedule import NoiseModel, Window
 
 __all__ = [
     "BANDWIDTHS",
+    "FEATURE_SPACES",
     "FEW",
     "KERNELS",
     "MODES",

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .bandwidth import median_distance
 from .companion import FEW, GENTLY
+from .feature_space import FEATURE_SPACES
 from .kernels import RADIAL_PROFILES, DotKernel, Kernel, RadialKernel, polynomial
 from .prompt import PROMPT_KERNELS
 
@@ -28,9 +29,12 @@ class KernelConfig:
         multipliers: One kernel for each multiple of the bandwidth; radial kernels only.
         prompt_kernel: One of `PROMPT_KERNELS`, or `none`.
         prompt_bandwidth: Length scale of the prompt kernel `rbf`; 0 takes the median.
+        feature_space: What of the latents is compared, one of `FEATURE_SPACES`.
+        pool: How many places of an axis `low_pass` makes one of, at least 1.
+        patch_size: How long the `patches` are along each axis, at least 1.
 
     Raises:
-        ValueError: An unknown name, or a bandwidth or multiplier that is not positive.
+        ValueError: An unknown name, or a number that is out of its range.
     """
 
     kernel: str = "rbf"
@@ -39,12 +43,16 @@ class KernelConfig:
     multipliers: tuple[float, ...] = (0.5, 1.0, 2.0)
     prompt_kernel: str = "none"
     prompt_bandwidth: float = 0.0
+    feature_space: str = "latent"
+    pool: int = 4
+    patch_size: int = 3
 
     def __post_init__(self):
         for name, value, known in (
             ("kernel", self.kernel, KERNELS),
             ("bandwidth", self.bandwidth, BANDWIDTHS),
             ("prompt_kernel", self.prompt_kernel, ("none", *PROMPT_KERNELS)),
+            ("feature_space", self.feature_space, FEATURE_SPACES),
         ):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
@@ -62,6 +70,9 @@ class KernelConfig:
             raise ValueError(
                 f"prompt_bandwidth must not be negative, not {self.prompt_bandwidth}: 0 takes the median"
             )
+        for name, value in (("pool", self.pool), ("patch_size", self.patch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
 
     @property
     def radial(self) -> bool:
@@ -100,8 +111,8 @@ class GuidanceConfig:
             sample by at most (1 − preserve) / preserve of it. 0 sets no limit.
 
     Raises:
-        ValueError: An unknown mode, a strength that is negative or not finite, an empty window, or a
-            preserve outside of [0, 1].
+        ValueError: An unknown mode, a strength that is negative or not finite, an empty window, a
+            preserve outside of [0, 1], or features in a published mode.
     """
 
     strength: float = 100.0
@@ -124,12 +135,23 @@ class GuidanceConfig:
             )
         if not 0 <= self.preserve <= 1:
             raise ValueError(f"preserve must lie between 0 and 1, not {self.preserve}")
+        space = self.kernel_config.feature_space
+        if self.mode != "flow" and space != "latent":
+            raise ValueError(
+                f"mode {self.mode} compares whole latents, not {space}: set feature_space of MMDKernel "
+                "to latent, or mode to flow"
+            )
 
     def for_batch(self, batch: int) -> "GuidanceConfig":
         """The settings for that many samples: few follow companions, gently (`companion.py`)."""
-        if batch >= FEW or self.mode != "flow":
-            return self
+        if batch >= FEW or self.mode != "flow" or self.patches:
+            return self  # even one image has many patches
         return replace(self, companions=True, strength=self.strength * GENTLY)
+
+    @property
+    def patches(self) -> bool:
+        """Whether patches are compared, not features of whole images."""
+        return self.kernel_config.feature_space == "patches"
 
     @property
     def kernel_config(self) -> KernelConfig:

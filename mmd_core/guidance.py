@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from .companion import OPEN, companions
+from .comparison import Compared, FeatureComparison
 from .config import GuidanceConfig
 from .coupling import Coupling
-from .gram_space import Combination, GramSpace
 from .memory import Memory, memory_weights
-from .posterior import Posterior
+from .patches import PatchComparison, Patched
 from .prompt import caption_bandwidth, prompt_weights
 from .schedule import NoiseModel, Step, Window
 
@@ -92,15 +92,12 @@ class Guidance:
         self.weights = weights.to(references)
         self.trace: list[TraceRow] = []
         self.chosen: Tensor | None = None  # each sample's companion
-        kernel = config.kernel_config
-        self.space = GramSpace(references, self.weights, centred=kernel.radial)
-        self.kernel = kernel.resolve(self.space.gram, references[0].numel())
-        self.posterior = Posterior(references, self.weights, noise)
-        self.spread = (
-            self.space.gram.diagonal().mean().sqrt().item() or 1.0
-        )  # a single reference: 0
-        if self.memory is not None:
-            self.space = self.space.with_memory(self.memory.latents)
+        compare = PatchComparison if config.patches else FeatureComparison
+        finished = None if self.memory is None else self.memory.latents
+        self.comparison = compare(config.kernel_config, references, self.weights, noise, finished)
+        deviations = references - torch.tensordot(self.weights, references, 1)
+        # A single reference has no distance from the mean.
+        self.spread = deviations.flatten(1).square().sum(1).mean().sqrt().item() or 1.0
 
     def __call__(
         self, x0: Tensor, x: Tensor, sigma: float, prompts: Tensor | None = None
@@ -116,7 +113,7 @@ class Guidance:
         step = Step.find(sigma, self.sigmas, self.window, self.noise)
         if step is None or self.config.strength == 0:
             return x0
-        if self.config.companions and self.posterior.open(sigma) < OPEN:
+        if self.config.companions and self.comparison.posterior.open(sigma) < OPEN:
             return x0
         coupling = self._coupling(len(x0), prompts)
         x0_, x_ = x0.to(self.weights), x.to(self.weights)
@@ -127,11 +124,6 @@ class Guidance:
         if self.record:
             self.trace.append(self._row(step, move, coupling))
         return (x0 + move.change).to(x0.dtype)
-
-    @property
-    def references(self) -> Tensor:
-        """The references in the space of the samples, as rows with shape `(N, D)`."""
-        return self.space.rows[: len(self.weights)] + self.space.centre
 
     def _coupling(self, batch: int, prompts: Tensor | None) -> Coupling:
         """The weights of all rows for a batch whose prompts have features with shape `(B, E)`."""
@@ -172,8 +164,8 @@ class Guidance:
         return TraceRow(
             sigma=step.sigma,
             progress=done / max(len(self.sigmas) - 1, 1),
-            mmd2_before=coupling.mmd2(self.kernel, move.start),
-            mmd2_after=coupling.mmd2(self.kernel, move.end),
+            mmd2_before=move.start.mmd2(coupling),
+            mmd2_after=move.end.mmd2(coupling),
             change=(distance / self.spread).item(),
             substeps=move.substeps,
         )
@@ -182,8 +174,8 @@ class Guidance:
 class Move(NamedTuple):
     """Where guidance found the compared samples, where it leaves them, and the change of x̂0."""
 
-    start: Combination
-    end: Combination
+    start: Compared | Patched
+    end: Compared | Patched
     change: Tensor
     substeps: int = 1
 
@@ -195,22 +187,19 @@ def _flow(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) 
     """
     reach = min(run.config.strength * step.rate, MAX_REACH)
     n = max(1, math.ceil(reach / MAX_RATE))
-    lacking = run.posterior.lacking(x0, x, step.sigma)
-    start = w = run.space.project(x0, lacking).start()
-    for _ in range(n):
-        to_w, to_z = coupling.gradient(run.kernel, *w.grams())
-        w = w.moved(-reach / n * to_w, -reach / n * to_z)
-    displacement = w.displacement()
+    start = run.comparison.start(x0, x, step.sigma)
+    end = start.flowed(coupling, reach, n)
+    displacement = end.displacement()
     preserve, level = run.config.preserve, run.noise.level(step.sigma)
     if preserve > 0 and level < math.inf:
         ahead = 1 - run.noise.level(step.sigma_next) / level
         own = ahead * (x / run.noise.signal(step.sigma) - x0).flatten(1).norm(dim=1)
         ours = displacement.flatten(1).norm(dim=1).clamp_min(1e-30)
         share = ((1 - preserve) / preserve * own / ours).clamp_max(1)
-        w = w.shortened(share)
+        end = end.shortened(share)
         displacement = displacement * share.reshape(-1, *[1] * (x.ndim - 1))
     change = displacement * (step.signal / step.fraction)
-    return Move(start, w, change, n)
+    return Move(start, end, change, n)
 
 
 def _paper(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
@@ -247,10 +236,10 @@ def _published_move(
     rate: Callable[[Tensor], Tensor | float],
 ) -> Move:
     """z ← z − rate(g) · g with g = ∂MMD²/∂z, and the change of x̂0 that makes an Euler step do so."""
-    start = run.space.project(z).start()
+    start = run.comparison.as_it_is(z, step.sigma)
     to_w, to_z = (
         m * coupling.p[:, None]
-        for m in coupling.gradient(run.kernel, *start.grams(), in_units=False)
+        for m in coupling.gradient(run.comparison.kernel, *start.w.grams(), in_units=False)
     )
     grad = start.moved(to_w, to_z).displacement()
     by = torch.as_tensor(rate(grad)).to(z).expand(len(z))

@@ -44,6 +44,17 @@ class Posterior:
         self.noise = noise
         self.variances, self.counts = band_variances(references, weights)
 
+    @classmethod
+    def of_rows(cls, rows: Tensor, weights: Tensor, noise: NoiseModel) -> "Posterior":
+        """The same for rows `(N, F)` of numbers without places: their spectrum is that of their covariance."""
+        self = object.__new__(cls)
+        scaled = weights.sqrt()[:, None] * (rows - weights @ rows)
+        degrees = 1 - weights.square().sum().item()
+        self.noise = noise
+        self.variances = torch.linalg.svdvals(scaled).square() / max(degrees, 1e-12)
+        self.counts = torch.ones_like(self.variances)
+        return self
+
     def bound(self, level: float) -> float:
         """Σ_f v_f σ² / (v_f + σ²), with σ the noise per unit of signal."""
         v = self.variances

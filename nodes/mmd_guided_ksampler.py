@@ -4,7 +4,7 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
-from ..mmd_core import FEW, mmd2
+from ..mmd_core import FEW
 from ._compat import schema_options
 from .groups import group_conditioning, group_indices, group_latent
 from .guidance_inputs import DEFAULTS, guidance_config, later_inputs, setting_inputs, source_inputs
@@ -167,16 +167,12 @@ def report(session: Session, config, batch: int) -> str:
                 "Add larger multipliers on MMDKernel, or set its kernel to energy."
             )
     unbiased = min(batch, len(guidance.weights)) > 1
-    score = mmd2(
-        session.memory.latents,
-        guidance.references,
-        guidance.kernel,
-        guidance.weights,
-        unbiased=unbiased,
-    )
+    score = guidance.comparison.mmd2(session.memory.latents, unbiased)
     estimate = "; the unbiased estimate may fall a little below" if unbiased else ""
+    space = config.kernel_config.feature_space
+    of = "" if space == "latent" else f", by {space}"
     lines.append(
-        f"MMD² between the finished images and the references: {score:.4f} (0 is ideal{estimate})."
+        f"MMD² between the finished images and the references{of}: {score:.4f} (0 is ideal{estimate})."
     )
     if any(g.config.companions for g in session.guidances):
         lines.append(

@@ -2,9 +2,12 @@
 
 from comfy_api.latest import io
 
-from ..mmd_core import BANDWIDTHS, KERNELS, PROMPT_KERNELS, KernelConfig
+from ..mmd_core import BANDWIDTHS, FEATURE_SPACES, KERNELS, PROMPT_KERNELS, KernelConfig
 from ._compat import schema_options
 from .sockets import CATEGORY, KernelSocket
+
+
+DEFAULTS = KernelConfig()
 
 
 def parse_multipliers(text: str) -> tuple[float, ...]:
@@ -76,6 +79,35 @@ class MMDKernel(io.ComfyNode):
                     tooltip="Bandwidth of prompt_kernel rbf: smaller heeds only close captions. 0: the "
                     "median distance between different captions.",
                 ),
+                io.Combo.Input(
+                    "feature_space",
+                    options=list(FEATURE_SPACES),
+                    default="latent",
+                    optional=True,
+                    tooltip="What of an image is compared. latent: everything, layout included. low_pass: "
+                    "the image seen from afar, palette and composition without detail. channel_stats: "
+                    "palette and contrast, wherever they are. patches: small patches, wherever they "
+                    "are: style without layout.",
+                ),
+                io.Int.Input(
+                    "pool",
+                    default=DEFAULTS.pool,
+                    min=1,
+                    max=64,
+                    optional=True,
+                    tooltip="For feature_space low_pass: how coarse the view is. So many places of the "
+                    "latent (8 pixels each with most models) become one. No effect otherwise.",
+                ),
+                io.Int.Input(
+                    "patch_size",
+                    default=DEFAULTS.patch_size,
+                    min=1,
+                    max=32,
+                    optional=True,
+                    tooltip="For feature_space patches: the length of a patch, in places of the latent (8 "
+                    "pixels each with most models). 1: color alone; 3: strokes and textures; larger ones "
+                    "hold shapes, too. No effect otherwise.",
+                ),
             ],
             outputs=[
                 KernelSocket.Output("kernel", tooltip="For the kernel input of the guidance nodes.")
@@ -85,8 +117,9 @@ class MMDKernel(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, kernel, bandwidth, bandwidth_value, multipliers, prompt_kernel, prompt_bandwidth
-    ):
+        cls, kernel, bandwidth, bandwidth_value, multipliers, prompt_kernel, prompt_bandwidth,
+        feature_space=DEFAULTS.feature_space, pool=DEFAULTS.pool, patch_size=DEFAULTS.patch_size,
+    ):  # fmt: skip
         try:
             config = KernelConfig(
                 kernel,
@@ -95,6 +128,9 @@ class MMDKernel(io.ComfyNode):
                 parse_multipliers(multipliers),
                 prompt_kernel,
                 prompt_bandwidth,
+                feature_space,
+                pool,
+                patch_size,
             )
         except ValueError as error:
             raise ValueError(f"MMDKernel: {error}") from error

@@ -69,7 +69,7 @@ def test_each_sample_goes_straight_to_its_companion(kernel, rng):
 def test_companions_stay_for_the_run_and_leave_when_most_is_settled(rng):
     run, _, x0, x, _ = moves(rng, 2, few())
     chosen = run.chosen
-    assert run.posterior.open(2.5) > OPEN > run.posterior.open(0.4)
+    assert run.comparison.posterior.open(2.5) > OPEN > run.comparison.posterior.open(0.4)
     assert not torch.equal(run(x0, x.flip(0), 2.5), x0)
     assert torch.equal(run.chosen, chosen)
     assert torch.equal(run(x0, x, 0.4), x0)

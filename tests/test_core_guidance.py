@@ -69,9 +69,9 @@ def test_flow_is_the_gradient_flow_computed_directly(dtype, tolerance, rng):
     y, x0, x = make(rng)
     run = guidance(GuidanceConfig(strength=6.0), y.to(dtype))
     guided = run(x0.to(dtype), x.to(dtype), 2.5).to(F64)
-    lacking = run.posterior.lacking(x0, x, 2.5)
+    lacking = run.comparison.posterior.lacking(x0, x, 2.5)
     assert lacking > 0
-    expected = flow_directly(x0, y, run.kernel, 6.0, 2.5, 1.0, lacking)
+    expected = flow_directly(x0, y, run.comparison.kernel, 6.0, 2.5, 1.0, lacking)
     assert (guided - expected).norm() / (expected - x0).norm() < tolerance
 
 
@@ -84,7 +84,7 @@ def test_paper_moves_x_by_the_gradient_at_the_noisy_latent(kernel, rng):
         GuidanceConfig(mode="paper", strength=strength, kernel=KernelConfig(kernel)), y, noise=noise
     )
     moved = (run(x0, x, sigma) - x0) * (1 - sigma_next / sigma) * noise.published_scale(sigma_next)
-    expected = -strength * autograd(x * noise.published_scale(sigma), y, run.kernel)
+    expected = -strength * autograd(x * noise.published_scale(sigma), y, run.comparison.kernel)
     torch.testing.assert_close(moved, expected, rtol=1e-5, atol=1e-12)
 
 
@@ -99,7 +99,7 @@ def test_official_is_the_published_normalised_update(finished, kernel, rng):
         GuidanceConfig(mode="official", strength=alpha, kernel=kernel), y, memory=Memory(memory)
     )
     z = (x0 + (x - x0) * sigma_next / sigma) * noise.published_scale(sigma_next)
-    g = autograd(z, y, run.kernel, memory)
+    g = autograd(z, y, run.comparison.kernel, memory)
     expected = z - alpha * g / (g.norm() + 1e-5) * z.norm()
     guided = run(x0, x, sigma)
     arrived = (guided + (x - guided) * sigma_next / sigma) * noise.published_scale(sigma_next)
@@ -317,7 +317,9 @@ def test_trace_shows_what_was_left_of_the_step(rng):
     run = guidance(GuidanceConfig(strength=100.0, preserve=0.95), y, record=True)
     guided = run(x0, x, 2.5)
     row = run.trace[0]
-    w = run.space.project(x0 + (guided - x0) * 0.6, run.posterior.lacking(x0, x, 2.5)).start()
+    w = run.comparison.space.project(
+        x0 + (guided - x0) * 0.6, run.comparison.posterior.lacking(x0, x, 2.5)
+    ).start()
     coupling = run._coupling(len(x0), None)
-    assert row.mmd2_after == pytest.approx(coupling.mmd2(run.kernel, w), rel=1e-6)
+    assert row.mmd2_after == pytest.approx(coupling.mmd2(run.comparison.kernel, w), rel=1e-6)
     assert row.mmd2_after < row.mmd2_before

@@ -1,0 +1,98 @@
+"""A batch compared with references by features, as rows of a Gram space."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from .config import KernelConfig
+from .coupling import Coupling
+from .feature_space import make_features
+from .gram_space import Combination, GramSpace
+from .mmd import mmd2
+from .schedule import NoiseModel
+
+__all__ = ["Compared", "FeatureComparison"]
+
+
+class FeatureComparison:
+    """The features of references, and of finished samples, that a batch is compared with.
+
+    Arguments:
+        config: The kernel and the feature space.
+        references: With shape `(N, C, *)`, fp32 or better.
+        weights: Their weights, with shape `(N,)`, sum 1.
+        noise: The model's noise.
+        finished: Samples that count as drawn together with the batch, with shape `(m, C, *)`.
+    """
+
+    def __init__(
+        self,
+        config: KernelConfig,
+        references: Tensor,
+        weights: Tensor,
+        noise: NoiseModel,
+        finished: Tensor | None = None,
+    ):
+        self.weights = weights
+        self.features = make_features(config.feature_space, references, weights, noise, config.pool)
+        self.posterior = self.features.posterior
+        rows = self.features(references)
+        self.space = GramSpace(rows, weights, centred=config.radial)
+        self.kernel = config.resolve(self.space.gram, rows[0].numel())
+        if finished is not None:
+            self.space = self.space.with_memory(self.features(finished))
+
+    def start(self, x0: Tensor, x: Tensor, sigma: float) -> "Compared":
+        """The batch as it is compared: estimates `x0` of noisy `x`."""
+        seen, lacking = self.features.seen(x0, x, sigma)
+        return Compared(self, x0, sigma, self.space.project(seen, lacking).start())
+
+    def as_it_is(self, x: Tensor, sigma: float) -> "Compared":
+        """Latents `x` that lack nothing."""
+        return Compared(self, x, sigma, self.space.project(self.features(x)).start())
+
+    def mmd2(self, x: Tensor, unbiased: bool) -> float:
+        """MMD² between finished latents `x` and the references."""
+        y = self.space.rows[: len(self.weights)] + self.space.centre
+        rows = self.features(x.to(y)).flatten(1)
+        return float(mmd2(rows, y, self.kernel, self.weights, unbiased=unbiased))
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A batch as features on their way.
+
+    Arguments:
+        x0: The latents, with shape `(B, *shape)`.
+        sigma: Their noise level.
+        w: The features.
+    """
+
+    comparison: FeatureComparison
+    x0: Tensor
+    sigma: float
+    w: Combination
+
+    def flowed(self, coupling: Coupling, reach: float, substeps: int) -> "Compared":
+        """w ← w − λ·Ĝ(w), in `substeps`."""
+        w = self.w
+        for _ in range(substeps):
+            to_w, to_z = coupling.gradient(self.comparison.kernel, *w.grams())
+            w = w.moved(-reach / substeps * to_w, -reach / substeps * to_z)
+        return replace(self, w=w)
+
+    def moved(self, to_w: Tensor, to_z: Tensor) -> "Compared":
+        """w + to_w·w + to_z·z, with shapes `(B, B)` and `(B, M)`."""
+        return replace(self, w=self.w.moved(to_w, to_z))
+
+    def displacement(self) -> Tensor:
+        """What moves the latents so that their features move as these did, with shape `(B, *shape)`."""
+        return self.comparison.features.pull_back(self.x0, self.w.displacement(), self.sigma)
+
+    def shortened(self, share: Tensor) -> "Compared":
+        """With one share of the way for each sample, with shape `(B,)`."""
+        return replace(self, w=self.w.shortened(share))
+
+    def mmd2(self, coupling: Coupling) -> float:
+        """The biased MMD² between samples (finished ones included) and references."""
+        return coupling.mmd2(self.comparison.kernel, self.w)

@@ -1,0 +1,144 @@
+"""What of a latent is compared: all of it, or features of it, whose gradients are pulled back to it.
+
+    latent         x itself, as published
+    low_pass       x seen from afar: palette and composition, not detail
+    channel_stats  means and covariances of the channels: palette and contrast, wherever they are
+    patches        the distribution of small patches, wherever they are (`patches.py`)
+
+For features f with the Jacobian J the gradient of MMD²(f(x), f(y)) is J(x)ᵀ g, with g its gradient in the
+features. All features here are isometric as far as can be, J Jᵀ ≈ 1: then J(x)ᵀ δ moves the features by δ, so
+one strength fits all, and white noise of standard deviation σ in x is that in f(x).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .posterior import Posterior, cosine_basis
+from .schedule import NoiseModel
+
+__all__ = ["ChannelStats", "FEATURE_SPACES", "Features", "LowPass", "Whole", "make_features"]
+
+FEATURE_SPACES = ("latent", "low_pass", "channel_stats", "patches")
+
+
+class Whole:
+    """The latents themselves."""
+
+    def __init__(self, references: Tensor, weights: Tensor, noise: NoiseModel):
+        self.posterior = Posterior(self(references), weights, noise)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The features of latents `x`, with shape `(B, C, *)`."""
+        return x
+
+    def seen(self, x0: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, float]:
+        """The features of estimates `x0` of noisy `x`, and the squared norm that they lack (`posterior.py`)."""
+        return self(x0), self.posterior.lacking(self(x0), self(x), sigma)
+
+    def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
+        """J(x)ᵀ g, with the shape of `x`; with `sigma`, of the features that `seen` gives there."""
+        return g
+
+
+class LowPass(Whole):
+    """Smaller latents: the cosine waves of each axis that average-pooling by `pool` can keep.
+
+    What remains is an orthonormal projection; unlike blocks it leaves no edges in what it pulls back.
+    """
+
+    def __init__(self, references: Tensor, weights: Tensor, noise: NoiseModel, pool: int):
+        self.projections = []
+        for n in references.shape[2:]:
+            m = max(1, round(n / pool))
+            self.projections.append((cosine_basis(m).T @ cosine_basis(n)[:m]).to(references))
+        super().__init__(references, weights, noise)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for axis, projection in enumerate(self.projections, 2):
+            x = (x.movedim(axis, -1) @ projection.T).movedim(-1, axis)
+        return x
+
+    def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
+        for axis, projection in enumerate(self.projections, 2):
+            g = (g.movedim(axis, -1) @ projection).movedim(-1, axis)
+        return g
+
+
+class ChannelStats(Whole):
+    """√P · (means, square root of the covariance) of the C channels over the P places of a latent.
+
+    Their squared distance is about that of the nearest latents with such statistics (Bures'
+    distance of two Gaussians, if their covariances commute).
+
+    x̂0 is a blur and lacks covariance. It is given what it lacks, the typical covariance of a
+    reference times the share of all variance that is not settled.
+    """
+
+    def __init__(self, references: Tensor, weights: Tensor, noise: NoiseModel):
+        self.whole = Posterior(references, weights, noise)
+        means, covariances = self._moments(references)
+        self.typical = torch.tensordot(weights, covariances, 1)
+        features = self(references)
+        self.posterior = Posterior.of_rows(features, weights, noise)
+
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means `(B, C)` and covariances `(B, C, C)`."""
+        places = x.reshape(*x.shape[:2], -1)
+        deviations = places - places.mean(2, keepdim=True)
+        return places.mean(2), deviations @ deviations.transpose(1, 2) / places.shape[2]
+
+    def __call__(self, x: Tensor, share: float = 0.0) -> Tensor:
+        """The features, with shape `(B, C + C²)`; `share` of the typical covariance is added."""
+        means, covariances = self._moments(x)
+        values, vectors = self._spectrum(covariances + share * self.typical)
+        roots = (vectors * values[:, None]) @ vectors.transpose(1, 2)
+        return torch.cat([means, roots.flatten(1)], 1) * math.sqrt(x[0, 0].numel())
+
+    def _spectrum(self, covariances: Tensor) -> tuple[Tensor, Tensor]:
+        """The eigenvalues `(B, C)` of the square root, and its eigenvectors."""
+        values, vectors = torch.linalg.eigh(covariances)
+        return values.clamp_min(0).sqrt(), vectors
+
+    def _share(self, sigma: float | None) -> float:
+        return 0.0 if sigma is None else self.whole.open(sigma)
+
+    def seen(self, x0: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, float]:
+        lacking = self.posterior.bound(self.posterior.noise.level(sigma))
+        return self(x0, self._share(sigma)), lacking
+
+    def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
+        """With R² = C and symmetric G: dR of dC solves R dR + dR R = dC, so ∂/∂C = Y with R Y + Y R = G."""
+        means, covariances = self._moments(x)
+        values, vectors = self._spectrum(covariances + self._share(sigma) * self.typical)
+        c, places = means.shape[1], x[0, 0].numel()
+        of_means, of_roots = g[:, :c], g[:, c:].reshape(-1, c, c)
+        of_roots = (of_roots + of_roots.transpose(1, 2)) / 2
+        sums = values[:, :, None] + values[:, None]
+        # Where a latent has no variance there is nothing to scale either.
+        inverse = torch.where(sums > 1e-6, 1 / sums.clamp_min(1e-6), 0)
+        y = vectors @ ((vectors.transpose(1, 2) @ of_roots @ vectors) * inverse)
+        y = y @ vectors.transpose(1, 2)
+        deviations = x.reshape(*x.shape[:2], -1) - means[:, :, None]
+        return ((of_means[:, :, None] + 2 * y @ deviations) / math.sqrt(places)).reshape(x.shape)
+
+
+Features = Whole | LowPass | ChannelStats
+
+
+def make_features(
+    name: str, references: Tensor, weights: Tensor, noise: NoiseModel, pool: int = 4
+) -> Features:
+    """The feature map of that name, for references with shape `(N, C, *)`, fp32 or better.
+
+    Arguments:
+        name: One of `FEATURE_SPACES` but `patches`, which has rows of its own.
+        weights: Of the references, with shape `(N,)`, sum 1.
+        pool: How many places of an axis `low_pass` makes one of.
+    """
+    if name == "low_pass":
+        return LowPass(references, weights, noise, pool)
+    if name == "channel_stats":
+        return ChannelStats(references, weights, noise)
+    return Whole(references, weights, noise)

@@ -1,0 +1,264 @@
+"""Patches: tilings, the patch kernel's gradient against autograd, and style without layout."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from mmd_pack.mmd_core import Guidance, GuidanceConfig, KernelConfig, Memory, NoiseModel, Window
+from mmd_pack.mmd_core.config import KERNELS
+from mmd_pack.mmd_core.coupling import Coupling
+from mmd_pack.mmd_core.kernels import Gram
+from mmd_pack.mmd_core.patches import LANDMARKS, PatchComparison, patch_rows, tile, untile
+
+F64 = torch.float64
+SHAPES = [((2, 7, 8), (3, 3)), ((3, 9), (2,)), ((2, 1, 6, 5), (1, 2, 2)), ((4, 5, 5), (5, 5))]
+
+
+def equal(n):
+    return torch.full((n,), 1 / n, dtype=F64)
+
+
+def randn(rng, *shape):
+    return torch.randn(*shape, generator=rng, dtype=F64)
+
+
+def offsets_of(shape, size):
+    lengths = zip(shape[1:], size, strict=True)
+    return list(itertools.product(*(range(min(p, n - p + 1)) for n, p in lengths)))
+
+
+@pytest.mark.parametrize("shape, size", SHAPES)
+def test_tiles_are_the_patches_they_say(shape, size, rng):
+    x = randn(rng, 2, *shape)
+    for offset in offsets_of(shape, size):
+        tiles = tile(x, size, offset)
+        starts = [range(o, n - p + 1, p) for o, n, p in zip(offset, shape[1:], size, strict=True)]
+        for t, place in enumerate(itertools.product(*starts)):
+            window = (slice(a, a + p) for a, p in zip(place, size, strict=True))
+            patch = x[(slice(None), slice(None), *window)]
+            torch.testing.assert_close(tiles[:, t], patch.flatten(1))
+        assert tiles.shape[1] == math.prod(map(len, starts))
+
+
+@pytest.mark.parametrize("shape, size", SHAPES)
+def test_untile_is_the_transpose_of_tile(shape, size, rng):
+    x = randn(rng, 2, *shape)
+    for offset in offsets_of(shape, size):
+        tiles = tile(x, size, offset)
+        g = randn(rng, *tiles.shape)
+        laid = untile(g, x.shape, size, offset)
+        assert (laid * x).sum().item() == pytest.approx((g * tiles).sum().item())
+        torch.testing.assert_close(tile(laid, size, offset), g)
+
+
+def test_chosen_patches_are_patches_of_their_owners_by_weight(rng):
+    x = torch.arange(3, dtype=F64)[:, None, None, None] * 1000 + torch.arange(48).view(1, 2, 4, 6)
+    weights = torch.tensor([0.0, 0.25, 0.75], dtype=F64)
+    rows, owners = patch_rows(x, weights, (2, 3), 2000)
+    assert torch.equal(rows, patch_rows(x, weights, (2, 3), 2000)[0])
+    assert not torch.equal(rows, patch_rows(x, weights, (2, 3), 2000, seed=1)[0])
+    shares = torch.bincount(owners, minlength=3) / 2000
+    torch.testing.assert_close(shares.double(), weights, atol=0.03, rtol=0)
+    first = (rows[:, 0] - owners * 1000).long()
+    y, x0 = first // 6, first % 6
+    assert y.unique().tolist() == [0, 1, 2] and x0.unique().tolist() == [0, 1, 2, 3]
+    whole = x[owners, 0]
+    for row, image, a, b in zip(rows[:20], whole, y, x0, strict=False):
+        assert torch.equal(row[:6], image[a : a + 2, b : b + 3].flatten())
+
+
+def mean_kernel(kernel, a, b):
+    return kernel.values(Gram.of(a, b)).mean()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_gradient_of_the_patch_kernel_against_autograd(kernel, rng):
+    """All patches are few enough to be landmarks, so MMD² is exact; laid back, the gradient is that of images."""
+    y, x = randn(rng, 5, 2, 6, 7), (0.5 * randn(rng, 3, 2, 6, 7)).requires_grad_()
+    config = KernelConfig(kernel, feature_space="patches", patch_size=2)
+    comparison = PatchComparison(config, y, equal(5), NoiseModel())
+    start = replace(comparison.start(x.detach(), x.detach(), 1.0), lacking=0.0)
+    assert len(start.offsets) == 4  # every tiling, so that all patches overlap
+    rows = torch.cat([tile(x, (2, 2), offset) for offset in start.offsets], 1) - comparison.centre
+    w, z = rows.flatten(0, 1), comparison.rows
+    k = comparison.kernel
+    distinct = ~torch.eye(len(w), dtype=torch.bool)
+    within = Gram.of(w, w)
+    if kernel in ("laplacian", "energy"):  # autograd of √0 is NaN: a patch and itself are constant
+        dot = within.dot - torch.diag(torch.ones(len(w), dtype=F64) * 100)
+        within = Gram(dot, within.sq_x, within.sq_z)
+    own = (k.values(within) * distinct).sum() / len(w) ** 2
+    if not config.radial:
+        own = k.values(within).mean()
+    mmd2 = own - 2 * mean_kernel(k, w, z) + mean_kernel(k, z, z)
+    (expected,) = torch.autograd.grad(mmd2, x)
+
+    coupling = Coupling(equal(3), -equal(5))
+    gradient = start._gradient(start.rows, coupling)
+    per_patch = pulled(k, w.detach(), z, in_units=True)
+    torch.testing.assert_close(gradient.flatten(0, 1), per_patch, rtol=1e-8, atol=1e-9)
+
+    # The same pulls without units, laid back into images, are the gradient of the images.
+    raw = pulled(k, w.detach(), z, in_units=False).view_as(start.rows) / len(w)
+    laid, first = 0, 0
+    for offset in start.offsets:
+        here = tile(x.detach(), (2, 2), offset).shape[1]
+        laid = laid + untile(raw[:, first : first + here], x.shape, (2, 2), offset)
+        first += here
+    torch.testing.assert_close(laid, expected, rtol=1e-8, atol=1e-10)
+
+
+def pulled(kernel, w, z, in_units):
+    """2 Σ (pulls of w − pulls of z), one patch at a time."""
+    rows = []
+    for i in range(len(w)):
+        total = torch.zeros_like(w[0])
+        for others, sign in ((w, 1), (z, -1)):
+            pulls = kernel.pulls(Gram.of(w[i : i + 1], others), in_units)[0]
+            if kernel.radial and sign > 0:
+                pulls = pulls * (torch.arange(len(w)) != i)
+            towards = others - w[i] if kernel.radial else others
+            total += 2 * sign * (pulls[:, None] * towards).sum(0) / len(others)
+        rows.append(total)
+    return torch.stack(rows)
+
+
+def run_of(y, **options):
+    config = GuidanceConfig(
+        kernel=KernelConfig(feature_space="patches", **options.pop("kernel", {})),
+        **{"preserve": 0.0, **options.pop("config", {})},
+    )
+    return Guidance(
+        config, y, equal(len(y)), [5.0, 1.0, 0.0], Window(1e9, 0), NoiseModel(), record=True, **options
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_prompts_weigh_patches_as_they_weigh_images(memory, rng):
+    """Against the sum over all pairs of patches, each with the weight of its pair of images."""
+    y, x0, finished = randn(rng, 4, 2, 5, 5), randn(rng, 3, 2, 5, 5), randn(rng, 2, 2, 5, 5)
+    config = KernelConfig(feature_space="patches", patch_size=2)
+    comparison = PatchComparison(config, y, equal(4), NoiseModel(), finished if memory else None)
+    m = 2 if memory else 0
+    s = torch.cat([-equal(4), torch.full((m,), 0.25, dtype=F64)])
+    p = torch.full((3,), (1 - 0.25 * m) / 3, dtype=F64)
+    ww, wz, zz = (
+        torch.rand(*size, generator=rng, dtype=F64) for size in ((3, 3), (3, 4 + m), (4 + m,) * 2)
+    )
+    coupling = Coupling(p, s, ww, wz, zz)
+    start = comparison.start(x0, x0 + 5 * randn(rng, *x0.shape), 5.0)
+    assert start.lacking > 0
+    rows, z, k = start.rows.flatten(0, 1), comparison.rows, comparison.kernel
+    image = torch.arange(3).repeat_interleave(start.rows.shape[1])
+    each = torch.cat(
+        [
+            torch.full((LANDMARKS,), -1 / LANDMARKS),
+            torch.full((LANDMARKS * (m > 0),), 0.25 * m / LANDMARKS),
+        ]
+    )
+    expected = torch.zeros_like(rows)
+    for i in range(0, len(rows), 7):
+        to_z = (z - rows[i]).square().sum(1) + start.lacking
+        to_w = (rows - rows[i]).square().sum(1) + 2 * start.lacking
+        for h in k.bandwidths:
+            pull = (-to_z / 2 / h**2).exp() * each * wz[image[i], comparison.owners]
+            push = (-to_w / 2 / h**2).exp() * p.sum() / len(rows) * ww[image[i], image]
+            total = (pull[:, None] * (z - rows[i])).sum(0) + (push[:, None] * (rows - rows[i])).sum(
+                0
+            )
+            expected[i] += 2 * total / len(k.bandwidths)
+    found = start._gradient(start.rows, coupling).flatten(0, 1)
+    torch.testing.assert_close(found[::7], expected[::7], rtol=1e-8, atol=1e-9)
+
+    kernel_of = lambda a, b, e: sum((-((a[:, None] - b).square().sum(2) + e) / 2 / h**2).exp() for h in k.bandwidths) / 3  # noqa: E731  # fmt: skip
+    owners, q = comparison.owners, p.sum() / len(rows)
+    own = kernel_of(rows, rows, 2 * start.lacking)
+    own.fill_diagonal_(1)
+    value = q**2 * (own * ww[image][:, image]).sum()
+    value += (
+        2 * q * (kernel_of(rows, z, start.lacking) * wz[image][:, owners] @ each.double()).sum()
+    )
+    value += each.double() @ (kernel_of(z, z, 0) * zz[owners][:, owners]) @ each.double()
+    assert start.mmd2(coupling) == pytest.approx(float(value), rel=1e-6)
+
+
+def test_what_was_drawn_already_is_not_asked_for_again(rng):
+    """Half of the references are bright, and so is all that is finished: the batch turns dark."""
+    y, x0 = 0.3 * randn(rng, 4, 2, 6, 6), randn(rng, 2, 2, 6, 6)
+    y[:2] += 2
+    y[2:] -= 2
+    finished = Memory(2 + 0.3 * randn(rng, 3, 2, 6, 6))
+    moved = [run_of(y, memory=m)(x0, x0, 5.0) - x0 for m in (finished, None)]
+    assert moved[0].mean() < moved[1].mean() - 0.5
+
+
+def test_style_moves_and_layout_does_not(rng):
+    """References with one bright corner: the batch becomes as bright on average, but nowhere in particular."""
+    y = 0.3 * randn(rng, 24, 1, 12, 12).float()
+    y[:, :, :6, :6] += 3
+    x0 = 0.3 * randn(rng, 6, 1, 12, 12).float()
+    corner = torch.zeros(12, 12, dtype=torch.bool)
+    corner[:6, :6] = True
+    moved = {}
+    for space in ("latent", "patches"):
+        run = run_of(y) if space == "patches" else latent_run(y)
+        moved[space] = run(x0, x0, 5.0) - x0
+    where = {s: m.mean((0, 1)) for s, m in moved.items()}
+    assert where["latent"][corner].mean() > 2 and where["latent"][~corner].mean().abs() < 0.2
+    inside, outside = where["patches"][corner].mean(), where["patches"][~corner].mean()
+    assert (inside - outside).abs() < 0.1 * moved["patches"].abs().mean()
+
+
+def latent_run(y):
+    return Guidance(
+        GuidanceConfig(preserve=0.0),
+        y,
+        equal(len(y)),
+        [5.0, 1.0, 0.0],
+        Window(1e9, 0),
+        NoiseModel(),
+    )
+
+
+def test_the_distribution_of_patches_comes_closer(rng):
+    y = torch.where(torch.rand(16, 1, 12, 12, generator=rng, dtype=F64) < 0.5, 2.0, -1.0).double()
+    x0 = randn(rng, 8, 1, 12, 12)
+    run = run_of(y, kernel={"patch_size": 1})
+    before = run.comparison.mmd2(x0, unbiased=False)
+    guided = run(x0, x0, 1.0)  # the last step leaves things alone
+    assert torch.equal(guided, x0)
+    moved = run.comparison.start(x0, x0, 5.0).flowed(Coupling(equal(8), -equal(16)), 20.0, 40)
+    after = run.comparison.mmd2(x0 + moved.displacement(), unbiased=False)
+    assert after < 0.3 * before
+
+
+def test_trace_and_preserve_are_as_for_whole_latents(rng):
+    y, x0 = randn(rng, 6, 2, 9, 9) + 1, randn(rng, 3, 2, 9, 9)
+    x = x0 + 5 * randn(rng, *x0.shape)
+    free, bound = run_of(y), run_of(y, config={"preserve": 0.9})
+    changes = [run(x0, x, 5.0) - x0 for run in (free, bound)]
+    assert free.trace[0].mmd2_after < free.trace[0].mmd2_before
+    assert not free.config.companions and not free.config.for_batch(1).companions
+    limit = (0.1 / 0.9) * 0.8 * (x - x0).flatten(1).norm(dim=1)
+    moved = changes[1].flatten(1).norm(dim=1) * 0.8
+    assert (moved <= limit * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 9), (2, 1, 6, 5), (4, 2, 2)])
+def test_every_rank_and_images_smaller_than_a_patch(shape, rng):
+    y, x0 = randn(rng, 5, *shape), randn(rng, 2, *shape)
+    guided = run_of(y)(x0, x0 + 1, 5.0)
+    assert guided.shape == x0.shape and torch.isfinite(guided).all()
+
+
+def test_large_images_take_turns_with_their_tilings(rng):
+    """One tiling at a call, another at the next, until all have had their turn."""
+    y = randn(rng, 4, 4, 64, 64).float()
+    comparison = PatchComparison(
+        KernelConfig(feature_space="patches"), y, equal(4).float(), NoiseModel()
+    )
+    x0 = y.repeat(4, 1, 1, 1)
+    seen = [tuple(comparison.start(x0, x0, 5.0).offsets) for _ in range(9)]
+    assert len(set(seen)) == 9 and all(len(offsets) == 1 for offsets in seen)
