@@ -34,7 +34,6 @@ from .schedule import NoiseModel, Step, Window
 __all__ = ["Guidance", "TraceRow"]
 
 MAX_RATE = 0.5  # λ · rate of one sub-step of the flow
-MAX_REACH = 50.0  # λ · rate of one step: by then the flow has come to rest, and would only copy
 
 
 class TraceRow(NamedTuple):
@@ -92,9 +91,12 @@ class Guidance:
         self.weights = weights.to(references)
         self.trace: list[TraceRow] = []
         self.chosen: Tensor | None = None  # each sample's companion
-        compare = PatchComparison if config.patches else FeatureComparison
+        given = config.kernel_config, references, self.weights
         finished = None if self.memory is None else self.memory.latents
-        self.comparison = compare(config.kernel_config, references, self.weights, noise, finished)
+        if config.patches:
+            self.comparison = PatchComparison(*given, finished)
+        else:
+            self.comparison = FeatureComparison(*given, noise, finished)
         deviations = references - torch.tensordot(self.weights, references, 1)
         # A single reference has no distance from the mean.
         self.spread = deviations.flatten(1).square().sum(1).mean().sqrt().item() or 1.0
@@ -185,7 +187,7 @@ def _flow(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) 
 
     `preserve` p keeps that below (1 − p)/p of how far the model's own step moves a sample.
     """
-    reach = min(run.config.strength * step.rate, MAX_REACH)
+    reach = min(run.config.strength * step.rate, run.comparison.at_rest)
     n = max(1, math.ceil(reach / MAX_RATE))
     start = run.comparison.start(x0, x, step.sigma)
     end = start.flowed(coupling, reach, n)

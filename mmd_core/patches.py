@@ -4,7 +4,8 @@
 
 MMD² with this kernel is the one between all patches of the batch and all patches of the references: style
 without layout. Its gradient lets every patch move towards the references' patches and away from the batch's
-own. Patches are taken in tilings, which an image can be put together from again: overlapping ones if the
+own. Estimates count as they are, blurred or not: what they lack is large shapes, hardly anything of a patch.
+Patches are taken in tilings, which an image can be put together from again: overlapping ones if the
 images are small, else another tiling at every call. Sums over thousands of patches are estimated from some
 of them, the landmarks.
 """
@@ -20,13 +21,11 @@ from .config import KernelConfig
 from .coupling import Coupling
 from .kernels import Gram
 from .mmd import mmd2
-from .posterior import Posterior
-from .schedule import NoiseModel
 
 __all__ = ["PatchComparison", "patch_rows", "tile", "untile"]
 
-LANDMARKS = 1024  # patches that stand for all of the references, and as many for the batch
-ROWS = 4096  # that move in a call, unless a single tiling has more
+LANDMARKS = 512  # patches that stand for all of the references, and as many for the batch
+ROWS = 2048  # that move in a call, unless a single tiling has more
 CHUNK = 1024  # of them at once, which bounds the memory
 
 
@@ -85,19 +84,18 @@ class PatchComparison:
         config: The kernel; its median bandwidth is that between patches of references.
         references: With shape `(N, C, *)`, fp32 or better.
         weights: Their weights, with shape `(N,)`, sum 1.
-        noise: The model's noise.
         finished: Samples that count as drawn together with the batch, with shape `(m, C, *)`.
     """
+
+    at_rest = 20.0  # λ · rate by which the flow has come to rest
 
     def __init__(
         self,
         config: KernelConfig,
         references: Tensor,
         weights: Tensor,
-        noise: NoiseModel,
         finished: Tensor | None = None,
     ):
-        self.posterior = Posterior(references, weights, noise)
         self.references, self.weights = references, weights
         self.size = tuple(min(config.patch_size, n) for n in references.shape[2:])
         rows, self.owners = patch_rows(references, weights, self.size, LANDMARKS)
@@ -122,17 +120,15 @@ class PatchComparison:
         self.calls = 0
 
     def start(self, x0: Tensor, x: Tensor, sigma: float) -> "Patched":
-        """The batch as it is compared: estimates `x0` of noisy `x`."""
+        """The batch as it is compared: estimates `x0`, in the tilings whose turn it is."""
         tiles = math.prod(n // p for n, p in zip(x0.shape[2:], self.size, strict=True))
         wanted = max(1, min(len(self.offsets), ROWS // (len(x0) * tiles)))
         first = self.calls * wanted
         self.calls += 1
         offsets = [self.offsets[(first + i) % len(self.offsets)] for i in range(wanted)]
         parts = [tile(x0, self.size, offset) - self.centre for offset in offsets]
-        rows = torch.cat(parts, 1)  # (B, patches of an image, d)
-        # E spreads evenly over the numbers of a latent.
-        lacking = self.posterior.lacking(x0, x, sigma) * rows.shape[2] / x0[0].numel()
-        return Patched(self, x0.shape, offsets, rows, rows, lacking)
+        rows = torch.cat(parts, 1)
+        return Patched(self, x0.shape, offsets, rows, rows)
 
     def mmd2(self, x: Tensor, unbiased: bool) -> float:
         """MMD² between finished latents `x` and the references, of patches that guidance has not seen."""
@@ -152,7 +148,6 @@ class Patched:
         shape: Of the batch.
         offsets: Of the tilings.
         began, rows: The patches as they were and as they are, with shape `(B, T, d)`, about the centre.
-        lacking: The squared norm of what a patch lacks (`posterior.py`).
     """
 
     comparison: PatchComparison
@@ -160,7 +155,6 @@ class Patched:
     offsets: list[tuple[int, ...]]
     began: Tensor
     rows: Tensor
-    lacking: float
 
     @property
     def landmarks(self) -> Tensor:
@@ -187,10 +181,8 @@ class Patched:
         gradient = torch.empty_like(w)
         for part in torch.arange(len(w), device=w.device).split(CHUNK):
             x, image = w[part], images[part]
-            sq = x.square().sum(1) + self.lacking
-            to_z = 2 * kernel.pulls(Gram(x @ z.T, sq, z.square().sum(1)), in_units=True) * s
-            gram = Gram(x @ own.T, sq, own.square().sum(1) + self.lacking)
-            to_w = 2 * kernel.pulls(gram, in_units=True) * p
+            to_z = 2 * kernel.pulls(Gram.of(x, z), in_units=True) * s
+            to_w = 2 * kernel.pulls(Gram.of(x, own), in_units=True) * p
             if coupling.wz is not None:
                 to_z = to_z * coupling.wz[image][:, self.comparison.owners]
                 to_w = to_w * coupling.ww[image][:, images[chosen]]
@@ -230,13 +222,11 @@ class Patched:
         return replace(self, rows=self.began + share[:, None, None] * (self.rows - self.began))
 
     def mmd2(self, coupling: Coupling) -> float:
-        """The biased MMD² between landmarks of both sides, with what patches lack."""
+        """The biased MMD² between the landmarks of both sides."""
         comparison, kernel = self.comparison, self.comparison.kernel
         z, own = comparison.rows, self.rows.flatten(0, 1)[self.landmarks]
-        ww = own @ own.T
-        ww.diagonal().add_(self.lacking)
-        wz = Gram(own @ z.T, ww.diagonal(), z.square().sum(1))
-        values = [kernel.values(g) for g in (Gram.within(ww), wz, Gram.within(z @ z.T))]
+        grams = Gram.within(own @ own.T), Gram.of(own, z), Gram.within(z @ z.T)
+        values = [kernel.values(gram) for gram in grams]
         if coupling.wz is not None:
             image = self.landmarks // self.rows.shape[1]
             whose = (image, image), (image, comparison.owners), (comparison.owners,) * 2

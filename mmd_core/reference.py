@@ -10,6 +10,8 @@ from torch import Tensor
 
 __all__ = ["References"]
 
+PIECE = 2**22  # numbers looked at together
+
 
 @dataclass(frozen=True, eq=False)
 class References:
@@ -29,8 +31,8 @@ class References:
         size: Width and height in pixels at which the pictures were encoded, (0, 0) if unknown.
 
     Raises:
-        ValueError: No references, not one weight (or prompt feature) per reference, a weight that is
-            negative or not finite, or a latent that is not finite.
+        ValueError: No references, not one weight (prompt feature, name …) per reference, a weight that
+            is negative or not finite, or a latent that is not finite.
     """
 
     latents: Tensor
@@ -50,7 +52,8 @@ class References:
             raise ValueError("no reference latents were given: at least one reference is needed")
         names = tuple(self.names) or tuple(f"reference {j + 1}" for j in range(n))
         # Piece by piece: a set may be larger than the memory, and lie in a file.
-        bad = torch.cat([~torch.isfinite(part.flatten(1)).all(1) for part in latents.split(1024)])
+        pieces = latents.split(max(1, PIECE // latents[0].numel()))
+        bad = torch.cat([~torch.isfinite(piece.flatten(1)).all(1) for piece in pieces])
         if bad.any():
             first = ", ".join(names[j] for j in bad.nonzero().flatten().tolist()[:3])
             raise ValueError(
@@ -66,11 +69,17 @@ class References:
             raise ValueError(
                 "all reference weights are 0: give at least one reference a positive weight"
             )
+        total = weights.double().sum()
+        if (total - 1).abs() > 1e-5:  # else as they are: what was saved is loaded bit by bit
+            weights = (weights / total).float()
         if self.prompts is not None and self.prompts.shape[0] != n:
             raise ValueError(f"{self.prompts.shape[0]} captions were encoded for {n} references")
+        for field in ("names", "captions", "sizes"):
+            if len(getattr(self, field)) not in (0, n):
+                raise ValueError(f"{len(getattr(self, field))} {field} for {n} references")
         for field, value in {
             "latents": latents,
-            "weights": weights / weights.sum(),
+            "weights": weights,
             "prompts": None
             if self.prompts is None
             else self.prompts.detach().float().cpu().flatten(1),

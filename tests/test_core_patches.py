@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -78,8 +77,8 @@ def test_the_gradient_of_the_patch_kernel_against_autograd(kernel, rng):
     """All patches are few enough to be landmarks, so MMD² is exact; laid back, the gradient is that of images."""
     y, x = randn(rng, 5, 2, 6, 7), (0.5 * randn(rng, 3, 2, 6, 7)).requires_grad_()
     config = KernelConfig(kernel, feature_space="patches", patch_size=2)
-    comparison = PatchComparison(config, y, equal(5), NoiseModel())
-    start = replace(comparison.start(x.detach(), x.detach(), 1.0), lacking=0.0)
+    comparison = PatchComparison(config, y, equal(5))
+    start = comparison.start(x.detach(), x.detach(), 1.0)
     assert len(start.offsets) == 4  # every tiling, so that all patches overlap
     rows = torch.cat([tile(x, (2, 2), offset) for offset in start.offsets], 1) - comparison.centre
     w, z = rows.flatten(0, 1), comparison.rows
@@ -140,7 +139,7 @@ def test_prompts_weigh_patches_as_they_weigh_images(memory, rng):
     """Against the sum over all pairs of patches, each with the weight of its pair of images."""
     y, x0, finished = randn(rng, 4, 2, 5, 5), randn(rng, 3, 2, 5, 5), randn(rng, 2, 2, 5, 5)
     config = KernelConfig(feature_space="patches", patch_size=2)
-    comparison = PatchComparison(config, y, equal(4), NoiseModel(), finished if memory else None)
+    comparison = PatchComparison(config, y, equal(4), finished if memory else None)
     m = 2 if memory else 0
     s = torch.cat([-equal(4), torch.full((m,), 0.25, dtype=F64)])
     p = torch.full((3,), (1 - 0.25 * m) / 3, dtype=F64)
@@ -149,7 +148,6 @@ def test_prompts_weigh_patches_as_they_weigh_images(memory, rng):
     )
     coupling = Coupling(p, s, ww, wz, zz)
     start = comparison.start(x0, x0 + 5 * randn(rng, *x0.shape), 5.0)
-    assert start.lacking > 0
     rows, z, k = start.rows.flatten(0, 1), comparison.rows, comparison.kernel
     image = torch.arange(3).repeat_interleave(start.rows.shape[1])
     each = torch.cat(
@@ -160,8 +158,8 @@ def test_prompts_weigh_patches_as_they_weigh_images(memory, rng):
     )
     expected = torch.zeros_like(rows)
     for i in range(0, len(rows), 7):
-        to_z = (z - rows[i]).square().sum(1) + start.lacking
-        to_w = (rows - rows[i]).square().sum(1) + 2 * start.lacking
+        to_z = (z - rows[i]).square().sum(1)
+        to_w = (rows - rows[i]).square().sum(1)
         for h in k.bandwidths:
             pull = (-to_z / 2 / h**2).exp() * each * wz[image[i], comparison.owners]
             push = (-to_w / 2 / h**2).exp() * p.sum() / len(rows) * ww[image[i], image]
@@ -172,15 +170,15 @@ def test_prompts_weigh_patches_as_they_weigh_images(memory, rng):
     found = start._gradient(start.rows, coupling).flatten(0, 1)
     torch.testing.assert_close(found[::7], expected[::7], rtol=1e-8, atol=1e-9)
 
-    kernel_of = lambda a, b, e: sum((-((a[:, None] - b).square().sum(2) + e) / 2 / h**2).exp() for h in k.bandwidths) / 3  # noqa: E731  # fmt: skip
+    def kernel_of(a, b):
+        d2 = (a[:, None] - b).square().sum(2)
+        return sum((-d2 / 2 / h**2).exp() for h in k.bandwidths) / 3
+
     owners, q = comparison.owners, p.sum() / len(rows)
-    own = kernel_of(rows, rows, 2 * start.lacking)
-    own.fill_diagonal_(1)
+    own = kernel_of(rows, rows)
     value = q**2 * (own * ww[image][:, image]).sum()
-    value += (
-        2 * q * (kernel_of(rows, z, start.lacking) * wz[image][:, owners] @ each.double()).sum()
-    )
-    value += each.double() @ (kernel_of(z, z, 0) * zz[owners][:, owners]) @ each.double()
+    value += 2 * q * (kernel_of(rows, z) * wz[image][:, owners] @ each.double()).sum()
+    value += each.double() @ (kernel_of(z, z) * zz[owners][:, owners]) @ each.double()
     assert start.mmd2(coupling) == pytest.approx(float(value), rel=1e-6)
 
 
@@ -198,7 +196,7 @@ def test_style_moves_and_layout_does_not(rng):
     """References with one bright corner: the batch becomes as bright on average, but nowhere in particular."""
     y = 0.3 * randn(rng, 24, 1, 12, 12).float()
     y[:, :, :6, :6] += 3
-    x0 = 0.3 * randn(rng, 6, 1, 12, 12).float()
+    x0 = 0.3 * randn(rng, 12, 1, 12, 12).float()
     corner = torch.zeros(12, 12, dtype=torch.bool)
     corner[:6, :6] = True
     moved = {}
@@ -208,7 +206,8 @@ def test_style_moves_and_layout_does_not(rng):
     where = {s: m.mean((0, 1)) for s, m in moved.items()}
     assert where["latent"][corner].mean() > 2 and where["latent"][~corner].mean().abs() < 0.2
     inside, outside = where["patches"][corner].mean(), where["patches"][~corner].mean()
-    assert (inside - outside).abs() < 0.1 * moved["patches"].abs().mean()
+    assert moved["patches"].mean() > 0.3  # brighter
+    assert (inside - outside).abs() < 0.15 * (where["latent"][corner].mean())
 
 
 def latent_run(y):
@@ -256,9 +255,7 @@ def test_every_rank_and_images_smaller_than_a_patch(shape, rng):
 def test_large_images_take_turns_with_their_tilings(rng):
     """One tiling at a call, another at the next, until all have had their turn."""
     y = randn(rng, 4, 4, 64, 64).float()
-    comparison = PatchComparison(
-        KernelConfig(feature_space="patches"), y, equal(4).float(), NoiseModel()
-    )
+    comparison = PatchComparison(KernelConfig(feature_space="patches"), y, equal(4).float())
     x0 = y.repeat(4, 1, 1, 1)
     seen = [tuple(comparison.start(x0, x0, 5.0).offsets) for _ in range(9)]
     assert len(set(seen)) == 9 and all(len(offsets) == 1 for offsets in seen)

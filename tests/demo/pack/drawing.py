@@ -43,17 +43,19 @@ def draw(
     hue: torch.Tensor,
     generator: torch.Generator,
     outline: tuple[float, float] | None = None,
+    place: tuple[float, float] = (-1.0, 1.0),
 ) -> torch.Tensor:
     """Pictures (n, 3, 32, 32) in [-1, 1] of the given kinds (n,) and hues (n,) in [0, 6).
 
     Place, size, outline and ground are drawn at random; the whole shape stays inside the picture.
-    A range of `outline` gives all shapes one, as wide as that by their radius.
+    A range of `outline` gives all shapes one, as wide as that by their radius; a range of `place` keeps
+    them there, from the left (top) edge, −1, to the right (bottom) one, 1.
     """
     n = len(kind)
     radius = _uniform(n, 5.0, 9.5, generator)
     half_width = radius * torch.tensor([1.0, 0.9, 0.78 * math.sqrt(3)])[kind]
     half_height = radius * torch.tensor([1.0, 0.9, 0.78 * 1.5])[kind]
-    place = torch.rand(2, n, generator=generator) * 2 - 1
+    place = torch.rand(2, n, generator=generator) * (place[1] - place[0]) + place[0]
     center_x = SIDE / 2 + place[0] * (SIDE / 2 - 1 - half_width)
     center_y = SIDE / 2 + place[1] * (SIDE / 2 - 1 - half_height)
     bare = (torch.rand(n, generator=generator) < 0.25) & (outline is None)
