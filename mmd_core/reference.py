@@ -52,7 +52,7 @@ class References:
             raise ValueError("no reference latents were given: at least one reference is needed")
         names = tuple(self.names) or tuple(f"reference {j + 1}" for j in range(n))
         # Piece by piece: a set may be larger than the memory, and lie in a file.
-        pieces = latents.split(max(1, PIECE // latents[0].numel()))
+        pieces = latents.split(max(1, PIECE // max(1, latents[0].numel())))
         bad = torch.cat([~torch.isfinite(piece.flatten(1)).all(1) for piece in pieces])
         if bad.any():
             first = ", ".join(names[j] for j in bad.nonzero().flatten().tolist()[:3])
