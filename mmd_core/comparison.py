@@ -25,8 +25,6 @@ class FeatureComparison:
         finished: Samples that count as drawn together with the batch, with shape `(m, C, *)`.
     """
 
-    at_rest = 50.0  # λ · rate by which the flow has come to rest, and would only copy
-
     def __init__(
         self,
         config: KernelConfig,

@@ -34,6 +34,7 @@ from .schedule import NoiseModel, Step, Window
 __all__ = ["Guidance", "TraceRow"]
 
 MAX_RATE = 0.5  # λ · rate of one sub-step of the flow
+MAX_REACH = 50.0  # λ · rate of one step: by then the flow has come to rest, and would only copy
 
 
 class TraceRow(NamedTuple):
@@ -187,7 +188,7 @@ def _flow(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) 
 
     `preserve` p keeps that below (1 − p)/p of how far the model's own step moves a sample.
     """
-    reach = min(run.config.strength * step.rate, run.comparison.at_rest)
+    reach = min(run.config.strength * step.rate, MAX_REACH)
     n = max(1, math.ceil(reach / MAX_RATE))
     start = run.comparison.start(x0, x, step.sigma)
     end = start.flowed(coupling, reach, n)

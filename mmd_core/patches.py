@@ -87,8 +87,6 @@ class PatchComparison:
         finished: Samples that count as drawn together with the batch, with shape `(m, C, *)`.
     """
 
-    at_rest = 20.0  # λ · rate by which the flow has come to rest
-
     def __init__(
         self,
         config: KernelConfig,

@@ -87,7 +87,7 @@ class MMDKernel(io.ComfyNode):
                     tooltip="What of an image is compared. latent: everything, layout included. low_pass: "
                     "the image seen from afar, palette and composition without detail. channel_stats: "
                     "palette and contrast, wherever they are. patches: small patches, wherever they "
-                    "are: style without layout.",
+                    "are: style without layout; best with kernel energy.",
                 ),
                 io.Int.Input(
                     "pool",

@@ -17,6 +17,7 @@ from .worlds import Case
 FIRST = {  # target of each world
     "digits": "3/8/1",
     "shapes": "blue triangles",
+    "corner": "in the corner",
     "prompt-digits": "bold 3s, thin 8s",
     "prompt-shapes": "blue triangles, red discs",
 }

@@ -360,6 +360,11 @@ def partial_figure(rows: Rows, out: Path) -> None:
     )  # fmt: skip
 
 
+def features_figure(rows: Rows, out: Path) -> None:
+    figures = ("hue TV", "style recovered", "in the corner", "layout spread", "nearest by fresh")
+    bars_by_label(rows, out, "features", "What is compared is what is transferred", figures)
+
+
 STUDY_FIGURES = {
     "strength": strength_figure,
     "steps": steps_figure,
@@ -369,6 +374,7 @@ STUDY_FIGURES = {
     "references": references_figure,
     "cfg": cfg_figure,
     "partial": partial_figure,
+    "features": features_figure,
 }
 
 

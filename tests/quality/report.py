@@ -44,6 +44,8 @@ COLUMNS = {
     "var high": Column("var high", 2),
     "contrast": Column("contrast", 2),
     "outline": Column("outline", 2),
+    "in the corner": Column("in the corner", 2),
+    "layout spread": Column("layout spread", 2),
     "nearest": Column("nearest", -3),
     "nearest by fresh": Column("by fresh", 2),
     "seconds": Column("s", 1),

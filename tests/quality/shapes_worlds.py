@@ -15,12 +15,13 @@ from .worlds import generator
 
 TRIANGLE, DISC, RED, BLUE = 2, 0, 0, 4
 WIDE = (0.27, 0.3)  # of the radius, what an outline may be at most
+ANYWHERE, CORNER = (-1.0, 1.0), (-1.0, -0.7)  # places, from left (top) to right (bottom)
 
 
-def draw_shapes(kind: Tensor, hue: Tensor, rng, outline=None) -> Tensor:
+def draw_shapes(kind: Tensor, hue: Tensor, rng, outline=None, place=ANYWHERE) -> Tensor:
     """Pictures `(n, 3, 32, 32)` of kinds and hue words `(n,)`, within half a word of each hue."""
     hue = (hue + torch.rand(len(hue), generator=rng) - 0.5) % len(HUES)
-    return draw(kind, hue, rng, outline=outline)
+    return draw(kind, hue, rng, outline=outline, place=place)
 
 
 def outline_share(samples: Tensor) -> Tensor:
@@ -40,6 +41,18 @@ def outline_share(samples: Tensor) -> Tensor:
     return share.masked_fill(ground < 0.35, torch.nan)
 
 
+def centres(samples: Tensor) -> Tensor:
+    """Where shapes are, `(n, 2)` from left and top, −1, to right and bottom, 1: the centres of what is not ground."""
+    edge = torch.ones(samples.shape[-2:], dtype=torch.bool)
+    edge[1:-1, 1:-1] = False
+    ground = samples[:, :, edge].median(2)[0][:, :, None, None]
+    shape = ((samples - ground).abs().amax(1) > 0.4).to(samples)
+    n = samples.shape[-1]
+    axis = (torch.arange(n) * 2 + 1) / n - 1
+    area = shape.sum((1, 2)).clamp_min(1)[:, None]
+    return torch.stack([(shape.sum(1) * axis).sum(1), (shape.sum(2) * axis).sum(1)], 1) / area
+
+
 class ShapesCase(LearnedCase):
     """Drawn shapes; the truth is the drawing itself.
 
@@ -49,7 +62,7 @@ class ShapesCase(LearnedCase):
     """
 
     demo = "shapes"
-    batch, steps = 32, 25
+    batch, steps, place = 32, 25, ANYWHERE
     edges = (4.0, 12.0)
     references_count, held_out_count = 64, 256
 
@@ -68,7 +81,7 @@ class ShapesCase(LearnedCase):
         counts = torch.tensor(exact_counts(self.truth, n))
         label = torch.repeat_interleave(torch.arange(len(counts)), counts)
         label = label[torch.randperm(n, generator=rng)]
-        return draw_shapes(label // len(HUES), label % len(HUES), rng, self.outline)
+        return draw_shapes(label // len(HUES), label % len(HUES), rng, self.outline, self.place)
 
     def _draw(self, n: int, *keys) -> Tensor:
         return self.draw(n, generator(self.world, self.target, *keys)).clamp(-1, 1)
@@ -140,6 +153,24 @@ class PromptShapesCase(ShapesCase):
         )
 
 
+class CornerCase(ShapesCase):
+    """Red and blue shapes with wide outlines, all in one corner: is layout copied along with the style?"""
+
+    place = CORNER
+
+    def __init__(self):
+        hues = [0.5 * (hue in (RED, BLUE)) for hue in range(len(HUES))]
+        super().__init__("in the corner", EQUAL_KINDS, hues, WIDE, "corner")
+
+    def extras(self, samples: Tensor, truth) -> dict[str, float]:
+        found, own = centres(samples), centres(truth.unguided)
+        layout = {
+            "in the corner": (found < 0).all(1).double().mean().item(),
+            "layout spread": (found.std(0) / own.std(0)).mean().item(),
+        }
+        return super().extras(samples, truth) | layout
+
+
 def _one(n: int, *chosen: int) -> list[float]:
     return [float(i in chosen) for i in range(n)]
 
@@ -153,4 +184,5 @@ SHAPES = {
         ("wide outlines", EQUAL_KINDS, EQUAL_HUES, WIDE),
     )
 }
+CORNER_SHAPES = {"in the corner": CornerCase}
 PROMPT_SHAPES = {FIRST["prompt-shapes"]: PromptShapesCase}

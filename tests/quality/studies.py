@@ -14,6 +14,7 @@ SHAPES = ("shapes", "blue triangles")
 LATENTS = ("latents", "16384 D, 5% apart")
 RING = ("ring", "8 modes, some modes")
 PROMPTS = ("prompt-digits", "bold 3s, thin 8s")
+IN_CORNER = ("corner", "in the corner")
 
 SAMPLERS = (
     "euler",
@@ -29,6 +30,14 @@ SAMPLERS = (
 SCHEDULERS = ("normal", "karras", "sgm_uniform", "beta")
 STEPS = (4, 8, 12, 25, 50)
 FACTORS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+FEATURES = (
+    {"feature_space": "latent"},
+    {"feature_space": "low_pass"},
+    {"feature_space": "low_pass", "pool": 8},
+    {"feature_space": "channel_stats"},
+    {"feature_space": "patches", "patch_size": 5},
+    {"feature_space": "patches", "patch_size": 5, "kernel": "energy"},
+)
 CFGS = (1.0, 2.0, 4.0, 7.0, 10.0)
 
 
@@ -65,19 +74,23 @@ def starting_latent(case, kind: str, n: int, seed: int) -> torch.Tensor:
 
 
 def _draw(
-    case, references, seed, strength, pool=None, batch=None, start=None, mask=False, **options
-) -> Drawn:
+    case, references, seed, strength, pool=None, batch=None, start=None, mask=False, kernel=None,
+    **options,
+) -> Drawn:  # fmt: skip
     """`pool` images in batches that know nothing of each other, each drawn by the sampler node.
 
     Arguments:
         strength: A multiple of the default.
         start: What to draw over, see `starting_latent`.
         mask: Whether to draw the lower half only.
+        kernel: How images are compared, as `KernelConfig` names it.
     """
-    from mmd_pack.mmd_core import GuidanceConfig
+    from mmd_pack.mmd_core import GuidanceConfig, KernelConfig
 
     batch = batch or case.batch
     config = {"strength": strength * GuidanceConfig().strength}
+    if kernel:
+        config["kernel"] = KernelConfig(**kernel)
     latent, parts = None, []
     if start:
         latent = {"samples": starting_latent(case, start, batch, seed)}
@@ -225,6 +238,13 @@ def _partial(seeds):
                 yield from _each(case, method, few, **options)
 
 
+def _features(seeds):
+    yield from _each(IN_CORNER, "references", seeds)
+    yield from _each(IN_CORNER, "none", seeds)
+    for kernel in FEATURES:
+        yield from _each(IN_CORNER, "guided", seeds, kernel=kernel)
+
+
 STUDIES = {
     "strength": Study("Multiples of the default strength: is there a plateau?", _strength),
     "steps": Study("Does strength mean the same for all numbers of steps? Karras.", _steps),
@@ -239,6 +259,11 @@ STUDIES = {
         "Does guidance help, or at least not harm, with denoise below 1 from other pictures (`any`), or "
         "from right ones (`target`), and when only the lower half of right ones is drawn anew (`mask`)?",
         _partial,
+    ),
+    "features": Study(
+        "What is compared is what is transferred. Red and blue shapes with wide outlines, all in the upper "
+        "left corner (of free shapes a quarter is there); layout spread is by that of unguided ones.",
+        _features,
     ),
 }
 
@@ -262,6 +287,9 @@ def study_label(row: dict) -> str:
     for name, value in row["settings"].items():
         if name == "mask":
             words.append("lower half")
+            continue
+        if name == "kernel":
+            words += [f"{v}" if k != "pool" else f"pool {v}" for k, v in value.items()]
             continue
         shown = f"{value:g}" if isinstance(value, float) else str(value)
         words.append(f"{names.get(name, name)} {shown}".strip())

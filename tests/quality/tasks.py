@@ -11,7 +11,15 @@ from itertools import groupby
 
 from . import comfyui
 
-COSTS = {"latents": 4, "shapes": 3, "prompt-shapes": 3, "prompt-digits": 2, "digits": 2, "ring": 1}
+COSTS = {
+    "corner": 5,
+    "latents": 4,
+    "shapes": 3,
+    "prompt-shapes": 3,
+    "prompt-digits": 2,
+    "digits": 2,
+    "ring": 1,
+}
 _rows = None  # of a worker: where it reports
 
 

@@ -113,7 +113,14 @@ def tuned_by(world: str) -> tuple[str, str]:
     return ("style gap", "MMD2") if world.startswith("prompt-") else ("TV", "MMD2")
 
 
+def studied() -> dict[str, dict]:
+    """Worlds that only studies draw in, as in `registry`."""
+    from .shapes_worlds import CORNER_SHAPES
+
+    return {"corner": CORNER_SHAPES}
+
+
 @cache
 def get_case(world: str, target: str) -> Case:
     """The case, made once in a process."""
-    return registry()[world][target]()
+    return {**registry(), **studied()}[world][target]()
