@@ -34,7 +34,8 @@ class FeatureComparison:
         finished: Tensor | None = None,
     ):
         self.weights = weights
-        self.features = make_features(config.feature_space, references, weights, noise, config.pool)
+        features = make_features(config.feature_space, references.shape[1:], config.pool)
+        self.features = features.fit(references, weights, noise)
         self.posterior = self.features.posterior
         rows = self.features(references)
         self.space = GramSpace(rows, weights, centred=config.radial)

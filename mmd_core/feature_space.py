@@ -26,8 +26,10 @@ FEATURE_SPACES = ("latent", "low_pass", "channel_stats", "patches")
 class Whole:
     """The latents themselves."""
 
-    def __init__(self, references: Tensor, weights: Tensor, noise: NoiseModel):
+    def fit(self, references: Tensor, weights: Tensor, noise: NoiseModel) -> "Whole":
+        """Learns what estimates lack (`seen`) from references with shape `(N, C, *)`, weights that sum to 1."""
         self.posterior = Posterior(self(references), weights, noise)
+        return self
 
     def __call__(self, x: Tensor) -> Tensor:
         """The features of latents `x`, with shape `(B, C, *)`."""
@@ -48,16 +50,19 @@ class LowPass(Whole):
     What remains is an orthonormal projection; unlike blocks it leaves no edges in what it pulls back.
     """
 
-    def __init__(self, references: Tensor, weights: Tensor, noise: NoiseModel, pool: int):
+    def __init__(self, shape: tuple[int, ...], pool: int):
         self.projections = []
-        for n in references.shape[2:]:
+        for n in shape[1:]:
             m = max(1, round(n / pool))
-            self.projections.append((cosine_basis(m).T @ cosine_basis(n)[:m]).to(references))
-        super().__init__(references, weights, noise)
+            self.projections.append(cosine_basis(m).T @ cosine_basis(n)[:m])
+
+    def fit(self, references: Tensor, weights: Tensor, noise: NoiseModel) -> "LowPass":
+        self.projections = [projection.to(references) for projection in self.projections]
+        return super().fit(references, weights, noise)
 
     def __call__(self, x: Tensor) -> Tensor:
         for axis, projection in enumerate(self.projections, 2):
-            x = (x.movedim(axis, -1) @ projection.T).movedim(-1, axis)
+            x = (x.movedim(axis, -1) @ projection.to(x).T).movedim(-1, axis)
         return x
 
     def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
@@ -76,12 +81,11 @@ class ChannelStats(Whole):
     reference times the share of all variance that is not settled.
     """
 
-    def __init__(self, references: Tensor, weights: Tensor, noise: NoiseModel):
+    def fit(self, references: Tensor, weights: Tensor, noise: NoiseModel) -> "ChannelStats":
         self.whole = Posterior(references, weights, noise)
-        means, covariances = self._moments(references)
-        self.typical = torch.tensordot(weights, covariances, 1)
-        features = self(references)
-        self.posterior = Posterior.of_rows(features, weights, noise)
+        self.posterior = Posterior.of_rows(self(references), weights, noise)
+        self.typical = torch.tensordot(weights, self._moments(references)[1], 1)
+        return self
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means `(B, C)` and covariances `(B, C, C)`."""
@@ -89,10 +93,10 @@ class ChannelStats(Whole):
         deviations = places - places.mean(2, keepdim=True)
         return places.mean(2), deviations @ deviations.transpose(1, 2) / places.shape[2]
 
-    def __call__(self, x: Tensor, share: float = 0.0) -> Tensor:
-        """The features, with shape `(B, C + C²)`; `share` of the typical covariance is added."""
+    def __call__(self, x: Tensor, sigma: float | None = None) -> Tensor:
+        """The features, with shape `(B, C + C²)`; with `sigma`, of estimates that lack covariance."""
         means, covariances = self._moments(x)
-        values, vectors = self._spectrum(covariances + share * self.typical)
+        values, vectors = self._spectrum(covariances + self._lacking(sigma))
         roots = (vectors * values[:, None]) @ vectors.transpose(1, 2)
         return torch.cat([means, roots.flatten(1)], 1) * math.sqrt(x[0, 0].numel())
 
@@ -101,17 +105,17 @@ class ChannelStats(Whole):
         values, vectors = torch.linalg.eigh(covariances)
         return values.clamp_min(0).sqrt(), vectors
 
-    def _share(self, sigma: float | None) -> float:
-        return 0.0 if sigma is None else self.whole.open(sigma)
+    def _lacking(self, sigma: float | None) -> Tensor | float:
+        return 0.0 if sigma is None else self.whole.open(sigma) * self.typical
 
     def seen(self, x0: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, float]:
         lacking = self.posterior.bound(self.posterior.noise.level(sigma))
-        return self(x0, self._share(sigma)), lacking
+        return self(x0, sigma), lacking
 
     def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
         """With R² = C and symmetric G: dR of dC solves R dR + dR R = dC, so ∂/∂C = Y with R Y + Y R = G."""
         means, covariances = self._moments(x)
-        values, vectors = self._spectrum(covariances + self._share(sigma) * self.typical)
+        values, vectors = self._spectrum(covariances + self._lacking(sigma))
         c, places = means.shape[1], x[0, 0].numel()
         of_means, of_roots = g[:, :c], g[:, c:].reshape(-1, c, c)
         of_roots = (of_roots + of_roots.transpose(1, 2)) / 2
@@ -127,18 +131,13 @@ class ChannelStats(Whole):
 Features = Whole | LowPass | ChannelStats
 
 
-def make_features(
-    name: str, references: Tensor, weights: Tensor, noise: NoiseModel, pool: int = 4
-) -> Features:
-    """The feature map of that name, for references with shape `(N, C, *)`, fp32 or better.
+def make_features(name: str, shape: tuple[int, ...], pool: int = 4) -> Features:
+    """The feature map of that name, for latents of the shape `(C, *)`.
 
     Arguments:
-        name: One of `FEATURE_SPACES` but `patches`, which has rows of its own.
-        weights: Of the references, with shape `(N,)`, sum 1.
+        name: One of `FEATURE_SPACES` but `patches`, of which an image has many.
         pool: How many places of an axis `low_pass` makes one of.
     """
     if name == "low_pass":
-        return LowPass(references, weights, noise, pool)
-    if name == "channel_stats":
-        return ChannelStats(references, weights, noise)
-    return Whole(references, weights, noise)
+        return LowPass(shape, pool)
+    return ChannelStats() if name == "channel_stats" else Whole()

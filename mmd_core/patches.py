@@ -22,7 +22,7 @@ from .coupling import Coupling
 from .kernels import Gram
 from .mmd import mmd2
 
-__all__ = ["PatchComparison", "patch_rows", "tile", "untile"]
+__all__ = ["PatchComparison", "PatchEmbedding", "patch_rows", "tile", "untile"]
 
 LANDMARKS = 512  # patches that stand for all of the references, and as many for the batch
 ROWS = 2048  # that move in a call, unless a single tiling has more
@@ -75,6 +75,46 @@ def patch_rows(
         index.append(torch.randint(0, windows.shape[axis], (count,), generator=rng).to(x.device))
     owners = owners.to(x.device)
     return windows.movedim(1, x.ndim - 1)[(owners, *index)].flatten(1), owners
+
+
+class PatchEmbedding:
+    """Images as rows whose inner products are K, but for what MMD does not see.
+
+    Nyström's approximation: an image is where its patches' mean embedding lies among those of
+    landmarks, patches of the references.
+
+    Arguments:
+        config: The kernel between patches.
+        references: With shape `(N, C, *)`, fp32 or better.
+        weights: Their weights, with shape `(N,)`, sum 1.
+
+    References:
+        Williams, Seeger, Using the Nyström Method to Speed Up Kernel Machines, NIPS 2000.
+    """
+
+    def __init__(self, config: KernelConfig, references: Tensor, weights: Tensor):
+        self.size = tuple(min(config.patch_size, n) for n in references.shape[2:])
+        rows, _ = patch_rows(references, weights, self.size, LANDMARKS)
+        self.centre = rows.mean(0) if config.radial else torch.zeros_like(rows[0])
+        self.rows = rows - self.centre
+        gram = self.rows @ self.rows.T
+        self.kernel = config.resolve(gram, rows.shape[1])
+        values = self.kernel.values(Gram.within(gram))
+        # About the landmarks' mean: then distances, too, make a matrix without negative eigenvalues.
+        self.means = values.mean(0)
+        values = values - self.means - self.means[:, None] + self.means.mean()
+        eigenvalues, vectors = torch.linalg.eigh(values.double())
+        kept = eigenvalues > 1e-6 * eigenvalues[-1]
+        self.root = (vectors[:, kept] * eigenvalues[kept].rsqrt()).to(rows)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The rows of images with shape `(n, C, *)`, `(n, F)`."""
+        tiles = tile(x.to(self.rows), self.size, (0,) * len(self.size)) - self.centre
+        embedded = []
+        for patches in tiles:
+            values = self.kernel.values(Gram.of(patches, self.rows))
+            embedded.append((values - values.mean(1, keepdim=True)).mean(0) - self.means)
+        return (torch.stack(embedded) + self.means.mean()) @ self.root
 
 
 class PatchComparison:

@@ -9,7 +9,14 @@ from mmd_pack.mmd_core import Guidance, GuidanceConfig, KernelConfig, Memory, No
 from mmd_pack.mmd_core.config import KERNELS
 from mmd_pack.mmd_core.coupling import Coupling
 from mmd_pack.mmd_core.kernels import Gram
-from mmd_pack.mmd_core.patches import LANDMARKS, PatchComparison, patch_rows, tile, untile
+from mmd_pack.mmd_core.patches import (
+    LANDMARKS,
+    PatchComparison,
+    PatchEmbedding,
+    patch_rows,
+    tile,
+    untile,
+)
 
 F64 = torch.float64
 SHAPES = [((2, 7, 8), (3, 3)), ((3, 9), (2,)), ((2, 1, 6, 5), (1, 2, 2)), ((4, 5, 5), (5, 5))]
@@ -259,3 +266,17 @@ def test_large_images_take_turns_with_their_tilings(rng):
     x0 = y.repeat(4, 1, 1, 1)
     seen = [tuple(comparison.start(x0, x0, 5.0).offsets) for _ in range(9)]
     assert len(set(seen)) == 9 and all(len(offsets) == 1 for offsets in seen)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_embedded_images_have_the_mmd2_of_their_patches(kernel, rng):
+    """All patches of the references are landmarks many times over, so nothing is lost."""
+    y = randn(rng, 6, 1, 4, 4)
+    config = KernelConfig(kernel, feature_space="patches", patch_size=2)
+    embedding = PatchEmbedding(config, y, equal(6))
+    rows = embedding(y)
+    patches = tile(y, (2, 2), (0, 0)) - embedding.centre
+    q = torch.tensor([0.5, 0.5, 0, 0, 0, 0], dtype=F64) - equal(6)
+    k = embedding.kernel
+    values = torch.stack([torch.stack([mean_kernel(k, a, b) for b in patches]) for a in patches])
+    assert (q @ rows).square().sum().item() == pytest.approx((q @ values @ q).item(), rel=1e-3)
