@@ -5,8 +5,8 @@
 MMD² with this kernel is the one between all patches of the batch and all patches of the references: style
 without layout. Its gradient lets every patch move towards the references' patches and away from the batch's
 own. Estimates count as they are, blurred or not: what they lack is large shapes, hardly anything of a patch.
-Patches are taken in tilings, which an image can be put together from again: overlapping ones if the
-images are small, else another tiling at every call. Sums over thousands of patches are estimated from some
+Patches are taken in tilings, which cover an image: all of them if the images are small, else another one at
+every call. Sums over thousands of patches are estimated from some
 of them, the landmarks.
 """
 
@@ -29,33 +29,36 @@ ROWS = 2048  # that move in a call, unless a single tiling has more
 CHUNK = 1024  # of them at once, which bounds the memory
 
 
-def tile(x: Tensor, size: tuple[int, ...], offset: tuple[int, ...]) -> Tensor:
-    """The patches of a tiling that begins at `offset`, with shape `(B, tiles, C · patch)`."""
-    b, c, *lengths = x.shape
-    shape = [b, c]
-    for axis, (n, p, o) in enumerate(zip(lengths, size, offset, strict=True), 2):
-        count = (n - o) // p
-        x = x.narrow(axis, o, count * p)
-        shape += [count, p]
-    counts, within = range(2, len(shape), 2), range(3, len(shape), 2)
-    tiles = math.prod(shape[i] for i in counts)
-    return x.reshape(shape).permute(0, *counts, 1, *within).reshape(b, tiles, -1)
+def tiling(lengths: tuple[int, ...], size: tuple[int, ...], offset: tuple[int, ...]) -> Tensor:
+    """The places of the patches that cover an image, with shape `(T, patch)`, as indices into its flat places.
+
+    They lie side by side from `offset` on; at both ends of each axis one more overlaps its neighbour.
+    """
+    places = torch.arange(math.prod(lengths)).view(lengths)
+    for axis, (n, p, first) in enumerate(zip(lengths, size, offset, strict=True)):
+        starts = sorted({0, n - p, *range(first, n - p + 1, p)})
+        places = places.unfold(axis, p, 1).index_select(axis, torch.tensor(starts))
+    return places.reshape(-1, math.prod(size))
 
 
-def untile(tiles: Tensor, shape: tuple[int, ...], size, offset) -> Tensor:
-    """The transpose of `tile`: patches laid back into images of `shape`, 0 where there are none."""
-    b, c, *lengths = shape
-    counts = [(n - o) // p for n, p, o in zip(lengths, size, offset, strict=True)]
-    k = len(counts)
-    order = [0, k + 1, *(i for axis in range(k) for i in (1 + axis, k + 2 + axis))]
-    inner = tiles.reshape(b, *counts, c, *size).permute(order)
-    inner = inner.reshape(b, c, *(n * p for n, p in zip(counts, size, strict=True)))
-    whole = tiles.new_zeros(shape)
-    window = whole
-    for axis, (n, o) in enumerate(zip(inner.shape[2:], offset, strict=True), 2):
-        window = window.narrow(axis, o, n)
-    window.copy_(inner)
-    return whole
+def tile(x: Tensor, places: Tensor) -> Tensor:
+    """The patches at `places` of images `(B, C, *)`, with shape `(B, T, C · patch)`."""
+    return x.flatten(2)[:, :, places].transpose(1, 2).flatten(2)
+
+
+def untile(tiles: Tensor, shape: tuple[int, ...], places: Tensor) -> Tensor:
+    """The transpose of `tile`: images of `shape` in which patches that overlap are added."""
+    # Gathered, since on a GPU scattered sums come out differently each time.
+    sorted_places, order = places.flatten().sort(stable=True)
+    counts = sorted_places.bincount(minlength=math.prod(shape[2:]))
+    rank = (
+        torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[sorted_places]
+    )
+    sources = order.new_full((len(counts), int(counts.max())), len(order))
+    sources[sorted_places, rank] = order
+    parts = tiles.unflatten(2, (shape[1], -1)).transpose(1, 2).flatten(2)  # (B, C, T · patch)
+    parts = torch.nn.functional.pad(parts, (0, 1))
+    return parts[:, :, sources].sum(3).reshape(len(tiles), *shape[1:])
 
 
 def patch_rows(
@@ -109,7 +112,8 @@ class PatchEmbedding:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The rows of images with shape `(n, C, *)`, `(n, F)`."""
-        tiles = tile(x.to(self.rows), self.size, (0,) * len(self.size)) - self.centre
+        places = tiling(x.shape[2:], self.size, (0,) * len(self.size)).to(self.rows.device)
+        tiles = tile(x.to(self.rows), places) - self.centre
         embedded = []
         for patches in tiles:
             values = self.kernel.values(Gram.of(patches, self.rows))
@@ -146,27 +150,24 @@ class PatchComparison:
             rows, owners = patch_rows(finished, equal, self.size, LANDMARKS)
             self.rows = torch.cat([self.rows, rows - self.centre])
             self.owners = torch.cat([self.owners, len(references) + owners])
+        lengths = references.shape[2:]
         offsets = itertools.product(
-            *(
-                range(min(p, n - p + 1))
-                for p, n in zip(self.size, references.shape[2:], strict=True)
-            )
+            *(range(min(p, n - p + 1)) for p, n in zip(self.size, lengths, strict=True))
         )
-        self.offsets = list(offsets)
-        order = torch.randperm(len(self.offsets), generator=torch.Generator().manual_seed(0))
-        self.offsets = [self.offsets[i] for i in order]
+        tilings = [tiling(lengths, self.size, offset).to(references.device) for offset in offsets]
+        order = torch.randperm(len(tilings), generator=torch.Generator().manual_seed(0))
+        self.tilings = [tilings[i] for i in order]
         self.calls = 0
 
     def start(self, x0: Tensor, x: Tensor, sigma: float) -> "Patched":
         """The batch as it is compared: estimates `x0`, in the tilings whose turn it is."""
-        tiles = math.prod(n // p for n, p in zip(x0.shape[2:], self.size, strict=True))
-        wanted = max(1, min(len(self.offsets), ROWS // (len(x0) * tiles)))
+        every = len(self.tilings)
+        wanted = max(1, min(every, ROWS // (len(x0) * len(self.tilings[0]))))
         first = self.calls * wanted
         self.calls += 1
-        offsets = [self.offsets[(first + i) % len(self.offsets)] for i in range(wanted)]
-        parts = [tile(x0, self.size, offset) - self.centre for offset in offsets]
-        rows = torch.cat(parts, 1)
-        return Patched(self, x0.shape, offsets, rows, rows)
+        tilings = [self.tilings[(first + i) % every] for i in range(wanted)]
+        rows = torch.cat([tile(x0, places) - self.centre for places in tilings], 1)
+        return Patched(self, x0.shape, tilings, rows, rows)
 
     def mmd2(self, x: Tensor, unbiased: bool) -> float:
         """MMD² between finished latents `x` and the references, of patches that guidance has not seen."""
@@ -184,13 +185,13 @@ class Patched:
 
     Arguments:
         shape: Of the batch.
-        offsets: Of the tilings.
+        tilings: The places of its patches, see `tiling`.
         began, rows: The patches as they were and as they are, with shape `(B, T, d)`, about the centre.
     """
 
     comparison: PatchComparison
     shape: tuple[int, ...]
-    offsets: list[tuple[int, ...]]
+    tilings: list[Tensor]
     began: Tensor
     rows: Tensor
 
@@ -241,19 +242,13 @@ class Patched:
 
     def displacement(self) -> Tensor:
         """How far the images have moved, with shape `(B, *shape)`: the mean of what their patches want."""
-        size, parts = self.comparison.size, (self.rows - self.began)
-        total, covered, first = 0, 0, 0
-        for offset in self.offsets:
-            here = math.prod(
-                (n - o) // p for n, p, o in zip(self.shape[2:], size, offset, strict=True)
-            )
-            tiles = parts[:, first : first + here]
-            total = total + untile(tiles, self.shape, size, offset)
-            covered = covered + untile(
-                torch.ones_like(tiles[:1]), (1, *self.shape[1:]), size, offset
-            )
-            first += here
-        return total / covered.clamp_min(1)
+        total, covered, parts = 0, 0, self.rows - self.began
+        for places, tiles in zip(
+            self.tilings, parts.split([len(t) for t in self.tilings], 1), strict=True
+        ):
+            total = total + untile(tiles, self.shape, places)
+            covered = covered + untile(torch.ones_like(tiles[:1]), (1, *self.shape[1:]), places)
+        return total / covered
 
     def shortened(self, share: Tensor) -> "Patched":
         """With one share of the way for each image, with shape `(B,)`."""
