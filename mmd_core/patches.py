@@ -13,6 +13,7 @@ of them, the landmarks.
 import itertools
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,16 +30,25 @@ ROWS = 2048  # that move in a call, unless a single tiling has more
 CHUNK = 1024  # of them at once, which bounds the memory
 
 
-def tiling(lengths: tuple[int, ...], size: tuple[int, ...], offset: tuple[int, ...]) -> Tensor:
-    """The places of the patches that cover an image, with shape `(T, patch)`, as indices into its flat places.
+def tiling(
+    lengths: tuple[int, ...], size: tuple[int, ...], offset: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """The patches that cover an image: their places `(T, patch)` in it, flattened, and which are regular `(T,)`.
 
-    They lie side by side from `offset` on; at both ends of each axis one more overlaps its neighbour.
+    Regular ones lie side by side from `offset` on; at the ends of each axis others overlap them.
+    All regular ones of all offsets are each patch of the image once.
     """
-    places = torch.arange(math.prod(lengths)).view(lengths)
+    places, regular = (
+        torch.arange(math.prod(lengths)).view(lengths),
+        torch.ones(1, dtype=torch.bool),
+    )
     for axis, (n, p, first) in enumerate(zip(lengths, size, offset, strict=True)):
-        starts = sorted({0, n - p, *range(first, n - p + 1, p)})
+        inner = range(first, n - p + 1, p)
+        starts = sorted({0, n - p, *inner})
         places = places.unfold(axis, p, 1).index_select(axis, torch.tensor(starts))
-    return places.reshape(-1, math.prod(size))
+        own = torch.tensor([start in inner for start in starts])
+        regular = (regular[:, None] & own).flatten()
+    return places.reshape(-1, math.prod(size)), regular
 
 
 def tile(x: Tensor, places: Tensor) -> Tensor:
@@ -112,8 +122,8 @@ class PatchEmbedding:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The rows of images with shape `(n, C, *)`, `(n, F)`."""
-        places = tiling(x.shape[2:], self.size, (0,) * len(self.size)).to(self.rows.device)
-        tiles = tile(x.to(self.rows), places) - self.centre
+        places, regular = tiling(x.shape[2:], self.size, (0,) * len(self.size))
+        tiles = tile(x.to(self.rows), places[regular].to(self.rows.device)) - self.centre
         embedded = []
         for patches in tiles:
             values = self.kernel.values(Gram.of(patches, self.rows))
@@ -154,20 +164,21 @@ class PatchComparison:
         offsets = itertools.product(
             *(range(min(p, n - p + 1)) for p, n in zip(self.size, lengths, strict=True))
         )
-        tilings = [tiling(lengths, self.size, offset).to(references.device) for offset in offsets]
+        tilings = [tiling(lengths, self.size, offset) for offset in offsets]
         order = torch.randperm(len(tilings), generator=torch.Generator().manual_seed(0))
-        self.tilings = [tilings[i] for i in order]
+        self.tilings = [[part.to(references.device) for part in tilings[i]] for i in order]
         self.calls = 0
 
     def start(self, x0: Tensor, x: Tensor, sigma: float) -> "Patched":
         """The batch as it is compared: estimates `x0`, in the tilings whose turn it is."""
         every = len(self.tilings)
-        wanted = max(1, min(every, ROWS // (len(x0) * len(self.tilings[0]))))
+        wanted = max(1, min(every, ROWS // (len(x0) * len(self.tilings[0][0]))))
         first = self.calls * wanted
         self.calls += 1
         tilings = [self.tilings[(first + i) % every] for i in range(wanted)]
-        rows = torch.cat([tile(x0, places) - self.centre for places in tilings], 1)
-        return Patched(self, x0.shape, tilings, rows, rows)
+        places, regular = zip(*tilings, strict=True)
+        rows = torch.cat([tile(x0, some) - self.centre for some in places], 1)
+        return Patched(self, x0.shape, places, torch.cat(regular), rows, rows)
 
     def mmd2(self, x: Tensor, unbiased: bool) -> float:
         """MMD² between finished latents `x` and the references, of patches that guidance has not seen."""
@@ -185,23 +196,27 @@ class Patched:
 
     Arguments:
         shape: Of the batch.
-        tilings: The places of its patches, see `tiling`.
+        places: Of the patches of each tiling, see `tiling`.
+        regular: Which of all T patches of an image are regular, with shape `(T,)`.
         began, rows: The patches as they were and as they are, with shape `(B, T, d)`, about the centre.
     """
 
     comparison: PatchComparison
     shape: tuple[int, ...]
-    tilings: list[Tensor]
+    places: tuple[Tensor, ...]
+    regular: Tensor
     began: Tensor
     rows: Tensor
 
-    @property
+    @cached_property
     def landmarks(self) -> Tensor:
         """Which of the rows stand for all of them, spread over the batch and its places, with shape `(m,)`."""
-        n = self.rows.shape[0] * self.rows.shape[1]
-        m = min(n, LANDMARKS)
-        step = torch.arange(m, device=self.rows.device, dtype=torch.float64) * (n / m)
-        return step.long()
+        candidates = self.regular.repeat(len(self.rows)).nonzero().flatten()
+        m = min(len(candidates), LANDMARKS)
+        step = torch.arange(m, device=candidates.device, dtype=torch.float64) * (
+            len(candidates) / m
+        )
+        return candidates[step.long()]
 
     def flowed(self, coupling: Coupling, reach: float, substeps: int) -> "Patched":
         """w ← w − λ·Ĝ(w) for every patch, in `substeps`."""
@@ -243,9 +258,8 @@ class Patched:
     def displacement(self) -> Tensor:
         """How far the images have moved, with shape `(B, *shape)`: the mean of what their patches want."""
         total, covered, parts = 0, 0, self.rows - self.began
-        for places, tiles in zip(
-            self.tilings, parts.split([len(t) for t in self.tilings], 1), strict=True
-        ):
+        split = parts.split([len(places) for places in self.places], 1)
+        for places, tiles in zip(self.places, split, strict=True):
             total = total + untile(tiles, self.shape, places)
             covered = covered + untile(torch.ones_like(tiles[:1]), (1, *self.shape[1:]), places)
         return total / covered

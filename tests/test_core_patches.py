@@ -38,9 +38,10 @@ def offsets_of(shape, size):
 
 @pytest.mark.parametrize("shape, size", SHAPES)
 def test_tiles_are_the_patches_they_say_and_cover_the_image(shape, size, rng):
-    x = randn(rng, 2, *shape)
+    x, windows = randn(rng, 2, *shape), []
     for offset in offsets_of(shape, size):
-        places = tiling(shape[1:], size, offset)
+        places, regular = tiling(shape[1:], size, offset)
+        windows += list(map(tuple, places[regular].tolist()))
         tiles = tile(x, places)
         starts = []
         for o, n, p in zip(offset, shape[1:], size, strict=True):
@@ -52,13 +53,15 @@ def test_tiles_are_the_patches_they_say_and_cover_the_image(shape, size, rng):
             torch.testing.assert_close(tiles[:, t], patch.flatten(1))
         assert tiles.shape[1] == math.prod(map(len, starts))
         assert places.unique().tolist() == list(range(math.prod(shape[1:])))
+    every = math.prod(n - p + 1 for n, p in zip(shape[1:], size, strict=True))
+    assert len(windows) == len(set(windows)) == every  # each patch of the image once
 
 
 @pytest.mark.parametrize("shape, size", SHAPES)
 def test_untile_is_the_transpose_of_tile(shape, size, rng):
     x = randn(rng, 2, *shape)
     for offset in offsets_of(shape, size):
-        places = tiling(shape[1:], size, offset)
+        places, _ = tiling(shape[1:], size, offset)
         tiles = tile(x, places)
         g = randn(rng, *tiles.shape)
         laid = untile(g, x.shape, places)
@@ -97,9 +100,11 @@ def test_the_gradient_of_the_patch_kernel_against_autograd(kernel, rng):
     config = KernelConfig(kernel, feature_space="patches", patch_size=1 if singular else 2)
     comparison = PatchComparison(config, y, equal(5))
     start = comparison.start(x.detach(), x.detach(), 1.0)
-    assert len(start.tilings) == (1 if singular else 4)  # every tiling
-    rows = torch.cat([tile(x, places) for places in start.tilings], 1) - comparison.centre
-    w, z = rows.flatten(0, 1), comparison.rows
+    assert len(start.places) == (1 if singular else 4)  # every tiling
+    rows = torch.cat([tile(x, places) for places in start.places], 1) - comparison.centre
+    # What stands for the batch is each of its patches once.
+    regular = start.regular.repeat(3)
+    w, z = rows.flatten(0, 1)[regular], comparison.rows
     k = comparison.kernel
     distinct = ~torch.eye(len(w), dtype=torch.bool)
     within = Gram.of(w, w)
@@ -112,16 +117,16 @@ def test_the_gradient_of_the_patch_kernel_against_autograd(kernel, rng):
     mmd2 = own - 2 * mean_kernel(k, w, z) + mean_kernel(k, z, z)
     (expected,) = torch.autograd.grad(mmd2, x)
 
-    coupling = Coupling(equal(3), -equal(5))
-    gradient = start._gradient(start.rows, coupling)
+    gradient = start._gradient(start.rows, Coupling(equal(3), -equal(5))).flatten(0, 1)
     per_patch = pulled(k, w.detach(), z, in_units=True)
-    torch.testing.assert_close(gradient.flatten(0, 1), per_patch, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(gradient[regular], per_patch, rtol=1e-8, atol=1e-9)
 
     # The same pulls without units, laid back into images, are the gradient of the images.
-    raw = pulled(k, w.detach(), z, in_units=False).view_as(start.rows) / len(w)
-    parts = raw.split([len(places) for places in start.tilings], 1)
+    raw = torch.zeros_like(rows).detach().flatten(0, 1)
+    raw[regular] = pulled(k, w.detach(), z, in_units=False) / len(w)
+    parts = raw.view_as(rows).split([len(places) for places in start.places], 1)
     laid = sum(
-        untile(*part) for part in zip(parts, [x.shape] * len(parts), start.tilings, strict=True)
+        untile(*part) for part in zip(parts, [x.shape] * len(parts), start.places, strict=True)
     )
     torch.testing.assert_close(laid, expected, rtol=1e-8, atol=1e-10)
 
@@ -173,13 +178,15 @@ def test_prompts_weigh_patches_as_they_weigh_images(memory, rng):
             torch.full((LANDMARKS * (m > 0),), 0.25 * m / LANDMARKS),
         ]
     )
+    regular = start.regular.repeat(3)
+    own = regular * p.sum() / regular.sum()  # each patch once
     expected = torch.zeros_like(rows)
     for i in range(0, len(rows), 7):
         to_z = (z - rows[i]).square().sum(1)
         to_w = (rows - rows[i]).square().sum(1)
         for h in k.bandwidths:
             pull = (-to_z / 2 / h**2).exp() * each * wz[image[i], comparison.owners]
-            push = (-to_w / 2 / h**2).exp() * p.sum() / len(rows) * ww[image[i], image]
+            push = (-to_w / 2 / h**2).exp() * own * ww[image[i], image]
             total = (pull[:, None] * (z - rows[i])).sum(0) + (push[:, None] * (rows - rows[i])).sum(
                 0
             )
@@ -191,11 +198,10 @@ def test_prompts_weigh_patches_as_they_weigh_images(memory, rng):
         d2 = (a[:, None] - b).square().sum(2)
         return sum((-d2 / 2 / h**2).exp() for h in k.bandwidths) / 3
 
-    owners, q = comparison.owners, p.sum() / len(rows)
-    own = kernel_of(rows, rows)
-    value = q**2 * (own * ww[image][:, image]).sum()
-    value += 2 * q * (kernel_of(rows, z) * wz[image][:, owners] @ each.double()).sum()
-    value += each.double() @ (kernel_of(z, z) * zz[owners][:, owners]) @ each.double()
+    owners, each = comparison.owners, each.double()
+    value = own @ (kernel_of(rows, rows) * ww[image][:, image]) @ own
+    value += 2 * own @ (kernel_of(rows, z) * wz[image][:, owners]) @ each
+    value += each @ (kernel_of(z, z) * zz[owners][:, owners]) @ each
     assert start.mmd2(coupling) == pytest.approx(float(value), rel=1e-6)
 
 
@@ -274,7 +280,7 @@ def test_large_images_take_turns_with_their_tilings(rng):
     y = randn(rng, 4, 4, 64, 64).float()
     comparison = PatchComparison(KernelConfig(feature_space="patches"), y, equal(4).float())
     x0 = y.repeat(4, 1, 1, 1)
-    seen = [comparison.start(x0, x0, 5.0).tilings for _ in range(9)]
+    seen = [comparison.start(x0, x0, 5.0).places for _ in range(9)]
     assert len({tuple(places.flatten().tolist()) for (places,) in seen}) == 9
 
 
@@ -285,7 +291,7 @@ def test_embedded_images_have_the_mmd2_of_their_patches(kernel, rng):
     config = KernelConfig(kernel, feature_space="patches", patch_size=2)
     embedding = PatchEmbedding(config, y, equal(6))
     rows = embedding(y)
-    patches = tile(y, tiling((4, 4), (2, 2), (0, 0))) - embedding.centre
+    patches = tile(y, tiling((4, 4), (2, 2), (0, 0))[0]) - embedding.centre
     q = torch.tensor([0.5, 0.5, 0, 0, 0, 0], dtype=F64) - equal(6)
     k = embedding.kernel
     values = torch.stack([torch.stack([mean_kernel(k, a, b) for b in patches]) for a in patches])

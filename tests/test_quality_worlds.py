@@ -169,19 +169,23 @@ def test_every_method_comes_closer_to_the_ring(method):
 
 def test_shapes_in_the_corner_are_there_and_others_anywhere():
     case = get_case("corner", "in the corner")
-    corner, anywhere = (
-        shapes_worlds.centres(x) for x in (case.held_out(0), draw_random(256, generator("any"))[0])
-    )
-    assert (corner < 0).all(1).float().mean() > 0.95
+    anywhere = shapes_worlds.places(draw_random(256, generator("any"))[0])
+    corner = shapes_worlds.places(case.held_out(0))
+    anywhere, corner = (x[x.isfinite().all(1)] for x in (anywhere, corner))
+    assert len(anywhere) > 230 and len(corner) > 230
+    assert (corner < -0.5).all(1).float().mean() > 0.95
     assert (anywhere < 0).all(1).float().mean().item() == pytest.approx(0.25, abs=0.08)
+    assert anywhere.std(0).mean().item() == pytest.approx(3**-0.5, abs=0.06)  # uniform
     found = case.proportions(case.held_out(0))
     assert found["hue TV"] < 0.06 and found["kind TV"] < 0.06
 
 
-def test_centres_are_where_shapes_were_drawn():
-    """A square of 4 pixels on a dark and on a light ground."""
-    x = torch.stack([torch.full((3, 32, 32), ground) for ground in (-0.9, 0.8)])
+def test_places_are_where_shapes_were_drawn():
+    """Squares of 4 pixels on dark and on light ground, and none."""
+    x = torch.stack([torch.full((3, 32, 32), ground) for ground in (-0.9, 0.8, 0.0)])
     x[0, 0, 4:8, 20:24] = 1
     x[1, :, 30:32, 0:4] = -1
-    expected = torch.tensor([[22 / 16 - 1, 6 / 16 - 1], [2 / 16 - 1, 31 / 16 - 1]])
-    torch.testing.assert_close(shapes_worlds.centres(x), expected)
+    found = shapes_worlds.places(x)
+    expected = torch.tensor([[(22 - 16) / 13, (6 - 16) / 13], [-1, 1]])  # 13 pixels of room
+    torch.testing.assert_close(found[:2], expected)
+    assert found[2].isnan().all()

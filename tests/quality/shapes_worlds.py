@@ -41,16 +41,25 @@ def outline_share(samples: Tensor) -> Tensor:
     return share.masked_fill(ground < 0.35, torch.nan)
 
 
-def centres(samples: Tensor) -> Tensor:
-    """Where shapes are, `(n, 2)` from left and top, −1, to right and bottom, 1: the centres of what is not ground."""
+def places(samples: Tensor) -> Tensor:
+    """Where shapes are, `(n, 2)` from left and top, −1, to right and bottom, 1; NaN without a shape.
+
+    As `draw` means it: the middle of what is not ground, by the room that a shape of that size has.
+    """
     edge = torch.ones(samples.shape[-2:], dtype=torch.bool)
     edge[1:-1, 1:-1] = False
     ground = samples[:, :, edge].median(2)[0][:, :, None, None]
-    shape = ((samples - ground).abs().amax(1) > 0.4).to(samples)
-    n = samples.shape[-1]
-    axis = (torch.arange(n) * 2 + 1) / n - 1
-    area = shape.sum((1, 2)).clamp_min(1)[:, None]
-    return torch.stack([(shape.sum(1) * axis).sum(1), (shape.sum(2) * axis).sum(1)], 1) / area
+    shape = (samples - ground).abs().amax(1) > 0.4
+    found = []
+    for line in (shape.any(1), shape.any(2)):  # (n, side)
+        n = line.shape[1]
+        axis = torch.arange(n)
+        first = torch.where(line, axis, n).amin(1)
+        last = torch.where(line, axis, -1).amax(1)
+        room = (n - 2 - (last - first + 1)) / 2  # a pixel is left at the edge
+        place = ((first + last + 1 - n) / 2 / room.clamp_min(0.5)).clamp(-1, 1)
+        found.append(torch.where(last < 0, torch.nan, place))
+    return torch.stack(found, 1)
 
 
 class ShapesCase(LearnedCase):
@@ -163,7 +172,7 @@ class CornerCase(ShapesCase):
         super().__init__("in the corner", EQUAL_KINDS, hues, WIDE, "corner")
 
     def extras(self, samples: Tensor, truth) -> dict[str, float]:
-        found, own = centres(samples), centres(truth.unguided)
+        found, own = (x[x.isfinite().all(1)] for x in map(places, (samples, truth.unguided)))
         layout = {
             "in the corner": (found < 0).all(1).double().mean().item(),
             "layout spread": (found.std(0) / own.std(0)).mean().item(),
