@@ -1,5 +1,6 @@
 """A batch compared with references by features, as rows of a Gram space."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -9,9 +10,26 @@ from .coupling import Coupling
 from .feature_space import make_features
 from .gram_space import Combination, GramSpace
 from .mmd import mmd2
+from .patches import PatchEmbedding
 from .schedule import NoiseModel
 
-__all__ = ["Compared", "FeatureComparison"]
+__all__ = ["Compared", "FeatureComparison", "comparable_rows"]
+
+
+def comparable_rows(
+    config: KernelConfig, references: Tensor, weights: Tensor
+) -> tuple[Callable[[Tensor], Tensor], KernelConfig]:
+    """What makes rows `(n, F)` of latents `(n, C, *)`, and the kernel that compares rows as `config` compares images.
+
+    Arguments:
+        references: With shape `(N, C, *)`.
+        weights: Their weights, with shape `(N,)`, not negative.
+    """
+    if config.feature_space == "patches":
+        rows = PatchEmbedding(config, references, weights)
+        return rows, replace(config, kernel="linear", feature_space="latent")
+    features = make_features(config.feature_space, references.shape[1:], config.pool)
+    return lambda latents: features(latents).flatten(1), replace(config, feature_space="latent")
 
 
 class FeatureComparison:

@@ -123,12 +123,13 @@ class PatchEmbedding:
     def __call__(self, x: Tensor) -> Tensor:
         """The rows of images with shape `(n, C, *)`, `(n, F)`."""
         places, regular = tiling(x.shape[2:], self.size, (0,) * len(self.size))
-        tiles = tile(x.to(self.rows), places[regular].to(self.rows.device)) - self.centre
+        learned = (self.rows, self.centre, self.means, self.root)
+        rows, centre, means, root = (part.to(x.device) for part in learned)
         embedded = []
-        for patches in tiles:
-            values = self.kernel.values(Gram.of(patches, self.rows))
-            embedded.append((values - values.mean(1, keepdim=True)).mean(0) - self.means)
-        return (torch.stack(embedded) + self.means.mean()) @ self.root
+        for patches in tile(x.to(rows.dtype), places[regular].to(x.device)) - centre:
+            values = self.kernel.values(Gram.of(patches, rows))
+            embedded.append((values - values.mean(1, keepdim=True)).mean(0) - means)
+        return (torch.stack(embedded) + means.mean()) @ root
 
 
 class PatchComparison:

@@ -1,14 +1,22 @@
 """The nodes, in the order of the menu."""
 
 from .apply_mmd_guidance import ApplyMMDGuidance
+from .compress_references import CompressReferences
 from .encode_reference_latents import EncodeReferenceLatents
+from .load_reference_latents import LoadReferenceLatents
 from .load_reference_set import LoadReferenceSet
+from .merge_references import MergeReferences
 from .mmd_guided_ksampler import MMDGuidedKSampler
 from .mmd_kernel import MMDKernel
+from .save_reference_latents import SaveReferenceLatents
 
 NODES = [
     LoadReferenceSet,
     EncodeReferenceLatents,
+    SaveReferenceLatents,
+    LoadReferenceLatents,
+    MergeReferences,
+    CompressReferences,
     MMDKernel,
     ApplyMMDGuidance,
     MMDGuidedKSampler,

@@ -1,112 +1,81 @@
 """EncodeReferenceLatents: brings reference images to one size and encodes them."""
 
-import comfy.model_management
-import comfy.utils
-import torch
 from comfy_api.latest import io
-from torch import Tensor
-from torch.nn.functional import interpolate
+from torch import tensor
 
 from ..mmd_core import References
-from ._compat import schema_options
+from ._compat import advanced, schema_options
+from .encode_pictures import encode_pictures
+from .fingerprint import vae_fingerprint
+from .fit_latent import fit_latents, needs_scaling, usual_size
+from .gather_references import (
+    NODE,
+    check_sources,
+    conditioning_features,
+    gather_latents,
+    gather_pictures,
+    one_each,
+)
 from .image_folder import ReferenceSet
+from .large_tensor import spread
+from .latent_cache import LatentCache, cache_folder
 from .prompts import encode_captions
 from .sockets import CATEGORY, ReferenceSetSocket, ReferencesSocket
-from .vae_match import pixel_size, vae_fingerprint
-
-NODE = "EncodeReferenceLatents"
+from .vae_match import pixel_size, pixel_unit, target_size
 
 
-def fit_image(image: Tensor, width: int, height: int, fit: str) -> Tensor:
-    """The image at that size, with shape `(1, height, width, 3)`; unchanged if it has the size already.
-
-    crop keeps the middle, stretch ignores the aspect ratio, pad adds strips in the mean color of the edge
-    that each continues.
-    """
-    h, w = image.shape[1:3]
-    if (w, h) == (width, height):
-        return image
-    scale = min(width / w, height / h)
-    inner = [max(1, round(side * scale)) for side in (w, h)] if fit == "pad" else [width, height]
-    crop = {"crop": "center", "pad": "disabled", "stretch": "disabled"}[fit]
-    image = comfy.utils.common_upscale(image.movedim(-1, 1), *inner, "lanczos", crop).clamp(0, 1)
-    for dim, missing in ((3, width - inner[0]), (2, height - inner[1])):
-        strips = (missing // 2, missing - missing // 2)
-        edges = image.narrow(dim, 0, 1), image.narrow(dim, image.shape[dim] - 1, 1)
-        before, after = (
-            edge.mean(5 - dim, keepdim=True).expand_as(edge).repeat_interleave(strip, dim)
-            for edge, strip in zip(edges, strips, strict=True)
-        )
-        image = torch.cat([before, image, after], dim)
-    return image.movedim(1, -1)
-
-
-def gather(reference_set, images, captions) -> ReferenceSet:
-    """All images that are connected, one by one; each argument is a list or None.
-
-    Raises:
-        ValueError: Not exactly one source of images, or not one caption per image (or one for all).
-    """
-    if bool(reference_set) == bool(images):
-        which = "only one of reference_set and images" if images else "reference_set or images"
-        raise ValueError(f"{NODE}: connect {which}")
-    if not reference_set:
-        pictures = [p for batch in images for p in batch.reshape(-1, *batch.shape[-3:]).split(1)]
-        names = [f"image {j + 1}" for j in range(len(pictures))]
-        reference_set = [ReferenceSet(pictures, [""] * len(names), names, [1.0] * len(names), [])]
-    lists = {
-        field: [item for part in reference_set for item in getattr(part, field)]
-        for field in ("images", "captions", "names", "weights", "skipped")
-    }
-    n = len(lists["images"])
-    lists["images"] = [p[..., :3].expand(-1, -1, -1, 3).float().cpu() for p in lists["images"]]
-    captions = captions or lists["captions"]
-    if len(captions) not in (1, n):
-        trouble = f"{len(captions)} captions for {n} images"
-        raise ValueError(f"{NODE}: {trouble}: connect one per image to captions, or one for all")
-    lists["captions"] = captions if len(captions) == n else captions * n
-    return ReferenceSet(**lists)
-
-
-def encode(vae, images: list[Tensor], names: list[str], size, fit: str) -> tuple[Tensor, Tensor]:
-    """The latents, with shape `(N, C, *)`, and the pictures at their size, with shape `(N, 3, h, w)`.
-
-    One image at a time: VAEs of video models would read a batch as the frames of one film.
-
-    Raises:
-        ValueError: An image cannot be encoded, or its latent is not finite.
-    """
-    progress = comfy.utils.ProgressBar(len(images))
-    latents, thumbnails = [], []
-    for image, name in zip(images, names, strict=True):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        try:
-            pixels = fit_image(image, *size, fit)
-            latent = vae.encode(pixels[:, :, :, :3]).float().cpu()
-            if not torch.isfinite(latent).all():
-                raise ValueError("it becomes NaN or infinite; start ComfyUI with --fp32-vae")
-        except comfy.model_management.OOM_EXCEPTION:
-            raise  # ComfyUI tells what to do
-        except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{NODE}: {name} cannot be encoded with vae: {error}") from error
-        latents.append(latent)
-        thumbnails.append(interpolate(pixels.movedim(-1, 1), latent.shape[-2:], mode="area"))
-        progress.update(1)
-    return torch.cat(latents), torch.cat(thumbnails)
-
-
-def report(references: References, images: list[Tensor], size, fit: str, clip) -> str:
-    """What was done to the images and what came of it, for people."""
-    latents, captioned = references.latents, sum(map(bool, references.captions))
-    resized = [image for image in images if image.shape[1:3] != size[::-1]]
+def from_pictures(vae, found: ReferenceSet, size: tuple[int, int], fit: str, cache: LatentCache):
+    """The fields of the references that encoded pictures become, and lines for the report."""
+    latents, thumbnails, cached = encode_pictures(vae, found, size, fit, cache)
+    sizes = tuple(picture.size for picture in found.pictures)
+    n, resized = len(sizes), [s for s in sizes if s != size]
     larger = all if fit == "pad" else any
-    small = sum(larger((i.shape[2] < size[0], i.shape[1] < size[1])) for i in resized)
-    unused = " Not used: connect clip to use them." if captioned and clip is None else ""
+    small = sum(larger((w < size[0], h < size[1])) for w, h in resized)
     lines = [
-        f"{len(images)} references at {size[0]}×{size[1]} pixels, latents {tuple(latents.shape[1:])}.",
+        f"{n} references at {size[0]}×{size[1]} pixels, latents {tuple(latents.shape[1:])}."
+        + (f" {cached} of {n} from the cache." if cached else ""),
         f"Resized: {len(resized)} ({fit})." + (f" Enlarged, so blurred: {small}." if small else ""),
-        f"Captions: {captioned}.{unused}",
-        f"Standard deviation: {latents.std():.3f}, between images {latents.std(0, correction=0).mean():.3f}.",
+    ]
+    fields = {
+        "latents": latents,
+        "weights": tensor(found.weights),
+        "names": found.names,
+        "thumbnails": thumbnails,
+        "vae": vae_fingerprint(vae),
+        "sizes": sizes,
+        "size": size,
+    }
+    return fields, lines
+
+
+def from_latents(latents: list, vae, target: dict | None):
+    """The fields of the references that latents made elsewhere become, and lines for the report."""
+    h, w = usual_size(latents)
+    if target is not None:
+        w, h = target_size(target, pixel_unit(vae))
+    n, scaled = len(latents), sum(needs_scaling(latent, h, w) for latent in latents)
+    cropped = sum(latent.shape[-2:] != (h, w) for latent in latents) - scaled
+    fields = {
+        "latents": fit_latents(latents, h, w),
+        "names": [f"latent {j + 1}" for j in range(n)],
+    }
+    lines = [f"{n} references, encoded before, latents {tuple(fields['latents'].shape[1:])}."]
+    if cropped or scaled:
+        soft = " That softens latents: better encode the images at the size being drawn."
+        lines.append(f"Cropped: {cropped}. Scaled: {scaled}." + soft * bool(scaled))
+    return fields, lines
+
+
+def report(references: References, lines: list[str], has_conditioning: bool, clip) -> str:
+    """What was done and what came of it, for people."""
+    captioned, (overall, between) = sum(map(bool, references.captions)), spread(references.latents)
+    unused = captioned and clip is None and not has_conditioning
+    lines = [
+        *lines,
+        f"Captions: {captioned}."
+        + " Not used: connect clip to use them." * unused
+        + " Prompts: those of conditioning." * has_conditioning,
+        f"Standard deviation: {overall:.3f}, between images {between:.3f}.",
     ]
     return "\n".join(lines + [f"VAE: {references.vae[:12]}."] * bool(references.vae))
 
@@ -121,11 +90,16 @@ class EncodeReferenceLatents(io.ComfyNode):
             description="Brings the reference images to the size being drawn and encodes them.",
             is_input_list=True,
             inputs=[
-                io.Vae.Input("vae", tooltip="The VAE of the checkpoint that draws."),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="The VAE of the checkpoint that draws. With encoded it is not needed.",
+                ),
                 ReferenceSetSocket.Input(
                     "reference_set",
                     optional=True,
-                    tooltip="The reference images, from LoadReferenceSet. Leave images unconnected then.",
+                    tooltip="The reference images, from LoadReferenceSet. Leave images and encoded "
+                    "unconnected then.",
                 ),
                 io.Image.Input(
                     "images",
@@ -157,7 +131,7 @@ class EncodeReferenceLatents(io.ComfyNode):
                         max=16384,
                         step=8,
                         tooltip=f"The {side} of the references in pixels: that of the images being "
-                        "drawn. No effect if target is connected.",
+                        "drawn. No effect if target or encoded is connected.",
                     )
                     for side in ("width", "height")
                 ),
@@ -167,7 +141,29 @@ class EncodeReferenceLatents(io.ComfyNode):
                     default="crop",
                     tooltip="What happens to images of another shape. crop: keeps the middle. pad: adds "
                     "strips in the color of the edges, which drawn images may then get too. stretch: "
-                    "distorts. No effect on images of the right size.",
+                    "distorts. No effect on images of the right size, and on encoded.",
+                ),
+                io.Latent.Input(
+                    "encoded",
+                    optional=True,
+                    tooltip="Instead of images: latents that the VAE of the checkpoint made already, as a "
+                    "list or batch, from MakeTrainingDataset, LoadTrainingDataset or VAEEncode. Other "
+                    "sizes are cropped or, less well, scaled to that of target, or to the usual one.",
+                ),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip="Captions that are encoded already, one per reference or one for all, from "
+                    "MakeTrainingDataset or LoadTrainingDataset. clip is not needed then.",
+                ),
+                advanced(
+                    io.Boolean.Input(
+                        "cache",
+                        optional=True,
+                        default=True,
+                        tooltip="Keeps encoded images and captions on disk (in ComfyUI's user folder, up "
+                        "to 16 GiB), so that the next run encodes only new ones.",
+                    )
                 ),
             ],
             outputs=[
@@ -180,19 +176,37 @@ class EncodeReferenceLatents(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, vae, width, height, fit, reference_set=None, images=None, captions=None, clip=None, target=None
+        cls, width, height, fit, vae=None, reference_set=None, images=None, captions=None, clip=None,
+        target=None, encoded=None, conditioning=None, cache=None,
     ):  # fmt: skip
         # Every input is a list, since is_input_list is set.
-        vae, width, height, fit = vae[0], width[0], height[0], fit[0]
-        clip, target = (value[0] if value else None for value in (clip, target))
-        if vae is None:
-            raise ValueError(f"{NODE}: the checkpoint has no VAE: connect Load VAE to vae")
-        images = gather(reference_set, images, captions)
-        size = pixel_size(vae, target, width, height)
-        latents, thumbnails = encode(vae, images.images, images.names, size, fit)
-        captioned = clip is not None and any(images.captions)
-        prompts = encode_captions(clip, images.captions) if captioned else None
-        about = (images.names, images.captions, thumbnails, vae_fingerprint(vae))
-        references = References(latents, torch.tensor(images.weights), prompts, *about)
-        text = report(references, images.images, size, fit, clip)
+        has_vae = bool(vae)
+        vae, clip, target = (value[0] if value else None for value in (vae, clip, target))
+        check_sources(reference_set=reference_set, images=images, encoded=encoded)
+        folder = cache_folder() if cache is None or cache[0] else None
+        with LatentCache(folder) as store:
+            if encoded:
+                latents = gather_latents(encoded)
+                captions = one_each(captions or [""], len(latents), "latents")
+                fields, lines = from_latents(latents, vae, target)
+                batches = [len(latent["samples"]) for latent in encoded]
+            else:
+                found = gather_pictures(reference_set, images)
+                captions = one_each(captions or found.captions, len(found.pictures), "images")
+                if vae is None:
+                    trouble = "the checkpoint has no VAE" if has_vae else "vae is not connected"
+                    raise ValueError(f"{NODE}: {trouble}: connect Load VAE to vae")
+                size = pixel_size(vae, target, width[0], height[0])
+                fields, lines = from_pictures(vae, found, size, fit[0], store)
+                batches = [1] * len(captions)
+            if conditioning:
+                fields["prompts"] = conditioning_features(conditioning, batches)
+            elif clip is not None and any(captions):
+                fields["prompts"] = encode_captions(clip, captions, store)
+        try:
+            references = References(captions=captions, **fields)
+        except ValueError as error:
+            raise ValueError(f"{NODE}: {error}") from error
+        lines += store.notices()
+        text = report(references, lines, bool(conditioning), clip)
         return io.NodeOutput(references, {"samples": references.latents}, text)

@@ -1,26 +1,25 @@
-"""Reading a folder of reference images: which files, in what order, with which captions and weights.
+"""Reading a folder of reference images: which pictures, with which captions and weights."""
 
-Nothing here knows ComfyUI. The order is natural ("a2" before "a10") and the same on every system.
-"""
-
-import hashlib
-import json
 import os
-import re
-import unicodedata
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-IMAGE_FILE = re.compile(r".+\.(png|jpe?g|jfif|webp|bmp|gif|tiff?|avif|heic|jxl)", re.IGNORECASE)
-CAPTION_FILE = re.compile(r"(.+/)?(metadata\.jsonl|.+\.txt)")
-SHORT_SIDE = 2048  # pixels: larger photographs fill the memory, and hardly a model draws larger
-Problems = list[tuple[str, str]]
+from .captions import Problems, read_captions, split_repeats
+from .list_files import list_files, natural_key, printable
+from .picture import FilePicture, Picture
+from .read_image import SHORT_SIDE, header_size, read_sized
+
+MAX_DECODED = 2 * 2**30  # bytes: what the decoded images of one folder take at most
+LARGE = 2**24  # pixels: so large ones are decoded one at a time, for the sake of the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,54 +27,21 @@ class ReferenceSet:
     """Reference images with what is known about each; all lists have one entry per image.
 
     Arguments:
-        images: The pictures, each with shape `(1, H, W, 3)`, float32 in [0, 1]; sizes may differ.
+        pictures: Where each image comes from, to be read when it is needed.
         captions: The caption of each image, "" where it has none.
-        names: The path of each image below the folder, with forward slashes.
+        names: The path of each image below the folder, with forward slashes, to be shown to people.
         weights: How much each image counts: the repeats of a kohya folder such as `10_concept`, else 1.
         skipped: Files (or lines of a caption file) that could not be used, each with the reason.
         folder: The name of the folder, and `found`: how many image files there are in it.
     """
 
-    images: list[Tensor]
+    pictures: list[Picture]
     captions: list[str]
     names: list[str]
     weights: list[float]
     skipped: Problems
     folder: str = ""
     found: int = 0
-
-
-def natural_key(name: str) -> tuple:
-    """Sorts numbers by value and letters without case, folder by folder."""
-    parts = unicodedata.normalize("NFC", name).casefold().split("/")
-    split = [re.split(r"(\d+)", part) for part in parts]  # text, digits, text …
-    return [[int(t) if i % 2 else t for i, t in enumerate(texts)] for texts in split], name
-
-
-def list_files(folder: Path, recursive: bool) -> list[str]:
-    """The files below `folder` in natural order, without hidden ones and the thumbnails of NAS boxes."""
-    names = []
-    for root, folders, files in os.walk(folder):
-        hidden = (".", "@eaDir")
-        folders[:] = [f for f in folders if recursive and not f.startswith(hidden)]
-        below = Path(root).relative_to(folder)
-        names += [(below / f).as_posix() for f in files if not f.startswith(hidden)]
-    return sorted(names, key=natural_key)
-
-
-def list_images(folder: Path, recursive: bool) -> list[str]:
-    """The image files below `folder`, in natural order."""
-    return list(filter(IMAGE_FILE.fullmatch, list_files(folder, recursive)))
-
-
-def fingerprint(folder: Path, recursive: bool) -> str:
-    """Changes whenever an image or a caption file below `folder` is added, removed or written."""
-    digest = hashlib.sha256()
-    for name in list_files(folder, recursive):
-        path = folder / name
-        if (IMAGE_FILE.fullmatch(name) or CAPTION_FILE.fullmatch(name)) and path.is_file():
-            digest.update(repr((name, path.stat().st_size, path.stat().st_mtime_ns)).encode())
-    return digest.hexdigest()
 
 
 def reading_order(n: int, k: int, selection: str, seed: int) -> list[int]:
@@ -88,77 +54,87 @@ def reading_order(n: int, k: int, selection: str, seed: int) -> list[int]:
     return [*chosen, *sorted(set(range(n)) - set(chosen))]
 
 
-def read_image(path: Path) -> Tensor:
-    """The picture, with shape `(1, H, W, 3)`, float32 in [0, 1]: upright, on white, the first frame."""
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-        if image.mode.startswith("I"):  # 16 bits of grey
-            grey = np.asarray(image, dtype=np.float32) / 65535
-            image = Image.fromarray(np.rint(grey.clip(0, 1) * 255).astype(np.uint8))
-        if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image.convert("RGBA"))
-        image = image.convert("RGB")
-        size = [round(side * SHORT_SIDE / min(image.size)) for side in image.size]
-        image.thumbnail(size, Image.Resampling.LANCZOS, 3.0)  # never enlarges
-    return torch.from_numpy(np.array(image, dtype=np.float32) / 255)[None]
+def short_side_within(sizes: list[tuple[int, int]], limit: int) -> float:
+    """The shorter side that pictures of these sizes may have, for their float32 pixels to fit into `limit` bytes."""
+    sides = np.array(sizes, dtype=np.float64)
+
+    def fits(short_side):
+        scale = np.minimum(1, short_side / sides.min(1, keepdims=True))
+        return 12 * np.maximum(1, np.rint(sides * scale)).prod(1).sum() <= limit
+
+    low, high = 0.0, float(SHORT_SIDE)
+    if fits(high):
+        return SHORT_SIDE
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return int(low) or low
 
 
-def _read_text(folder: Path, name: str, problems: Problems) -> str:
-    path = folder / name
-    try:
-        return path.read_text("utf-8-sig", "replace").strip() if path.is_file() else ""
-    except OSError as error:
-        problems.append((name, f"cannot be read ({error.strerror})"))
-        return ""
+class _Pool:
+    """Reads several files at a time; a result is (what was read, "") or (None, the reason why not)."""
+
+    def __init__(self):
+        self.threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        self.large = threading.Lock()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.threads.shutdown(
+            cancel_futures=True
+        )  # else an interrupt would wait for all that is to come
+
+    def headers(self, paths: list[Path]):
+        return self.threads.map(lambda path: self._try(header_size, path), paths)
+
+    def pictures(self, paths: list[Path], sizes: Iterable[tuple[int, int]], short_side: float):
+        def read(path, size):
+            with self.large if size[0] * size[1] > LARGE else nullcontext():
+                return self._try(read_sized, path, short_side)
+
+        return self.threads.map(read, paths, sizes)
+
+    @staticmethod
+    def _try(read, *arguments):
+        try:
+            return read(*arguments), ""
+        except ValueError as error:
+            return None, str(error)
 
 
-def sidecar_captions(folder: Path, names: list[str], problems: Problems) -> dict[str, str]:
-    """From `picture.txt` beside `picture.png`."""
-    sidecars = [str(PurePosixPath(name).with_suffix(".txt")) for name in names]
-    return {n: _read_text(folder, s, problems) for n, s in zip(names, sidecars, strict=True)}
+def read_pictures(
+    paths: list[Path], order: list[int], k: int, on_progress: Callable[[int], None]
+) -> tuple[dict[int, tuple[FilePicture, Tensor]], dict[int, str]]:
+    """The first `k` of `paths`, in that order, that can be read; and why others cannot, both by their index.
 
-
-def metadata_captions(folder: Path, names: list[str], problems: Problems) -> dict[str, str]:
-    """From the lines `{"file_name": ..., "text": ...}` of `metadata.jsonl`, as Hugging Face data sets have it.
-
-    Each folder on the way to an image may have one; names are relative to it, and the nearest file wins.
+    Together the decoded images take at most `MAX_DECODED` bytes: if they are many, they come reduced.
     """
-    captions = {}
-    folders = {parent for name in names for parent in PurePosixPath(name).parents}
-    for parent in sorted(folders, key=lambda parent: len(parent.parts)):
-        source = str(parent / "metadata.jsonl")
-        for number, line in enumerate(_read_text(folder, source, problems).split("\n"), 1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-                name = (parent / entry["file_name"].replace("\\", "/")).as_posix()
-                captions[name] = str(entry["text"] or "").strip()
-            except (ValueError, KeyError, TypeError, AttributeError):
-                problems.append((f"{source}, line {number}", "not JSON with file_name and text"))
-    return captions
-
-
-def split_repeats(folder_name: str) -> tuple[float, str]:
-    """`10_concept` → (10, "concept"), as kohya's trainers read it; years and "01_" are no repeats."""
-    match = re.fullmatch(r"([1-9]\d{0,2})_(.+)", folder_name)
-    return (float(match[1]), match[2]) if match else (1.0, folder_name)
-
-
-def folder_captions(folder: Path, names: list[str], problems: Problems) -> dict[str, str]:
-    """From the name of the folder that holds the image, without kohya's repeats."""
-    return {name: split_repeats((folder / name).parent.name)[1] for name in names}
-
-
-# Asked in this order, image by image: the first caption that is not empty counts.
-CAPTION_SOURCES: dict[str, tuple[Callable, ...]] = {
-    "auto": (sidecar_captions, metadata_captions),
-    "txt": (sidecar_captions,),
-    "metadata.jsonl": (metadata_captions,),
-    "folder name": (folder_captions,),
-    "none": (),
-}
+    done, failed, used, waiting = {}, {}, 0, iter(order)
+    with _Pool() as pool:
+        while True:
+            sizes = {}
+            while batch := list(islice(waiting, k - len(done) - len(sizes))):
+                headers = pool.headers([paths[index] for index in batch])
+                for index, (size, reason) in zip(batch, headers, strict=True):
+                    if reason:
+                        failed[index] = reason
+                    else:
+                        sizes[index] = size
+                    on_progress(bool(reason))
+            if not sizes:
+                return done, failed
+            side = short_side_within(list(sizes.values()), MAX_DECODED - used)
+            pictures = pool.pictures([paths[index] for index in sizes], sizes.values(), side)
+            for index, (picture, reason) in zip(sizes, pictures, strict=True):
+                if reason:
+                    failed[index] = reason
+                else:
+                    image, size = picture
+                    done[index] = FilePicture(paths[index], size), image
+                    used += 4 * image.numel()
+                on_progress(1)
 
 
 def read_folder(
@@ -168,33 +144,35 @@ def read_folder(
     selection: str = "first",
     seed: int = 0,
     caption_source: str = "auto",
-    on_image: Callable[[], None] = lambda: None,
-) -> ReferenceSet:
-    """Reads up to `max_images` pictures (0: all); `on_image` is called after each file.
+    on_progress: Callable[[int], None] = lambda finished: None,
+    roots: Iterable[Path] = (),
+) -> tuple[ReferenceSet, list[Tensor]]:
+    """Finds up to `max_images` pictures (0: all), and decodes them to see whether they are whole.
 
-    A file that cannot be read is named in `skipped`, and another one takes its place if there is one.
+    A file that cannot be read is named in `skipped`, and another one takes its place if there is one. Together the
+    decoded images take at most `MAX_DECODED` bytes: if they are many, they come reduced.
+
+    Arguments:
+        on_progress: Is called often, with the number of files that are finished since; may raise, to stop.
+        roots: Folders into which links may lead, besides `folder`.
     """
-    names = list_images(folder, recursive)
+    listing = list_files(folder, recursive, roots)
+    names, paths = list(listing.images), list(listing.images.values())
     k = min(max_images or len(names), len(names))
-    images, skipped = {}, []
-    for index in reading_order(len(names), k, selection, seed):
-        if len(images) == k:
-            break
-        path = folder / names[index]
-        try:
-            images[index] = read_image(path)
-        except Exception as error:  # for a broken file, decoders raise nearly anything
-            reason = str(error).replace(repr(str(path)), "").strip() or type(error).__name__
-            skipped.append((names[index], reason))
-        on_image()
-    chosen = [names[index] for index in sorted(images)]
-    found = [read(folder, chosen, skipped) for read in CAPTION_SOURCES[caption_source]]
-    return ReferenceSet(
-        images=[images[index] for index in sorted(images)],
-        captions=[next(filter(None, (c.get(name) for c in found)), "") for name in chosen],
-        names=chosen,
+    order = reading_order(len(names), k, selection, seed)
+    done, failed = read_pictures(paths, order, k, on_progress)
+    read = [done[index] for index in sorted(done)]
+    chosen = [names[index] for index in sorted(done)]
+    problems = listing.problems + [(names[index], reason) for index, reason in failed.items()]
+    captions = read_captions(caption_source, folder, chosen, listing.captions, problems)
+    skipped = dict.fromkeys((printable(name), printable(reason)) for name, reason in problems)
+    references = ReferenceSet(
+        pictures=[picture for picture, _ in read],
+        captions=captions,
+        names=[printable(name) for name in chosen],
         weights=[split_repeats((folder / name).parent.name)[0] for name in chosen],
         skipped=sorted(skipped, key=lambda problem: natural_key(problem[0])),
-        folder=folder.name,
+        folder=printable(folder.name),
         found=len(names),
     )
+    return references, [image for _, image in read]

@@ -6,7 +6,6 @@ from ..mmd_core import BANDWIDTHS, FEATURE_SPACES, KERNELS, PROMPT_KERNELS, Kern
 from ._compat import schema_options
 from .sockets import CATEGORY, KernelSocket
 
-
 DEFAULTS = KernelConfig()
 
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
-SHORT_SIDE = 2048  # pixels: larger photographs fill the memory, and hardly a model draws larger
+from .folders import open_file
+from .read_image import MAX_BYTES, read_image
 
 
 class Loaded(NamedTuple):
@@ -43,9 +41,10 @@ class FilePicture:
         """What the file holds now: the digest is that of the very bytes that are decoded.
 
         Raises:
-            OSError, ValueError: The file is gone or cannot be read.
+            OSError, ValueError: The file is gone or cannot be read; so can `decode`.
         """
-        data = self.path.read_bytes()
+        with open_file(self.path, MAX_BYTES) as file:
+            data = file.read()
         digest = hashlib.sha256(data).hexdigest()
         return Loaded(digest, lambda: read_image(io.BytesIO(data)))
 
@@ -68,19 +67,3 @@ class TensorPicture:
 
 
 Picture = FilePicture | TensorPicture
-
-
-def read_image(file: str | Path | io.BytesIO) -> Tensor:
-    """The picture, with shape `(1, H, W, 3)`, float32 in [0, 1]: upright, on white, the first frame."""
-    with Image.open(file) as opened:
-        image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I"):  # 16 bits of grey
-            grey = np.asarray(image, dtype=np.float32) / 65535
-            image = Image.fromarray(np.rint(grey.clip(0, 1) * 255).astype(np.uint8))
-        if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image.convert("RGBA"))
-        image = image.convert("RGB")
-        size = [round(side * SHORT_SIDE / min(image.size)) for side in image.size]
-        image.thumbnail(size, Image.Resampling.LANCZOS, 3.0)  # never enlarges
-    return torch.from_numpy(np.array(image, dtype=np.float32) / 255)[None]

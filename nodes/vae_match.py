@@ -1,6 +1,5 @@
 """What a VAE makes of pictures, and whether a model expects that."""
 
-import hashlib
 from collections.abc import Iterator
 
 import comfy.latent_formats
@@ -29,15 +28,17 @@ WORST_AXIS = 0.4  # of the other format
 MARGIN = 0.3  # over the model's own format
 
 
-def pixel_size(vae, target: dict | None, width: int, height: int) -> tuple[int, int]:
-    """The width and height in pixels at which the VAE makes latents of `target`'s size.
+def pixel_unit(vae) -> int:
+    """How many pixels wide and high one number of a latent is; 8 for a VAE that does not tell, and for None."""
+    return int(getattr(vae, "spacial_compression_encode", lambda: 8)())
+
+
+def target_size(target: dict, unit: int) -> tuple[int, int]:
+    """The width and height of the latents that will be drawn with `target` by a model with that `unit`.
 
     Raises:
         ValueError: `target` holds no latents of images.
     """
-    unit = int(getattr(vae, "spacial_compression_encode", lambda: 8)())
-    if target is None:
-        return max(unit, width // unit * unit), max(unit, height // unit * unit)  # as core rounds
     samples = target["samples"]
     if getattr(samples, "ndim", 0) not in (4, 5):
         raise ValueError(
@@ -45,24 +46,20 @@ def pixel_size(vae, target: dict | None, width: int, height: int) -> tuple[int, 
         )
     # Empty latents made for another VAE are resized by the sampler, with this rounding.
     ratio = 1 if samples.any() else target.get("downscale_ratio_spacial", unit) / unit
-    return round(samples.shape[-1] * ratio) * unit, round(samples.shape[-2] * ratio) * unit
+    return round(samples.shape[-1] * ratio), round(samples.shape[-2] * ratio)
 
 
-def vae_fingerprint(vae) -> str:
-    """A fingerprint of the weights that encode, "" for a VAE that does not show them.
+def pixel_size(vae, target: dict | None, width: int, height: int) -> tuple[int, int]:
+    """The width and height in pixels at which the VAE makes latents of `target`'s size.
 
-    VAEs that differ in their decoders alone have the same one, since they make the same latents. So do
-    copies in float32 and bfloat16, ComfyUI's usual types, and on different devices.
+    Raises:
+        ValueError: `target` holds no latents of images.
     """
-    weights = getattr(getattr(vae, "first_stage_model", None), "state_dict", dict)()
-    names = sorted(name for name, w in weights.items() if w.is_floating_point() and not w.is_meta)
-    names = [name for name in names if "encoder" in name] or names
-    digest = hashlib.sha256()
-    for name in names[:4] + names[-4:]:  # enough to tell VAEs apart
-        weight = weights[name].detach().to("cpu", torch.bfloat16).contiguous()
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(weight.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest() if names else ""
+    unit = pixel_unit(vae)
+    if target is None:
+        return max(unit, width // unit * unit), max(unit, height // unit * unit)  # as core rounds
+    columns, rows = target_size(target, unit)
+    return columns * unit, rows * unit
 
 
 def agreement(references: References, latent_format) -> Tensor | None:

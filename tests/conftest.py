@@ -53,6 +53,15 @@ def rng():
     return torch.Generator().manual_seed(0)
 
 
+@pytest.fixture(autouse=bool(COMFYUI))
+def user_folder(tmp_path, monkeypatch):
+    """ComfyUI's user folder, empty: caches of the tests do not mix with those of anyone."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path / "user"))
+    return tmp_path / "user"
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--update-schemas", action="store_true", help="rewrite tests/node_schemas.json"

@@ -167,10 +167,13 @@ def test_tables_line_up():
 
 @pytest.mark.comfy
 def test_the_demo_takes_the_files_that_the_node_takes():
-    from mmd_pack.nodes.image_folder import CAPTION_FILE, IMAGE_FILE
+    from mmd_pack.nodes.captions import CAPTION_FILE
+    from mmd_pack.nodes.list_files import IMAGE_FILE
 
     assert all(IMAGE_FILE.fullmatch(f"a.{ending}") for ending in run.IMAGES)
-    assert all(CAPTION_FILE.fullmatch(f"metadata.{ending}") for ending in draw.CAPTIONS)
+    names = ("a.txt", "a.caption", "metadata.jsonl", "captions.json")
+    assert all(map(CAPTION_FILE.fullmatch, names))
+    assert [name.rpartition(".")[2] for name in names] == list(draw.CAPTIONS)
 
 
 @pytest.mark.comfy

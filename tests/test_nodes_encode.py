@@ -4,86 +4,14 @@ import inspect
 
 import pytest
 import torch
+from mmd_tests.encoding import pictures, reference_set, run
+from mmd_tests.tiny_encoders import TinyCLIP, TinyVAE, tiny_vae
 
 pytestmark = pytest.mark.comfy
 
-MIX = torch.tensor([[1.0, 2, 0], [0, 1, -1], [-2, 0, 1], [0.5, 0.5, 3]])
-
-
-class TinyVAE:
-    """Averages blocks of 8×8 pixels and mixes their colors into 4 channels."""
-
-    def __init__(self, unit=8, video=False, fail=None):
-        self.unit, self.video, self.fail = unit, video, fail
-        self.seen = []
-
-    def spacial_compression_encode(self):
-        return self.unit
-
-    def encode(self, pixels):
-        assert pixels.shape[0] == 1 and pixels.shape[3] == 3
-        self.seen.append(pixels.clone())
-        if self.fail is not None and len(self.seen) == 2:
-            if isinstance(self.fail, Exception):
-                raise self.fail
-            pixels = pixels * float("nan")
-        small = torch.nn.functional.avg_pool2d(pixels.movedim(-1, 1) * 2 - 1, self.unit)
-        latent = torch.einsum("nkhw,ck->nchw", small, MIX.to(small))
-        return latent.unsqueeze(2) if self.video else latent
-
-
-class TinyCLIP:
-    """The feature of a text is the number of its letters and of its words."""
-
-    def __init__(self):
-        self.calls = []
-
-    def tokenize(self, text):
-        return text
-
-    def encode_from_tokens_scheduled(self, tokens):
-        self.calls.append(tokens)
-        pooled = torch.tensor([[float(len(tokens)), float(len(tokens.split()))]])
-        return [[torch.zeros(1, 3, 5), {"pooled_output": pooled}]]
-
-
-def pictures(*sizes, seed=0):
-    """One picture with 8-bit values per `(width, height)`, each with shape `(1, height, width, 3)`."""
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randint(0, 256, (1, height, width, 3), generator=generator) / 255
-        for width, height in sizes
-    ]
-
-
-def run(vae=None, width=32, height=24, fit="crop", **inputs):
-    from mmd_pack.nodes.encode_reference_latents import EncodeReferenceLatents
-
-    lists = {
-        name: value if isinstance(value, list) else [value]
-        for name, value in inputs.items()
-        if value is not None
-    }
-    vae = TinyVAE() if vae is None else vae
-    return EncodeReferenceLatents.execute([vae], [width], [height], [fit], **lists).args
-
-
-def reference_set(images, **options):
-    from mmd_pack.nodes.image_folder import ReferenceSet
-
-    n = len(images)
-    options = {
-        "captions": [""] * n,
-        "names": [f"{j}.png" for j in range(n)],
-        "weights": [1.0] * n,
-        "skipped": [],
-        **options,
-    }
-    return ReferenceSet(images, **options)
-
 
 def fitted(image, width, height, fit):
-    from mmd_pack.nodes.encode_reference_latents import fit_image
+    from mmd_pack.nodes.fit_image import fit_image
 
     return fit_image(image, width, height, fit)
 
@@ -282,7 +210,7 @@ def test_a_wrong_number_of_captions_is_refused():
 
 
 def test_exactly_one_source_of_images_is_wanted():
-    with pytest.raises(ValueError, match="connect reference_set or images"):
+    with pytest.raises(ValueError, match="connect reference_set, images or encoded"):
         run()
     with pytest.raises(ValueError, match="only one of reference_set and images"):
         run(images=pictures((8, 8)), reference_set=reference_set(pictures((8, 8))))
@@ -292,7 +220,9 @@ def test_a_checkpoint_without_vae_is_explained():
     from mmd_pack.nodes.encode_reference_latents import EncodeReferenceLatents
 
     with pytest.raises(ValueError, match="EncodeReferenceLatents: the checkpoint has no VAE"):
-        EncodeReferenceLatents.execute([None], [8], [8], ["crop"], images=pictures((8, 8)))
+        EncodeReferenceLatents.execute([8], [8], ["crop"], vae=[None], images=pictures((8, 8)))
+    with pytest.raises(ValueError, match="vae is not connected: connect Load VAE to vae"):
+        EncodeReferenceLatents.execute([8], [8], ["crop"], images=pictures((8, 8)))
 
 
 def test_an_image_that_cannot_be_encoded_is_named():
@@ -330,23 +260,10 @@ def test_the_report_says_what_was_done():
 # Real VAEs
 
 
-def real_vae():
-    """A VAE object of ComfyUI around an autoencoder that was never trained."""
-    import comfy.sd
-    import comfy.taesd.taesd as taesd
-
-    torch.manual_seed(0)
-    model = taesd.TAESD(latent_channels=4)
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.05) if weight.ndim > 1 else weight.data.fill_(0.01)
-    weights = {name: weight for name, weight in model.state_dict().items()}
-    return comfy.sd.VAE(sd=weights)
-
-
 def test_a_vae_of_comfyui_encodes_lists_as_core_encodes_single_images():
     import nodes
 
-    vae, images = real_vae(), pictures((64, 48), (100, 80))
+    vae, images = tiny_vae(), pictures((64, 48), (100, 80))
     references, latents, report = run(vae, 64, 48, images=images)
     cropped = nodes.ImageScale().upscale(images[1], "lanczos", 64, 48, "center")[0]
     for latent, image in zip(latents["samples"], (images[0], cropped), strict=True):
@@ -375,7 +292,7 @@ def test_parameters_are_the_inputs_and_every_one_is_explained():
     schema = node.GET_SCHEMA()
     names = [entry.id for entry in schema.inputs]
     sockets = ["vae", "reference_set", "images", "captions", "clip", "target"]
-    assert names == [*sockets, "width", "height", "fit"]
+    assert names == [*sockets, "width", "height", "fit", "encoded", "conditioning", "cache"]
     assert set(inspect.signature(node.execute).parameters) == set(names)
     assert all(entry.tooltip for entry in [*schema.inputs, *schema.outputs])
-    assert list(node.INPUT_TYPES()["required"]) == ["vae", "width", "height", "fit"]
+    assert list(node.INPUT_TYPES()["required"]) == ["width", "height", "fit"]  # widgets as ever

@@ -3,6 +3,11 @@
 import json
 import os
 import random
+import struct
+import threading
+import time
+import zlib
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -31,6 +36,14 @@ def comfy_folders(tmp_path, monkeypatch):
     return tmp_path / "input"
 
 
+@pytest.fixture
+def files():
+    """The module that lists them."""
+    from mmd_pack.nodes import list_files
+
+    return list_files
+
+
 def node():
     from mmd_pack.nodes.load_reference_set import LoadReferenceSet
 
@@ -57,34 +70,35 @@ def pixels_of(image):
 # Order and selection
 
 
-def test_the_order_is_natural_and_does_not_depend_on_the_system(folder, tmp_path, monkeypatch):
+def test_the_order_is_natural_and_does_not_depend_on_the_system(files, tmp_path, monkeypatch):
     names = ["a1.png", "a2.png", "A10.png", "b/1.png", "b/02.png", "b/11.png", "c.png", "é.png"]
     for name in random.Random(3).sample(names, len(names)):
         save(tmp_path / name)
-    assert folder.list_images(tmp_path, True) == names
-    walk = os.walk
+    assert list(files.list_files(tmp_path, True).images) == names
+    scandir = os.scandir
 
-    def shuffled(top):
-        for root, folders, files in walk(top):
-            random.Random(0).shuffle(folders)
-            yield root, folders, random.Random(1).sample(files, len(files))
+    def shuffled(path):
+        entries = list(scandir(path))
+        return nullcontext(random.Random(1).sample(entries, len(entries)))
 
-    monkeypatch.setattr(folder.os, "walk", shuffled)
-    assert folder.list_images(tmp_path, True) == names
+    before = files.fingerprint(tmp_path, True)
+    monkeypatch.setattr(files.os, "scandir", shuffled)
+    assert list(files.list_files(tmp_path, True).images) == names
+    assert files.fingerprint(tmp_path, True) == before
 
 
-def test_hidden_files_and_other_files_are_not_images(folder, tmp_path):
+def test_hidden_files_and_other_files_are_not_images(files, tmp_path):
     for name in ["x.png", "._x.png", ".cache/y.png", "@eaDir/x.png/SYNO.jpg", "x.txt", "x.mp4"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    assert folder.list_images(tmp_path, True) == ["x.png"]
+    assert list(files.list_files(tmp_path, True).images) == ["x.png"]
 
 
 def test_without_recursion_only_the_folder_itself_is_read(folder, tmp_path):
     save(tmp_path / "top.png")
     save(tmp_path / "sub" / "deep.png")
-    assert folder.read_folder(tmp_path, recursive=False).names == ["top.png"]
-    assert folder.read_folder(tmp_path).names == ["sub/deep.png", "top.png"]
+    assert folder.read_folder(tmp_path, recursive=False)[0].names == ["top.png"]
+    assert folder.read_folder(tmp_path)[0].names == ["sub/deep.png", "top.png"]
 
 
 @pytest.mark.parametrize("selection", ["first", "even", "random"])
@@ -117,98 +131,11 @@ def test_selected_images_stay_in_natural_order_and_more_contain_fewer(folder, tm
     names = [f"{i}.png" for i in range(12)]
     for name in names:
         save(tmp_path / name)
-    sets = [folder.read_folder(tmp_path, True, k, "random", seed=4).names for k in (3, 6, 0)]
+    sets = [folder.read_folder(tmp_path, True, k, "random", seed=4)[0].names for k in (3, 6, 0)]
     assert sets[2] == names
     assert set(sets[0]) < set(sets[1])
     for chosen in sets:
         assert chosen == [name for name in names if name in chosen]
-
-
-# Pixels
-
-
-def test_png_pixels_are_read_exactly(folder, tmp_path):
-    assert (pixels_of(folder.read_image(save(tmp_path / "a.png"))) == noise()).all()
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(folder, tmp_path, orientation):
-    upright = noise(48, 32) // 8 * 8
-    undo = [None, None, 0, 3, 1, 5, 2, 6, 4][orientation]  # what a camera held that way stores
-    stored = Image.fromarray(upright)
-    stored = stored if undo is None else stored.transpose(Image.Transpose(undo))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored.save(tmp_path / "a.png", exif=exif)
-    assert (pixels_of(folder.read_image(tmp_path / "a.png")) == upright).all()
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "L", "RGB"])
-def test_transparency_is_laid_on_white(folder, tmp_path, mode):
-    path, options = tmp_path / "a.png", {}
-    image = Image.new("RGBA", (4, 2), (255, 0, 0, 0))
-    image.paste((0, 0, 0, 255), (0, 0, 2, 2))  # left half black, right half clear
-    if mode == "LA":
-        image = image.convert("LA")
-    elif mode == "PA":
-        image, path = image.convert("PA"), tmp_path / "a.tif"
-    elif mode in ("P", "L", "RGB"):
-        image = Image.fromarray(np.array([[0, 0, 7, 7]] * 2, dtype=np.uint8)).convert(mode)
-        options = {"transparency": (7, 7, 7) if mode == "RGB" else image.getpixel((3, 0))}
-    try:
-        image.save(path, **options)
-    except OSError:
-        pytest.skip(f"this Pillow writes no {mode}")
-    pixels = pixels_of(folder.read_image(path))
-    assert (pixels[:, 2:] == 255).all() and (pixels[:, :2] == 0).all()
-
-
-def test_half_transparent_pixels_are_mixed_with_white(folder, tmp_path):
-    Image.new("RGBA", (2, 2), (0, 100, 200, 51)).save(tmp_path / "a.webp", lossless=True)
-    expected = 255 - 0.2 * (255 - np.array([0, 100, 200]))
-    assert abs(pixels_of(folder.read_image(tmp_path / "a.webp")) - expected).max() <= 1
-
-
-def test_16_bits_of_grey_keep_their_range(folder, tmp_path):
-    values = np.array([[0, 257 * 64, 257 * 200, 65535]], dtype=np.uint16)
-    Image.fromarray(values).save(tmp_path / "a.png")
-    assert pixels_of(folder.read_image(tmp_path / "a.png"))[0, :, 1].tolist() == [0, 64, 200, 255]
-
-
-@pytest.mark.parametrize("mode, name", [("CMYK", "a.jpg"), ("L", "a.jpg"), ("1", "a.png")])
-def test_other_color_models_become_rgb(folder, tmp_path, mode, name):
-    image = Image.new("RGB", (16, 8), "white").convert(mode)
-    image.paste(0 if mode != "CMYK" else (0, 0, 0, 255), (0, 0, 8, 8))
-    image.save(tmp_path / name)
-    pixels = pixels_of(folder.read_image(tmp_path / name))
-    assert pixels.shape == (8, 16, 3)
-    assert pixels[:, :6].max() < 10 and pixels[:, 10:].min() > 245
-
-
-def test_palette_images_keep_their_colors(folder, tmp_path):
-    image = Image.new("P", (3, 1))
-    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
-    image.putdata([2, 0, 1])
-    image.save(tmp_path / "a.gif")
-    pixels = pixels_of(folder.read_image(tmp_path / "a.gif"))
-    assert pixels[0].tolist() == [[0, 0, 255], [255, 0, 0], [0, 255, 0]]
-
-
-def test_animations_give_their_first_frame(folder, tmp_path):
-    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
-    for name in ("a.gif", "a.webp"):
-        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
-        pixels = pixels_of(folder.read_image(tmp_path / name)).astype(int)
-        assert abs(pixels - [255, 0, 0]).max() <= 2
-
-
-def test_huge_pictures_are_reduced_to_a_shorter_side_of_2048(folder, tmp_path):
-    Image.new("RGB", (3000, 4000), (10, 20, 30)).save(tmp_path / "a.jpg")
-    image = folder.read_image(tmp_path / "a.jpg")
-    assert image.shape == (1, 2731, 2048, 3)
-    assert abs(pixels_of(image).astype(int) - [10, 20, 30]).max() <= 2
-    Image.new("L", (2500, 2048)).save(tmp_path / "b.png")
-    assert folder.read_image(tmp_path / "b.png").shape == (1, 2048, 2500, 3)
 
 
 # Broken files
@@ -220,137 +147,62 @@ def test_broken_files_are_named_and_replaced(folder, tmp_path):
     whole = (tmp_path / "1.png").read_bytes()
     (tmp_path / "1.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "2.jpg").write_text("no picture")
-    references = folder.read_folder(tmp_path, max_images=3)
+    references, images = folder.read_folder(tmp_path, max_images=3)
     assert references.names == ["0.png", "2.png", "3.png"]
     assert [name for name, _ in references.skipped] == ["1.png", "2.jpg"]
     assert all(reason and str(tmp_path) not in reason for _, reason in references.skipped)
     assert references.found == 5
-    assert torch.equal(references.images[0], folder.read_image(tmp_path / "0.png"))
+    assert (pixels_of(images[0]) == noise(200, 200, 0)).all()
+    assert references.pictures[2].size == (200, 200)
+    assert torch.equal(references.pictures[2].load().decode(), images[2])
 
 
 def test_progress_is_told_for_every_file(folder, tmp_path):
     for i in range(3):
         save(tmp_path / f"{i}.png")
+    (tmp_path / "3.png").write_text("no picture")
+    (tmp_path / "4.png").write_bytes((tmp_path / "0.png").read_bytes()[:-30])
     calls = []
-    folder.read_folder(tmp_path, on_image=lambda: calls.append(1))
-    assert len(calls) == 3
+    folder.read_folder(tmp_path, on_progress=calls.append)
+    assert sum(calls) == 5
 
 
 def test_stopping_in_the_middle_is_not_taken_for_a_broken_file(folder, tmp_path):
     save(tmp_path / "a.png")
 
-    def stop():
+    def stop(finished):
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        folder.read_folder(tmp_path, on_image=stop)
-
-
-# Captions and weights
-
-
-def captions(folder, path, source="auto"):
-    references = folder.read_folder(path, caption_source=source)
-    return dict(zip(references.names, references.captions, strict=True)), references.skipped
-
-
-def test_captions_come_from_text_files_and_metadata(folder, tmp_path):
-    for name in ("a.png", "b.c.png", "d.jpg", "sub/e.png", "sub/f.png"):
-        save(tmp_path / name)
-    (tmp_path / "a.txt").write_text("\ufeff a cat,\r\nsitting \n", encoding="utf-8")
-    (tmp_path / "b.c.txt").write_text("ein Hündchen", encoding="utf-8")
-    (tmp_path / "d.txt").write_text("  ")
-    lines = [
-        {"file_name": "a.png", "text": "from metadata"},
-        {"file_name": "./d.jpg", "text": "a dog"},
-        {"file_name": "sub\\e.png", "text": "a bird"},
-        {"file_name": "sub/f.png", "text": "far"},
-        {"file_name": "gone.png", "text": "nobody"},
-    ]
-    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    (tmp_path / "sub" / "metadata.jsonl").write_text('{"file_name": "f.png", "text": "near"}\n\n')
-    found, skipped = captions(folder, tmp_path)
-    assert found == {
-        "a.png": "a cat,\nsitting",
-        "b.c.png": "ein Hündchen",
-        "d.jpg": "a dog",
-        "sub/e.png": "a bird",
-        "sub/f.png": "near",
-    }
-    assert skipped == []
-    assert captions(folder, tmp_path, "txt")[0]["d.jpg"] == ""
-    assert captions(folder, tmp_path, "metadata.jsonl")[0]["a.png"] == "from metadata"
-    assert set(captions(folder, tmp_path, "none")[0].values()) == {""}
-
-
-def test_broken_lines_of_metadata_are_named(folder, tmp_path):
-    save(tmp_path / "a.png")
-    lines = [
-        '{"file_name": "a.png"',
-        "[1]",
-        '{"text": "x"}',
-        "",
-        '{"file_name": "a.png", "text": 7}',
-    ]
-    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
-    found, skipped = captions(folder, tmp_path)
-    assert found == {"a.png": "7"}
-    assert [name for name, _ in skipped] == [f"metadata.jsonl, line {n}" for n in (1, 2, 3)]
-
-
-def test_an_unreadable_caption_is_named_and_the_image_kept(folder, tmp_path, monkeypatch):
-    save(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_text("x")
-
-    def refuse(*args, **options):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(folder.Path, "read_text", refuse)
-    found, skipped = captions(folder, tmp_path)
-    assert found == {"a.png": ""}
-    assert skipped == [("a.txt", "cannot be read (Permission denied)")]
-
-
-def test_folder_names_give_captions_and_kohyas_repeats_weights(folder, tmp_path):
-    folders = {
-        "10_red cat": (10, "red cat"),
-        "1_dog": (1, "dog"),
-        "2024_summer": (1, "2024_summer"),
-        "01_first": (1, "01_first"),
-        "0_off": (1, "0_off"),
-        "birds": (1, "birds"),
-    }
-    for name in folders:
-        save(tmp_path / "set" / name / "a.png")
-    save(tmp_path / "set" / "top.png")
-    references = folder.read_folder(tmp_path / "set", caption_source="folder name")
-    got = {
-        name.split("/")[0]: (weight, caption)
-        for name, weight, caption in zip(
-            references.names, references.weights, references.captions, strict=True
-        )
-    }
-    assert got == {**folders, "top.png": (1, "set")}
-    assert folder.read_folder(tmp_path / "set" / "10_red cat").weights == [10]
+        folder.read_folder(tmp_path, on_progress=stop)
 
 
 # Fingerprint
 
 
-def test_the_fingerprint_notices_every_change_that_matters(folder, tmp_path):
+def test_the_fingerprint_notices_every_change_that_matters(files, tmp_path):
     save(tmp_path / "a.png")
-    seen = [folder.fingerprint(tmp_path, True)]
+    seen = [files.fingerprint(tmp_path, True)]
 
     def changed():
-        seen.append(folder.fingerprint(tmp_path, True))
+        seen.append(files.fingerprint(tmp_path, True))
         assert seen[-1] not in seen[:-1]
 
     save(tmp_path / "sub" / "b.png")
     changed()
     (tmp_path / "a.txt").write_text("cat")
     changed()
-    (tmp_path / "sub" / "metadata.jsonl").write_text("{}")
-    changed()
+    for name in (
+        "metadata.jsonl",
+        "captions.json",
+        "meta_cap.json",
+        "meta_clean.json",
+        "b.caption",
+    ):
+        (tmp_path / "sub" / name).write_text("{}")
+        changed()
+        (tmp_path / "sub" / name).write_text("{ }")
+        changed()
     (tmp_path / "a.png").rename(tmp_path / "c.png")
     changed()
     os.utime(tmp_path / "a.txt", ns=(1, 1))
@@ -359,23 +211,23 @@ def test_the_fingerprint_notices_every_change_that_matters(folder, tmp_path):
     changed()
 
 
-def test_the_fingerprint_ignores_what_is_not_read(folder, tmp_path):
+def test_the_fingerprint_ignores_what_is_not_read(files, tmp_path):
     save(tmp_path / "a.png")
-    before = [folder.fingerprint(tmp_path, recursive) for recursive in (True, False)]
+    before = [files.fingerprint(tmp_path, recursive) for recursive in (True, False)]
     (tmp_path / "notes.md").write_text("x")
     (tmp_path / ".DS_Store").write_text("x")
-    assert folder.fingerprint(tmp_path, True) == before[0]
+    assert files.fingerprint(tmp_path, True) == before[0]
     save(tmp_path / "sub" / "b.png")
-    assert folder.fingerprint(tmp_path, False) == before[1]
+    assert files.fingerprint(tmp_path, False) == before[1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
-def test_a_broken_link_is_a_broken_file(folder, tmp_path):
+def test_a_broken_link_is_a_broken_file(folder, files, tmp_path):
     save(tmp_path / "a.png")
-    before = folder.fingerprint(tmp_path, True)
+    before = files.fingerprint(tmp_path, True)
     (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
-    assert folder.fingerprint(tmp_path, True) == before
-    references = folder.read_folder(tmp_path)
+    assert files.fingerprint(tmp_path, True) == before
+    references, _ = folder.read_folder(tmp_path)
     assert references.names == ["a.png"] and references.skipped[0][0] == "link.png"
 
 
@@ -422,7 +274,7 @@ def test_the_preview_is_saved_as_one_picture(comfy_folders):
 
 @pytest.mark.parametrize("shapes", [[(9, 9)], [(3000, 10)], [(5, 90)] * 3, [(16, 9), (9, 16)] * 40])
 def test_every_set_has_a_contact_sheet(shapes):
-    from mmd_pack.nodes.load_reference_set import contact_sheet
+    from mmd_pack.nodes.contact_sheet import contact_sheet
 
     images = [torch.full((1, height, width, 3), 0.5) for width, height in shapes]
     sheet = contact_sheet(images)
@@ -501,3 +353,373 @@ def test_parameters_are_the_inputs_and_every_one_is_explained():
     assert all(entry.tooltip for entry in [*schema.inputs, *schema.outputs])
     seed = node().INPUT_TYPES()["required"]["seed"][1]
     assert seed["control_after_generate"] is False  # or every run would draw another set
+
+
+# Names, numbers and memory
+
+
+def test_names_in_any_script(folder, files, comfy_folders):
+    """Each is read, shown in one line and can be written as UTF-8."""
+    names = ["قطة ١٠.png", "قطة ٩.png", "猫.png", "кот.png", "แมว.png", "👩‍👩‍👧.png", "a\u202egnp.exe.png", "x" * 250 + ".png"]  # fmt: skip
+    names += [
+        "two\nlines.png",
+        "tab\t.png",
+        "quote'\".png",
+        "100%.png",
+        "${HOME}.png",
+        " .png",
+        "-rf.png",
+    ]
+    for name in names:
+        save(comfy_folders / "set" / name)
+    if os.name == "posix":
+        save(comfy_folders / "set" / os.fsdecode(b"raw\xff\xfe.png"))
+        (comfy_folders / "set" / os.fsdecode(b"bad\xff.png")).write_text("no picture")
+        names += ["raw\\udcff\\udcfe.png"]
+    shown = {name: name for name in names} | {
+        "two\nlines.png": "two\\nlines.png",
+        "tab\t.png": "tab\\t.png",
+        "a\u202egnp.exe.png": "a\\u202egnp.exe.png",
+    }
+    references, images, captions, report = node().execute("set").args
+    assert sorted(references.names) == sorted(shown.values())
+    assert references.names.index("قطة ٩.png") < references.names.index("قطة ١٠.png")
+    json.dumps([references.names, references.skipped, report]).encode()
+    "".join([*references.names, *map("".join, references.skipped), report]).encode()
+    assert len(report.splitlines()) == 3 + len(references.skipped)
+    assert all(picture.load().decode().shape == (1, 12, 20, 3) for picture in references.pictures)
+
+
+def test_names_that_differ_by_case_or_by_the_way_accents_are_stored(folder, tmp_path):
+    names = ["CAT.png", "Cat.png", "cat.png", "f.png", "\u00e9.png", "e\u0301.png"]
+    for i, name in enumerate(names):
+        save(tmp_path / name, noise(seed=i))
+    if len(list(tmp_path.iterdir())) < len(names):
+        pytest.skip("this file system takes some of them for one name")
+    references, images = folder.read_folder(tmp_path)
+    assert references.names == [*names[:4], names[5], names[4]]
+    for name, image in zip(references.names, images, strict=True):
+        assert (pixels_of(image) == noise(seed=names.index(name))).all()
+
+
+def test_folders_deeper_than_a_path_may_be_long(folder, tmp_path):
+    """A hostile archive unpacks to such."""
+    save(tmp_path / "a.png")
+    here = os.getcwd()
+    try:
+        os.chdir(tmp_path)
+        for _ in range(30):
+            os.mkdir("d" * 200)
+            os.chdir("d" * 200)
+    finally:
+        os.chdir(here)
+    references, _ = folder.read_folder(tmp_path)
+    assert references.names == ["a.png"]
+    ((name, reason),) = references.skipped
+    assert name.startswith("ddd") and reason == "cannot be read (File name too long)"
+
+
+def test_images_keep_their_order_whichever_is_decoded_first(folder, tmp_path, monkeypatch):
+    for i in range(24):
+        save(tmp_path / f"{i}.png", noise(seed=i))
+    read, threads = folder.read_sized, set()
+
+    def slow(path, *options):
+        threads.add(threading.get_ident())
+        time.sleep(random.random() / 50)
+        return read(path, *options)
+
+    monkeypatch.setattr(folder.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(folder, "read_sized", slow)
+    references, images = folder.read_folder(tmp_path)
+    assert 2 <= len(threads) <= 4
+    assert references.names == [f"{i}.png" for i in range(24)]
+    for i, (picture, image) in enumerate(zip(references.pictures, images, strict=True)):
+        assert (pixels_of(image) == noise(seed=i)).all() and picture.path.name == f"{i}.png"
+
+
+def test_stopping_does_not_wait_for_the_rest(folder, tmp_path, monkeypatch):
+    for i in range(200):
+        save(tmp_path / f"{i}.png")
+    read, begun, finished = folder.read_sized, [], []
+
+    def slow(path, *options):
+        begun.append(path)
+        time.sleep(0.02)
+        return read(path, *options)
+
+    def stop(n):
+        finished.append(n)
+        if sum(finished) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(folder, "read_sized", slow)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        folder.read_folder(tmp_path, on_progress=stop)
+    assert len(begun) < 30 and threading.active_count() == before
+
+
+def test_the_interrupt_of_comfyui_stops_the_node(comfy_folders, monkeypatch):
+    import comfy.model_management
+
+    for i in range(3):
+        save(comfy_folders / "set" / f"{i}.png")
+    comfy.model_management.interrupt_current_processing(True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        node().execute("set")
+    assert len(node().execute("set").args[1]) == 3
+
+
+def test_large_pictures_are_decoded_one_at_a_time(folder, tmp_path, monkeypatch):
+    for i in range(8):
+        save(tmp_path / f"{i}.png", noise(40, 40) if i % 2 else None)
+    read, now, most = folder.read_sized, [], []
+
+    def watch(path, *options):
+        if int(path.stem) % 2:
+            now.append(path)
+            most.append(len(now))
+            time.sleep(0.01)
+            now.remove(path)
+        return read(path, *options)
+
+    monkeypatch.setattr(folder.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(folder, "LARGE", 40 * 40 - 1)
+    monkeypatch.setattr(folder, "read_sized", watch)
+    folder.read_folder(tmp_path)
+    assert max(most) == 1 and len(most) == 4
+
+
+def memory(images):
+    return sum(4 * image.numel() for image in images)
+
+
+@pytest.mark.parametrize("limit", [10**9, 2_000_000, 100_000, 3_000, 12 * 12])
+def test_the_decoded_images_fit_into_the_memory(folder, tmp_path, monkeypatch, limit):
+    sizes = [(300, 200), (20, 30), (500, 40), (1, 200), (64, 64)] * 2 + [(90, 90), (700, 500)]
+    for i, (width, height) in enumerate(sizes):
+        save(tmp_path / f"{i}.png", noise(width, height, i))
+    whole = memory(folder.read_folder(tmp_path)[1])
+    monkeypatch.setattr(folder, "MAX_DECODED", limit)
+    references, images = folder.read_folder(tmp_path)
+    assert [picture.size for picture in references.pictures] == sizes
+    assert memory(images) <= limit
+    assert memory(images) >= min(0.7 * limit, whole)  # not smaller than need be
+    shorter = max(min(image.shape[1:3]) for image in images)
+    for (width, height), image in zip(sizes, images, strict=True):
+        assert min(image.shape[1:3]) == min(width, height, shorter)
+        assert abs(image.shape[2] / image.shape[1] / (width / height) - 1) < 0.1 or shorter < 20
+
+
+def test_those_that_replace_broken_ones_fit_too(folder, tmp_path, monkeypatch):
+    for i in range(30):
+        save(tmp_path / f"{i:02}.png", noise(60, 40, i))
+        if i % 3:  # the header is good, the pixels are not
+            path = tmp_path / f"{i:02}.png"
+            path.write_bytes(path.read_bytes()[:-500])
+    monkeypatch.setattr(folder, "MAX_DECODED", 100_000)
+    references, images = folder.read_folder(tmp_path, max_images=9)
+    assert len(images) == 9 and memory(images) <= 100_000
+    assert references.names == [f"{i:02}.png" for i in range(0, 27, 3)]
+    assert min(min(image.shape[1:3]) for image in images) >= 20
+
+
+def test_the_report_tells_when_images_are_reduced(folder, comfy_folders, monkeypatch):
+    for i in range(4):
+        save(comfy_folders / "set" / f"{i}.png", noise(80, 60, i))
+    assert "smaller" not in node().execute("set").args[3]
+    monkeypatch.setattr(folder, "MAX_DECODED", 4 * 12 * 40 * 30)
+    references, images, _, report = node().execute("set").args
+    assert all(image.shape == (1, 30, 40, 3) for image in images)
+    assert "`images` has 4 of them smaller, with a shorter side of 30" in report
+    assert references.pictures[0].load().decode().shape == (1, 60, 80, 3)
+    assert "Sizes: 80×60 (4)." in report
+
+
+def test_the_report_tells_of_pictures_larger_than_needed(folder, comfy_folders):
+    save(comfy_folders / "set" / "a.png", np.zeros((2100, 2200, 3), np.uint8))
+    images, report = node().execute("set").args[1::2]
+    assert (
+        "2200×2100 (1). Larger ones get a shorter side of 2048." in report
+        and "smaller" not in report
+    )
+    assert images[0].shape == (1, 2048, 2146, 3)
+
+
+def test_a_thousand_pictures(folder, tmp_path):
+    for i in range(1000):
+        Image.new("L", (8, 8), i % 256).save(tmp_path / f"{i}.png")
+    references, images = folder.read_folder(tmp_path, max_images=900)
+    assert references.found == 1000 and len(images) == 900
+    assert [pixels_of(image)[0, 0, 0] for image in images] == [i % 256 for i in range(900)]
+
+
+# A folder in which nearly nothing is as it should be
+
+
+def damaged(path):
+    """The picture with a changed byte among its pixels."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def hostile(top, outside):
+    """Fills a folder; returns the good images and all others with a part of the reason."""
+    top.mkdir()
+    good, bad = ["01 good.png", "02 grün.jpg", "03 猫.webp", "10_many/04 rep.png", "sub/05.gif"], {}
+    for i, name in enumerate(good):
+        save(top / name, noise(40, 30, i))
+    Image.new("RGBA", (30, 40), (255, 0, 0, 60)).save(top / "06 alpha.png")
+    Image.new("CMYK", (40, 30), (0, 200, 0, 0)).save(top / "07 cmyk.jpg")
+    Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30) * 100).save(top / "08 grey.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(40, 30, 8)).save(top / "09 turned.jpg", exif=exif)
+    good += ["06 alpha.png", "07 cmyk.jpg", "08 grey.png", "09 turned.jpg"]
+    for name, data, reason in [
+        ("20 empty.png", b"", "is empty"),
+        ("21 text.png", b"no picture", "can be read here"),
+        ("22 eps.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "can be read here"),
+        ("23 psd.jpg", b"8BPS\0\1" + b"\0" * 40, "can be read here"),
+        ("24 html.webp", b"<html>404 not found</html>", "can be read here"),
+        ("25 heic.heic", b"\0\0\0\x18ftypheic" + b"\0" * 40, "can be read here"),
+    ]:  # fmt: skip
+        (top / name).write_bytes(data)
+        bad[name] = reason
+    for name in (
+        "30 half.png",
+        "31 half.jpg",
+        "32 half.webp",
+        "33 half.gif",
+        "34 half.tif",
+        "35 half.bmp",
+    ):
+        save(top / name, noise(50, 50))
+        (top / name).write_bytes((top / name).read_bytes()[: (top / name).stat().st_size // 2])
+        bad[name] = ""
+    damaged(save(top / "36 changed.png", noise(50, 50)))
+    bad["36 changed.png"] = "is damaged"
+    Image.new("F", (9, 9)).save(top / "37 float.tif")
+    Image.new("I", (9, 9), 99_999).save(top / "38 wide.tif")
+    bad |= dict.fromkeys(("37 float.tif", "38 wide.tif"), "unknown range")
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 999)), (b"IEND", b""))
+    )
+    (top / "40 bomb.png").write_bytes(bomb)
+    bad["40 bomb.png"] = "megapixels"
+    outside.mkdir()
+    save(outside / "secret.png")
+    (outside / "secret.txt").write_text("secret")
+    os.mkfifo(top / "41 pipe.png")
+    (top / "42 out.png").symlink_to(outside / "secret.png")
+    (top / "43 out").symlink_to(outside)
+    (top / "44 up.png").symlink_to("../../outside/secret.png")
+    (top / "45 gone.png").symlink_to(top / "nothing.png")
+    (top / "46 loop.png").symlink_to(top / "46 loop.png")
+    (top / "47 dev.png").symlink_to("/dev/zero")
+    (top / "48 folder.png").mkdir()
+    (top / "01 good.txt").symlink_to(outside / "secret.txt")
+    bad |= {
+        "41 pipe.png": "not a file",
+        "45 gone.png": "link to nothing",
+        "46 loop.png": "link to nothing",
+    }
+    bad |= dict.fromkeys(
+        ("42 out.png", "43 out", "44 up.png", "47 dev.png", "01 good.txt"), "place outside"
+    )
+    (top / "02 grün.txt").write_text("green", encoding="utf-8")
+    (top / "03 猫.caption").write_text("猫", encoding="utf-8")
+    (top / "06 alpha.txt").write_bytes(b"\xff\xfe\xff")
+    (top / "captions.json").write_text(
+        '{"sub/05": "gif", "../../outside/secret.png": "x", "07 cmyk": [1]}'
+    )
+    (top / "metadata.jsonl").write_text(
+        '{"file_name": "08 grey.png", "text": "grey"}\n{"file_name"'
+    )
+    bad |= {"06 alpha.txt": "UTF-8", "captions.json, entry '07 cmyk'": "not JSON"}
+    bad |= {"metadata.jsonl, line 2": "not JSON"}
+    (top / ".hidden.png").write_text("hidden")
+    (top / "notes.md").write_text("notes")
+    (top / "Thumbs.db").write_bytes(b"\0")
+    return good, bad
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has links and pipes")
+@pytest.mark.parametrize("truncated", [False, True])
+@pytest.mark.parametrize("selection", ["first", "even", "random"])
+@pytest.mark.parametrize("max_images", [0, 1, 4, 9, 20])
+def test_a_hostile_folder(comfy_folders, tmp_path, monkeypatch, selection, max_images, truncated):
+    from PIL import ImageFile
+
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", truncated)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None if truncated else 89_478_485)
+    good, bad = hostile(comfy_folders / "set", tmp_path / "outside")
+    assert node().validate_inputs(folder="set") is True
+    options = {"max_images": max_images, "selection": selection, "seed": 3}
+    references, images, texts, report = node().execute("set", **options).args
+    wanted = min(max_images or 99, len(good))
+    assert len(references.names) == len(images) == len(texts) == wanted
+    assert set(references.names) <= set(good)
+    expected = {
+        "02 grün.jpg": "green",
+        "03 猫.webp": "猫",
+        "sub/05.gif": "gif",
+        "08 grey.png": "grey",
+    }
+    assert texts == [expected.get(name, "") for name in references.names]
+    assert references.weights == [10 if "rep" in name else 1 for name in references.names]
+    assert all(bad[name] in reason for name, reason in references.skipped)
+    if max_images in (0, 20):  # then all were tried
+        assert {name for name, _ in references.skipped} == set(bad)
+    assert f"{wanted} of the {references.found} images in 'set' are used ({selection})." in report
+    named = [f"Not used: {name}: {reason}" for name, reason in references.skipped]
+    assert all(line in report for line in named[:20]) and (len(named) <= 20 or "more." in report)
+    assert "secret" not in report and str(tmp_path) not in report
+    for picture, image in zip(references.pictures, images, strict=True):
+        assert picture.size == (image.shape[2], image.shape[1])
+        assert torch.equal(picture.load().decode(), image)
+
+
+def test_a_folder_given_up_names_no_place(comfy_folders):
+    """Also a file that vanishes or changes between the looks at it is only a reason."""
+    save(comfy_folders / "set" / "a.png")
+    references, _, _, _ = node().execute("set").args
+    (comfy_folders / "set" / "a.png").unlink()
+    with pytest.raises(OSError):
+        references.pictures[0].load()
+
+
+# With the nodes of others
+
+
+def test_images_and_captions_go_into_the_nodes_of_comfyui(comfy_folders):
+    from comfy_extras.nodes_dataset import ImageGridNode, MakeTrainingDataset
+
+    for i in range(4):
+        save(comfy_folders / "set" / f"{i}.png", noise(16 + 8 * i, 24, i))
+        (comfy_folders / "set" / f"{i}.txt").write_text(f"caption {i}")
+    _, images, captions, _ = node().execute("set").args
+
+    class VAE:
+        def encode(self, pixels):
+            assert pixels.ndim == 4 and pixels.shape[3] == 3 and pixels.dtype == torch.float32
+            return pixels.movedim(-1, 1)
+
+    class CLIP:
+        def tokenize(self, text):
+            return text
+
+        def encode_from_tokens_scheduled(self, tokens):
+            return tokens
+
+    latents, conditioning = MakeTrainingDataset.execute(images, [VAE()], [CLIP()], captions).args
+    assert [latent["samples"].shape[3] for latent in latents] == [16, 24, 32, 40]
+    assert conditioning == [f"caption {i}" for i in range(4)]
+    (grid,) = ImageGridNode.execute(
+        images, columns=[2], cell_width=[20], cell_height=[20], padding=[0]
+    ).args
+    assert grid.shape == (1, 40, 40, 3)

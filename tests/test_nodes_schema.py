@@ -26,7 +26,7 @@ def schemas() -> dict:
             for name, (kind, *options) in types.get(group, {}).items():
                 given = options[0] if options else {}
                 choices = given.get("options") if kind == "COMBO" else None
-                if name in ("folder", "sampler_name", "scheduler"):  # what this ComfyUI has
+                if name in ("folder", "file", "sampler_name", "scheduler"):  # what this ComfyUI has
                     choices = None
                 inputs[name] = {
                     "group": group,
@@ -101,8 +101,8 @@ def test_a_static_scanner_finds_our_nodes_and_no_others():
     assert all(name == node_id for name, node_id in classes.items())
     listed = json.loads((ROOT / "node_list.json").read_text("utf-8"))
     assert set(classes) == set(listed) == {
-        "LoadReferenceSet", "EncodeReferenceLatents", "MMDKernel", "ApplyMMDGuidance",
-        "MMDGuidedKSampler",
+        "LoadReferenceSet", "EncodeReferenceLatents", "SaveReferenceLatents", "LoadReferenceLatents",
+        "MergeReferences", "CompressReferences", "MMDKernel", "ApplyMMDGuidance", "MMDGuidedKSampler",
     }  # fmt: skip
 
 

@@ -140,34 +140,3 @@ def test_a_reshaped_preview_is_compared_at_the_size_of_the_pictures():
     latents = torch.nn.functional.pixel_unshuffle(fine, 2)
     scores = agreement(References(latents, thumbnails=images), format)
     assert scores.min() > 0.99
-
-
-class Shown:
-    """Something that shows weights as ComfyUI's VAE does."""
-
-    def __init__(self, **weights):
-        self.first_stage_model = self
-        self.state_dict = lambda: weights
-
-
-def test_the_fingerprint_tells_encoders_apart_and_survives_casts():
-    from mmd_pack.nodes.vae_match import vae_fingerprint
-
-    torch.manual_seed(0)
-    weights = {f"encoder.{i}": torch.randn(3, 4) for i in range(12)}
-    first = vae_fingerprint(Shown(**weights))
-    assert len(first) == 64
-    cast = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
-    shuffled = dict(sorted(weights.items(), reverse=True))
-    decoder = {"decoder.0": torch.randn(5), "decoder.steps": torch.tensor(3)}
-    for same in (cast, shuffled, {**weights, **decoder}):
-        assert vae_fingerprint(Shown(**same)) == first
-    for name in ("encoder.0", "encoder.9"):
-        assert vae_fingerprint(Shown(**{**weights, name: weights[name] + 1})) != first
-
-
-def test_a_vae_that_shows_no_weights_has_no_fingerprint():
-    from mmd_pack.nodes.vae_match import vae_fingerprint
-
-    for vae in (object(), Shown(), Shown(steps=torch.tensor(3))):
-        assert vae_fingerprint(vae) == ""

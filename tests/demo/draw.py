@@ -52,7 +52,7 @@ DEMOS = {
     ),
 }
 PATIENCE = 24 * 3600.0  # seconds: a checkpoint on a CPU takes its time
-CAPTIONS = ("txt", "jsonl")
+CAPTIONS = ("txt", "caption", "jsonl", "json")
 
 
 def settings_of(options: dict) -> Settings:

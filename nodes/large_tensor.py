@@ -1,0 +1,75 @@
+"""One tensor for many latents: in memory, or in a file where it would fill the memory."""
+
+import contextlib
+import logging
+import math
+import os
+import shutil
+import tempfile
+
+import folder_paths
+import torch
+from torch import Tensor
+
+IN_MEMORY = 2**30  # bytes: larger tensors lie in a file
+PIECE = 2**22  # numbers that are looked at together
+
+log = logging.getLogger("mmd_guidance")
+
+
+def allocate(shape: tuple[int, ...]) -> Tensor:
+    """An uninitialised float32 tensor, beyond `IN_MEMORY` mapped to a file that vanishes with it.
+
+    If there is no room for the file, the tensor is in memory all the same.
+    """
+    size = 4 * math.prod(shape)
+    if size > IN_MEMORY:
+        try:
+            return _mapped(size).view(shape)
+        except (OSError, RuntimeError) as error:
+            log.warning("References of %.1f GB are held in memory: %s", size / 1e9, error)
+    return torch.empty(shape)
+
+
+def _mapped(size: int) -> Tensor:
+    folder = folder_paths.get_temp_directory()
+    os.makedirs(folder, exist_ok=True)
+    number, path = tempfile.mkstemp(dir=folder, prefix="mmd_guidance_", suffix=".bin")
+    try:
+        with open(number, "wb") as file:
+            _reserve(file, folder, size)
+        return torch.from_file(path, shared=True, size=size // 4, dtype=torch.float32)
+    finally:
+        # Windows cannot remove a file that is mapped; ComfyUI empties the folder when it starts.
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _reserve(file, folder: str, size: int) -> None:
+    """Makes the file so large; a disk that ran full later would kill the process.
+
+    Raises:
+        OSError: There is no room for it.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    elif shutil.disk_usage(folder).free < size:
+        raise OSError("the disk with ComfyUI's temp folder is full")
+    else:
+        file.truncate(size)
+
+
+def spread(latents: Tensor) -> tuple[float, float]:
+    """The standard deviation of all numbers, and that between latents, on average over their places.
+
+    Piece by piece: `latents`, with shape `(N, *)`, may be larger than the memory.
+    """
+    n, d = len(latents), latents[0].numel()
+    total, squares = torch.zeros(2, d, dtype=torch.float64)
+    for piece in latents.flatten(1).split(max(1, PIECE // d)):
+        piece = piece.double()
+        total += piece.sum(0)
+        squares += piece.square().sum(0)
+    between = (squares / n - (total / n).square()).clamp_min(0).sqrt().mean()
+    overall = (squares.sum() - total.sum().square() / (n * d)) / max(1, n * d - 1)
+    return float(overall.clamp_min(0).sqrt()), float(between)

@@ -1,0 +1,159 @@
+"""Readers under attack: a few hundred changed files, always the same; `python tests/fuzz/run.py` tries thousands."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.comfy
+
+FILES = {
+    **{"png": 50, "jpeg": 30, "webp": 30, "gif": 30, "bmp": 30, "tiff": 40, "avif": 20},
+    **{"large jpeg": 2, "folders": 40, "captions": 40, "references": 50, "cache": 40},
+}
+
+
+def fuzz(name, folder, n=None, **options):
+    from mmd_tests.fuzz import campaign
+    from mmd_tests.fuzz.targets import TARGETS
+
+    return campaign.fuzz(TARGETS[name], n or FILES[name], folder, **options)
+
+
+@pytest.fixture
+def pictures():
+    from mmd_tests.fuzz import pictures
+
+    return pictures
+
+
+def test_every_target_is_tried_here():
+    from mmd_tests.fuzz.targets import TARGETS
+
+    assert set(FILES) - set(TARGETS) <= {"avif"}  # which Pillow has since 11.3
+    assert set(TARGETS) <= set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_file_is_refused_or_read_as_what_it_holds(name, tmp_path):
+    from mmd_tests.fuzz.targets import TARGETS
+
+    if name not in TARGETS:
+        return
+    result = fuzz(name, tmp_path)
+    assert not result.fault, f"{result.fault[1]!r}: {result.fault[0]!r}"
+    assert sum(result.outcomes.values()) >= FILES[name] / 4
+
+
+def test_whole_pictures_of_all_kinds_are_read_as_they_should(pictures):
+    from mmd_pack.nodes.read_image import read_sized
+
+    for kind in pictures.MAKERS:
+        for data in pictures.pool(kind).values():
+            image, size = read_sized(io.BytesIO(data))
+            pictures.check_picture(data, image[0].double().numpy() * 255, size)
+
+
+def test_the_png_decoder_of_the_tests_and_pillow_agree(pictures):
+    from mmd_tests.fuzz import png
+
+    agreed = 0
+    for data in pictures.pool("png").values():
+        try:
+            found = png.decode(data)
+        except png.Unclear:
+            continue
+        if b"tRNS" not in data:  # which Pillow gives with other numbers than those of its pixels
+            pictures.compare(found, pictures.shown(data)[0])
+            agreed += 1
+    assert agreed >= 12
+
+
+# The attack finds what it looks for
+
+
+def kind_of_fault(name, folder, n):
+    fault = fuzz(name, folder, n, shrink=False).fault
+    return fault and type(fault[1]).__name__
+
+
+def test_a_reader_that_looks_at_no_checksum_is_found_out(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "PIL.PngImagePlugin.ChunkStream.crc", lambda self, cid, data: self.fp.read(4)
+    )
+    assert kind_of_fault("png", tmp_path, 500) == "Misread"
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("references", "reference_file"), ("cache", "latent_cache")]
+)
+def test_a_reader_that_does_not_see_damage_is_found_out(tmp_path, monkeypatch, name, module):
+    from mmd_pack.mmd_core import reference_file
+    from mmd_pack.nodes import latent_cache
+    from mmd_tests.fuzz.targets import TARGETS
+
+    class Anything(str):
+        __hash__ = None
+
+        def __eq__(self, other):
+            return True
+
+        def __ne__(self, other):
+            return False
+
+    TARGETS[name].cases()  # the whole files are written as they should be
+    module = {"reference_file": reference_file, "latent_cache": latent_cache}[module]
+    monkeypatch.setattr(module, "_digest", lambda *_: Anything())
+    assert kind_of_fault(name, tmp_path, 400)
+
+
+def test_captions_of_another_picture_are_found_out(tmp_path, monkeypatch):
+    from mmd_pack.nodes import captions
+
+    monkeypatch.setattr(captions.NamedImages, "find", lambda self, parent, key: ["b.jpg"])
+    assert kind_of_fault("captions", tmp_path, 200) == "Misread"
+
+
+def test_any_other_error_is_a_crash(tmp_path, monkeypatch):
+    from mmd_pack.nodes import read_image
+
+    monkeypatch.setattr(read_image, "why", lambda error: {}["x"])
+    assert kind_of_fault("bmp", tmp_path, 5) == "Crash"
+
+
+def test_time_memory_and_warnings_are_watched():
+    import warnings
+
+    from mmd_tests.fuzz import limits
+
+    def watched(action):
+        with limits.Watch() as watch:
+            action()
+        try:
+            watch.check()
+        except limits.Crash as error:
+            return str(error)
+
+    def work():
+        while limits.time.process_time() < end:
+            pass
+
+    assert watched(lambda: None) is None
+    assert "warning" in watched(lambda: warnings.warn("too large", stacklevel=1))
+    if sys.platform == "linux":
+        assert "memory" in watched(lambda: np.ones(2**28, np.uint8).sum())
+    limits_before, limits.SECONDS = limits.SECONDS, 0.05
+    try:
+        end = limits.time.process_time() + 0.2
+        assert "seconds" in watched(work)
+    finally:
+        limits.SECONDS = limits_before
+
+
+def test_the_command_explains_itself():
+    command = [sys.executable, str(Path(__file__).parent / "fuzz" / "run.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--examples" in done.stdout and "--seed" in done.stdout

@@ -1,0 +1,340 @@
+"""Where pictures may be read: what leads out of the allowed places, and what the owner of the server allows."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.comfy
+needs_links = pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
+
+
+@pytest.fixture
+def folders():
+    """The module under test; its package imports ComfyUI."""
+    from mmd_pack.nodes import folders
+
+    return folders
+
+
+@pytest.fixture
+def places():
+    """The folders that the node offers."""
+    from mmd_pack.nodes import reference_folders
+
+    return reference_folders
+
+
+@pytest.fixture
+def comfy_input(tmp_path, monkeypatch):
+    """ComfyUI's input folder, empty."""
+    import folder_paths
+
+    (tmp_path / "input").mkdir()
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
+    return tmp_path / "input"
+
+
+@pytest.fixture
+def register(monkeypatch):
+    """Allows folders as a line in extra_model_paths.yaml does."""
+    import folder_paths
+
+    def register(*paths):
+        # A copy, for monkeypatch to bring back what was there.
+        names = dict(folder_paths.folder_names_and_paths)
+        monkeypatch.setattr(folder_paths, "folder_names_and_paths", names)
+        for path in paths:
+            folder_paths.add_model_folder_path("mmd_reference_images", str(path))
+
+    return register
+
+
+def save(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(path)
+    return path
+
+
+def node():
+    from mmd_pack.nodes.load_reference_set import LoadReferenceSet
+
+    return LoadReferenceSet
+
+
+OUTSIDE = [
+    "..",
+    "../secret",
+    "a/../../secret",
+    "..\\secret",
+    "a\\..\\..\\secret",
+    "/etc",
+    "//server/share",
+    "\\\\server\\share",
+    "\\\\?\\C:\\secret",
+    "C:\\secret",
+    "C:/secret",
+    "c:secret",
+    "a\0b",
+    "\0",
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_names_that_lead_outside_are_refused(folders, tmp_path, name):
+    (tmp_path / "root" / "a").mkdir(parents=True)
+    (tmp_path / "secret").mkdir()
+    assert folders.below(tmp_path / "root", name) is None
+
+
+def test_places_on_the_network_are_not_even_asked_for(folders, tmp_path, monkeypatch):
+    def refuse(*args, **options):
+        raise AssertionError("the system is asked")
+
+    monkeypatch.setattr(Path, "resolve", refuse)
+    for name in ("\\\\server\\share", "//server/share", "C:\\x", "/x"):
+        assert folders.below(tmp_path, name) is None
+
+
+def test_names_inside_are_found(folders, tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for name, path in {
+        "": tmp_path,
+        ".": tmp_path,
+        "a": tmp_path / "a",
+        "a/b/": tmp_path / "a" / "b",
+        "a\\b": tmp_path / "a" / "b",
+        "a/../a": tmp_path / "a",
+        "new": tmp_path / "new",
+        "صور/图": tmp_path / "صور" / "图",
+        "..a": tmp_path / "..a",
+    }.items():
+        assert folders.below(str(tmp_path), name) == path
+
+
+@needs_links
+def test_links_count_as_where_they_lead(folders, tmp_path):
+    for name in ("root", "other", "secret"):
+        (tmp_path / name).mkdir()
+    root = tmp_path / "root"
+    for name, target in {
+        "in": root / "new",
+        "out": tmp_path / "secret",
+        "up": Path("../secret"),
+        "to other": tmp_path / "other",
+        "twice": root / "out",
+        "loop": root / "loop",
+    }.items():
+        (root / name).symlink_to(target)
+    assert folders.below(root, "in") == root / "new"
+    for name in ("out", "up", "twice", "out/deeper", "to other"):
+        assert folders.below(root, name) is None, name
+    assert folders.below(root, "to other/x", [tmp_path / "other"]) == tmp_path / "other" / "x"
+    assert folders.below(root, "out", [tmp_path / "other"]) is None
+    found = folders.below(root, "loop")
+    assert found is None or not found.exists()
+
+
+def test_a_folder_of_a_similar_name_is_not_inside(folders, tmp_path):
+    assert not folders.inside(tmp_path / "root2", [tmp_path / "root"])
+    assert not folders.inside(tmp_path, [tmp_path / "root"])
+    assert folders.inside(tmp_path / "root", [tmp_path / "x", tmp_path / "root"])
+
+
+def test_only_files_of_a_bearable_size_are_opened(folders, tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    with folders.open_file(tmp_path / "a", 5) as file:
+        assert file.read() == b"12345"
+    with pytest.raises(ValueError, match="has more than 0 MB"):
+        folders.open_file(tmp_path / "a", 4)
+    with pytest.raises(ValueError, match="is not a file"):
+        folders.open_file(tmp_path, 4)
+    with pytest.raises(FileNotFoundError):
+        folders.open_file(tmp_path / "b", 4)
+
+
+# Folders that the owner of the server registered
+
+
+def test_a_registered_folder_and_those_in_it_can_be_chosen(comfy_input, register, tmp_path):
+    photos = save(tmp_path / "store" / "photos" / "a.png").parent
+    save(photos / "cats" / "tabby" / "b.png")
+    (photos / ".hidden").mkdir()
+    save(comfy_input / "own" / "c.png")
+    assert "`folder`" in node().validate_inputs(folder="photos")
+    register(photos)
+    options = node().INPUT_TYPES()["required"]["folder"][1]["options"]
+    assert options == ["own", "photos", "photos/cats", "photos/cats/tabby"]
+    for name in options + ["photos/", "photos\\cats"]:
+        assert node().validate_inputs(folder=name) is True, name
+    assert node().execute("photos").args[0].names == ["a.png", "cats/tabby/b.png"]
+    assert node().execute("photos/cats/tabby").args[0].names == ["b.png"]
+    before = node().fingerprint_inputs("photos")
+    save(photos / "d.png")
+    assert node().fingerprint_inputs("photos") != before
+
+
+@pytest.mark.parametrize(
+    "name", ["photos/..", "photos/../secret", "photos/cats/../../secret", "photos\\..\\secret", "photo", "/photos"]
+)  # fmt: skip
+def test_a_registered_folder_opens_nothing_beside_it(comfy_input, register, tmp_path, name):
+    save(tmp_path / "photos" / "cats" / "a.png")
+    save(tmp_path / "secret" / "a.png")
+    save(tmp_path / "photos2" / "a.png")
+    register(tmp_path / "photos")
+    assert node().validate_inputs(folder=name) is not True
+    with pytest.raises(ValueError, match="LoadReferenceSet"):
+        node().execute(name)
+    assert node().fingerprint_inputs(name) == ""
+
+
+def test_the_input_folder_comes_first_and_then_one_registered_after_the_other(
+    comfy_input, register, tmp_path
+):
+    save(comfy_input / "photos" / "input.png")
+    save(tmp_path / "1" / "photos" / "first.png")
+    save(tmp_path / "1" / "photos" / "sub" / "first.png")
+    save(tmp_path / "2" / "photos" / "sub" / "second.png")
+    save(tmp_path / "2" / "photos" / "last" / "second.png")
+    register(tmp_path / "1" / "photos", tmp_path / "gone", tmp_path / "2" / "photos")
+    for name, file in {
+        "photos": "input.png",
+        "photos/sub": "first.png",
+        "photos/last": "second.png",
+    }.items():
+        assert node().execute(name).args[0].names == [file]
+    options = node().INPUT_TYPES()["required"]["folder"][1]["options"]
+    assert options == ["photos", "photos/sub", "photos/last"]
+
+
+def test_the_list_of_a_huge_registered_folder_is_cut(
+    comfy_input, register, places, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(places, "MAX_LISTED", 5)
+    for i in range(4):
+        (tmp_path / "photos" / str(i) / "deep" / "deeper").mkdir(parents=True)
+    register(tmp_path / "photos")
+    assert places.list_folders() == ["photos", "photos/0", "photos/1", "photos/2", "photos/3"]
+
+
+@needs_links
+def test_a_link_may_lead_to_a_registered_folder(comfy_input, register, tmp_path):
+    save(tmp_path / "photos" / "a.png")
+    (comfy_input / "link").symlink_to(tmp_path / "photos")
+    save(comfy_input / "set" / "own.png")
+    (comfy_input / "set" / "linked.png").symlink_to(tmp_path / "photos" / "a.png")
+    message = node().validate_inputs(folder="link")
+    assert "mmd_reference_images: PATH" in message and "extra_model_paths.yaml" in message
+    assert node().execute("set").args[0].names == ["own.png"]
+    register(tmp_path / "photos")
+    assert node().validate_inputs(folder="link") is True
+    assert node().execute("link").args[0].names == ["a.png"]
+    assert node().execute("set").args[0].names == ["linked.png", "own.png"]
+
+
+def test_folders_are_registered_by_comfyuis_own_file(comfy_input, register, tmp_path):
+    import folder_paths
+
+    # By its path: other modules are called `utils` too.
+    path = Path(folder_paths.__file__).parent / "utils" / "extra_config.py"
+    spec = importlib.util.spec_from_file_location("extra_config", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    register()
+    save(tmp_path / "store" / "a.png")
+    (tmp_path / "paths.yaml").write_text(f"mine:\n  mmd_reference_images: {tmp_path / 'store'}\n")
+    module.load_extra_path_config(str(tmp_path / "paths.yaml"))
+    assert node().validate_inputs(folder="store") is True
+
+
+# Links within a folder
+
+
+@needs_links
+def test_links_within_a_folder(comfy_input, tmp_path):
+    """Those to files are good while they stay in the input folder; those to folders are named."""
+    save(tmp_path / "secret" / "s.png")
+    save(comfy_input / "other" / "o.png")
+    save(comfy_input / "set" / "a.png")
+    for name, target in {
+        "b.png": comfy_input / "other" / "o.png",
+        "c.png": Path("../other/o.png"),
+        "d.png": tmp_path / "secret" / "s.png",
+        "e.png": Path("../../secret/s.png"),
+        "f.png": comfy_input / "set" / "d.png",
+        "g.png": tmp_path / "secret" / "gone.png",
+        "h.png": comfy_input / "gone.png",
+        "i.png": comfy_input / "set" / "i.png",
+        "j.png": Path("/dev/zero"),
+        "k.png": comfy_input / "other",
+        "inner": comfy_input / "other",
+        "outer": tmp_path / "secret",
+        "up": comfy_input,
+    }.items():
+        (comfy_input / "set" / name).symlink_to(target)
+    before = node().fingerprint_inputs("set")
+    references, _, _, report = node().execute("set").args
+    assert references.names == ["a.png", "b.png", "c.png"]
+    outside = "is a link to a place outside of the input folder"
+    no_folder = "is a link to a folder: links to folders are not followed"
+    reasons = dict.fromkeys("defgj", outside)
+    reasons = {f"{name}.png": reason for name, reason in reasons.items()}
+    reasons |= {"h.png": "is a link to nothing", "i.png": "is a link to nothing"}
+    reasons |= {"k.png": no_folder, "inner": no_folder, "up": no_folder, "outer": outside}
+    assert dict(references.skipped) == reasons
+    assert all(f"Not used: {name}: {reason}" in report for name, reason in reasons.items())
+    assert str(tmp_path) not in report
+    # What happens outside is none of our business, and what a good link leads to is.
+    save(tmp_path / "secret" / "gone.png")
+    (tmp_path / "secret" / "s.png").write_text("changed")
+    assert node().fingerprint_inputs("set") == before
+    os.utime(comfy_input / "other" / "o.png", ns=(1, 1))
+    assert node().fingerprint_inputs("set") != before
+
+
+@needs_links
+def test_without_recursion_links_to_folders_do_not_matter(comfy_input):
+    save(comfy_input / "set" / "a.png")
+    (comfy_input / "set" / "up").symlink_to(comfy_input)
+    assert node().execute("set", recursive=False).args[0].skipped == []
+
+
+def test_junctions_of_windows_are_not_followed(comfy_input, monkeypatch, tmp_path):
+    """There a folder may lead elsewhere without being a link."""
+    from mmd_pack.nodes import list_files
+
+    save(comfy_input / "set" / "a.png")
+    save(comfy_input / "set" / "junction" / "b.png")
+    realpath, junction = os.path.realpath, str(comfy_input / "set" / "junction")
+
+    def resolved(path, **options):
+        path = str(realpath(path, **options))
+        return path.replace(junction, str(tmp_path / "elsewhere"))
+
+    monkeypatch.setattr(list_files.os.path, "realpath", resolved)
+    references = node().execute("set").args[0]
+    assert references.names == ["a.png"]
+    assert references.skipped == [("junction", "leads to another folder: links are not followed")]
+
+
+@needs_links
+def test_the_input_folder_may_itself_be_a_link(tmp_path, monkeypatch):
+    import folder_paths
+
+    save(tmp_path / "disk" / "set" / "a.png")
+    (tmp_path / "input").symlink_to(tmp_path / "disk")
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
+    assert node().validate_inputs(folder="set") is True
+    assert node().validate_inputs(folder="../disk/set") is True  # the same place
+    assert node().validate_inputs(folder="../disk") is not True
+
+
+def test_a_folder_without_images_says_what_was_left_out(comfy_input):
+    (comfy_input / "set").mkdir()
+    os.mkfifo(comfy_input / "set" / "pipe.png")
+    message = node().validate_inputs(folder="set")
+    assert "holds no images (pipe.png is not a file): put pictures" in message
