@@ -54,7 +54,7 @@ class FeatureComparison:
         self.weights = weights
         features = make_features(config.feature_space, references.shape[1:], config.pool)
         self.features = features.fit(references, weights, noise)
-        self.posterior = self.features.posterior
+        self.posterior = self.features.whole
         rows = self.features(references)
         self.space = GramSpace(rows, weights, centred=config.radial)
         self.kernel = config.resolve(self.space.gram, rows[0].numel())

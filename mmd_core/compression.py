@@ -25,6 +25,7 @@ __all__ = ["Compressed", "compress"]
 CHUNK = 2048  # references that are compared with each other at a time, where not all can be
 TOGETHER = 1024  # references chosen together; more are chosen in several parts
 EXACT = 20_000  # references, at most, whose pairs are all looked at, if only to know MMD²
+SAMPLE = 1024  # references that stand for all in one term of MMD², if there are more
 
 Progress = Callable[[float], None]
 
@@ -96,66 +97,51 @@ def compress(
         raise ValueError(
             f"{count} references need {16 * count**2 / 2**30:.1f} GB: raise memory or lower count"
         )
+    # In random order: neither chunks nor samples may depend on how folders are sorted.
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-    members, q = members[order], q[order]  # at random, for `Similarity`
+    members, q = members[order], q[order]
     kernel = PiecewiseKernel(latents, features, prompts, memory, device)
     kernel.resolve(kernel_config, members[: min(CHUNK, limit // 2)])
 
     choice = Choice(kernel, limit)
-    chosen = choice(members, q, count, part(progress, 0, 0.7)).sort().values
-    similarity = choice.similarity
-    if not similarity.exact and n <= EXACT:
-        similarity = kernel.similarity(members, q, part(progress, 0.7, 0.85))
-    mean = kernel.embedding(chosen, members, q, part(progress, 0.85, 1))
-    centred = kernel.matrix(chosen).double()
-    centred += similarity.norm
-    centred -= mean
-    centred -= mean[:, None]
-    w = best_weights(centred)
-    kept, mmd2 = w > 0, max(float(w @ centred @ w), 0.0)
-    alike = q.max() < q.min() * (1 + 1e-5)
-    mmd2_random = similarity.spread / count * ((n - count) / (n - 1) if alike else 1)
-    return Compressed(chosen[kept], w[kept].float(), mmd2, mmd2_random, similarity.exact)
+    chosen, w = choice(members, q, count, part(progress, 0, 0.7))
+    mean = kernel.embedding(chosen, members, q, part(progress, 0.7, 0.85))
+    itself, told = choice.itself, part(progress, 0.85, 1)
+    if itself is None and n <= EXACT:
+        itself = kernel.similarity(members, q, told)
+    elif itself is None:
+        itself = estimated_similarity(kernel, members, q, chosen, w, mean, told)
+    gram = kernel.matrix(chosen).double()
+    gram += itself.norm
+    gram -= mean
+    gram -= mean[:, None]  # now k̃ about the mean embedding of the whole set
+    w = best_weights(gram)
+    mmd2 = max(float(w @ gram @ w), 0.0)
+    progress(1.0)
+    chosen, w = chosen[w > 0], w[w > 0]
+    order = chosen.argsort()
+    random = itself.of_random(q, count)
+    return Compressed(chosen[order], w[order].float(), mmd2, random, itself.exact)
 
 
-class Similarity:
-    """How similar the set is to itself: ‖μ‖² = Σ q_i q_j k(y_i, y_j), from the pairs seen so far.
+class Similarity(NamedTuple):
+    """How similar the set is to itself.
 
-    Pairs i ≠ j not seen are taken to be like the others. With chunks drawn at random that is unbiased,
-    and nearly exact: how much a reference is like all cancels in the sum over chunks.
+    Attributes:
+        norm: ‖μ‖² = Σ q_i q_j k(y_i, y_j).
+        own: Σ q_i k(y_i, y_i).
+        exact: Whether these are sums over all references.
     """
 
-    def __init__(self):
-        self.own = self.diagonal = self.squares = self.others = self.pairs = 0.0
+    norm: float
+    own: float
+    exact: bool = True
 
-    def within(self, total: Tensor, diagonal: Tensor, q: Tensor) -> None:
-        """Takes in Σ q_i q_j k_ij over all pairs of some references, k_ii and q_i of these."""
-        squares = q.square()
-        own = float(squares @ diagonal.double())
-        self.own += own
-        self.diagonal += float(q @ diagonal.double())
-        self.squares += float(squares.sum())
-        self.between(total - own, q.sum().square() - squares.sum())
-
-    def between(self, total: Tensor, pairs: Tensor) -> None:
-        """Takes in Σ q_i q_j k_ij and Σ q_i q_j over pairs of different references."""
-        self.others += float(total)
-        self.pairs += float(pairs)
-
-    @property
-    def exact(self) -> bool:
-        """Whether all pairs were seen."""
-        return self.pairs + self.squares > 1 - 1e-9
-
-    @property
-    def norm(self) -> float:
-        """‖μ‖²."""
-        return self.own + self.others / self.pairs * (1 - self.squares)
-
-    @property
-    def spread(self) -> float:
-        """Σ q_i k̃(y_i, y_i): MMD² to expect of one reference, drawn at random by its weight."""
-        return self.diagonal - self.norm
+    def of_random(self, q: Tensor, count: int) -> float:
+        """MMD² to expect of `count` references drawn at random; by their weights, if these differ."""
+        n = len(q)
+        unlike = 1.0 if q.max() > q.min() * (1 + 1e-5) else (n - count) / (n - 1)  # no repeats
+        return (self.own - self.norm) / count * unlike
 
 
 class PiecewiseKernel:
@@ -163,7 +149,7 @@ class PiecewiseKernel:
 
     def __init__(self, latents, features, prompts, memory: int, device):
         self.latents, self.features, self.device = latents, features, device
-        self.prompts, self.of_prompts = prompts, None
+        self.prompts, self.prompt_kernel = prompts, None
         self.kernel: Kernel = DotKernel()
         self.centre: Tensor | float = 0.0
         self.dim = self.rows(torch.tensor([0])).shape[1]
@@ -179,7 +165,7 @@ class PiecewiseKernel:
         self.kernel = config.resolve(self.matrix(sample), self.dim)
         if config.prompt_kernel != "none":
             h = config.prompt_bandwidth or caption_bandwidth(self.prompts[sample])
-            self.of_prompts = lambda p, r: prompt_weights(config.prompt_kernel, p, r, h)
+            self.prompt_kernel = lambda p, r: prompt_weights(config.prompt_kernel, p, r, h)
 
     def rows(self, indices: Tensor) -> Tensor:
         """What is compared, relative to the centre, with shape `(n, F)`."""
@@ -198,9 +184,9 @@ class PiecewiseKernel:
                 gram = Gram.within(x @ x.T) if same else Gram.of(x, z)
                 values = self.kernel.values(gram).cpu()
                 rows, columns = slice(i, i + len(x)), slice(j, j + len(z))
-                if self.of_prompts:
+                if self.prompt_kernel:
                     pair = self.prompts[a[rows]], self.prompts[b[columns]]
-                    values = values * self.of_prompts(*pair)
+                    values = values * self.prompt_kernel(*pair)
                 yield rows, columns, values
 
     def matrix(self, indices: Tensor, progress: Progress = silent) -> Tensor:
@@ -214,21 +200,21 @@ class PiecewiseKernel:
         return matrix
 
     def similarity(self, members: Tensor, q: Tensor, progress: Progress) -> Similarity:
-        """The exact similarity of the set `members`, whose weights are `q`, with itself."""
-        found = Similarity()
+        """How similar the set of all `members`, whose weights are `q`, is to itself."""
+        norm = own = 0.0
         for rows, columns, values in self.blocks(members, members, upper=True):
-            total = q[rows] @ (values.double() @ q[columns])
-            if rows == columns:
-                found.within(total, values.diagonal(), q[rows])
-            else:
-                found.between(2 * total, 2 * q[rows].sum() * q[columns].sum())
+            total = float(q[rows] @ (values.double() @ q[columns]))
+            norm += total if rows == columns else 2 * total
+            own += float(q[rows] @ values.diagonal().double()) if rows == columns else 0.0
             progress(_above(rows, columns, len(q)))
-        return found
+        return Similarity(norm, own)
 
-    def embedding(self, indices: Tensor, members: Tensor, q: Tensor, progress: Progress) -> Tensor:
-        """μ at references `indices`: Σ q_j k(·, y_j) over all members j, with shape `(n,)`."""
+    def embedding(
+        self, indices: Tensor, members: Tensor, q: Tensor, progress: Progress = silent
+    ) -> Tensor:
+        """Σ q_j k(·, y_j) over members j at references `indices`, with shape `(n,)`, float64."""
         mean = torch.zeros(len(indices), dtype=torch.float64)
-        members, order = members.sort()  # a file is read from start to end
+        members, order = members.sort()
         q = q[order]
         for rows, columns, values in self.blocks(indices, members):
             mean[rows] += values.double() @ q[columns]
@@ -244,51 +230,76 @@ def _above(rows: slice, columns: slice, n: int) -> float:
     return min(done / (n * n / 2), 1.0)
 
 
+def estimated_similarity(
+    kernel: PiecewiseKernel, members, q, chosen, w, mean, progress: Progress
+) -> Similarity:
+    """How similar the set is to itself, from a sample of it.
+
+    With ν the embedding of the subset, whose weights are w, ‖μ‖² = ⟨μ, μ − ν⟩ + ⟨μ, ν⟩. The last term is known,
+    as μ is known at the subset (`mean`); the first is small and nearly the same everywhere.
+    """
+    sample, share = members[:SAMPLE], q[:SAMPLE] / q[:SAMPLE].sum()
+    difference = kernel.embedding(sample, members, q, progress) - kernel.embedding(
+        sample, chosen, w
+    )
+    own = torch.cat([kernel.matrix(some).diagonal() for some in sample.split(32)]).double()
+    return Similarity(float(share @ difference + w @ mean), float(share @ own), exact=False)
+
+
 class Choice:
-    """Chooses references, in chunks where it must, and learns how similar the set is to itself."""
+    """Chooses references, in chunks where it must.
+
+    Attributes:
+        itself: How similar the set is to itself, if all its kernel values were at hand.
+    """
 
     def __init__(self, kernel: PiecewiseKernel, limit: int):
         self.kernel, self.limit = kernel, limit
-        self.similarity = Similarity()
+        self.itself: Similarity | None = None
 
-    def __call__(self, members: Tensor, q: Tensor, count: int, progress: Progress) -> Tensor:
-        """`count` references that stand for `members`, whose weights are `q`."""
+    def __call__(self, members, q, count: int, progress: Progress) -> tuple[Tensor, Tensor]:
+        """`count` references that stand for `members`, whose weights are `q`, and their weights."""
         parts = math.ceil(count / min(TOGETHER, self.limit // 2))
-        chosen = []
+        found = []
         for p, (some, weights) in enumerate(deal(members, q, parts)):
             told = part(progress, p / parts, (p + 1) / parts)
             share = count // parts + (p < count % parts)
-            thinned = False
             while len(some) > self.limit:
-                some, weights = self.thin(some, weights, share, thinned, part(told, 0, 0.7))
-                thinned, told = True, part(told, 0.7, 1)
-            chosen.append(self.coreset(some, weights, share, thinned, told)[0])
-        return torch.cat(chosen)
+                some, weights = self.thinned(some, weights, share, part(told, 0, 0.7))
+                told = part(told, 0.7, 1)
+            found.append(self.coreset(some, weights, share, told, len(some) == len(members)))
+        return joined(found)
 
-    def thin(self, members, q, count, thinned, progress) -> tuple[Tensor, Tensor]:
-        """Weighted subsets of chunks: a fraction of `members`, yet many more than `count`, with weights."""
+    def thinned(self, members, q, count: int, progress: Progress) -> tuple[Tensor, Tensor]:
+        """Weighted subsets of chunks: a fraction of `members`, but at least about twice `count`."""
         chunks = math.ceil(len(members) / min(CHUNK, self.limit))
         size = len(members) // chunks
         kept = min(size // 4, max(self.limit // chunks, size // 32))
         kept = max(kept, 2 * count // chunks, 1)
-        found = [
-            self.coreset(*chunk, kept, thinned, part(progress, i / chunks, (i + 1) / chunks), 0)
-            for i, chunk in enumerate(deal(members, q, chunks))
-        ]
-        members, q = map(torch.cat, zip(*found, strict=True))
-        return members, q
+        return joined(
+            [
+                self.coreset(*chunk, kept, part(progress, i / chunks, (i + 1) / chunks), rounds=0)
+                for i, chunk in enumerate(deal(members, q, chunks))
+            ]
+        )
 
-    def coreset(self, members, q, count, thinned, progress, rounds=ROUNDS):
+    def coreset(self, members, q, count: int, progress: Progress, whole=False, rounds=ROUNDS):
         """`count` references that stand for `members`, and weights with the same sum."""
-        values = self.kernel.matrix(members, part(progress, 0, 0.7))
-        total = q.sum()
-        centred = Centred(values, q / total)
-        if not thinned:
-            self.similarity.within(centred.norm * total.square(), values.diagonal(), q)
-        chosen = herd(centred, count, rounds, part(progress, 0.7, 1))
-        return members[chosen], total * best_weights(centred.rows(chosen)[:, chosen])
+        members, order = members.sort()  # a file is read from start to end
+        q, total = q[order], q.sum()
+        kernel = Centred(self.kernel.matrix(members, part(progress, 0, 0.7)), q / total)
+        if whole:
+            own = float(q @ kernel.values.diagonal().double())
+            self.itself = Similarity(float(kernel.norm), own)
+        chosen = herd(kernel, count, rounds, part(progress, 0.7, 1))
+        return members[chosen], total * best_weights(kernel.rows(chosen)[:, chosen])
 
 
 def deal(members: Tensor, q: Tensor, hands: int) -> list[tuple[Tensor, Tensor]]:
     """References and weights dealt like cards."""
     return [(members[i::hands], q[i::hands]) for i in range(hands)]
+
+
+def joined(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    members, q = map(torch.cat, zip(*found, strict=True))
+    return members, q

@@ -27,8 +27,13 @@ class Whole:
     """The latents themselves."""
 
     def fit(self, references: Tensor, weights: Tensor, noise: NoiseModel) -> "Whole":
-        """Learns what estimates lack (`seen`) from references with shape `(N, C, *)`, weights that sum to 1."""
-        self.posterior = Posterior(self(references), weights, noise)
+        """Learns what estimates lack from references with shape `(N, C, *)`, weights that sum to 1.
+
+        Attributes:
+            whole: What the latents lack.
+            posterior: What their features lack.
+        """
+        self.whole = self.posterior = Posterior(references, weights, noise)
         return self
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -58,7 +63,9 @@ class LowPass(Whole):
 
     def fit(self, references: Tensor, weights: Tensor, noise: NoiseModel) -> "LowPass":
         self.projections = [projection.to(references) for projection in self.projections]
-        return super().fit(references, weights, noise)
+        super().fit(references, weights, noise)
+        self.posterior = Posterior(self(references), weights, noise)
+        return self
 
     def __call__(self, x: Tensor) -> Tensor:
         for axis, projection in enumerate(self.projections, 2):
@@ -82,7 +89,7 @@ class ChannelStats(Whole):
     """
 
     def fit(self, references: Tensor, weights: Tensor, noise: NoiseModel) -> "ChannelStats":
-        self.whole = Posterior(references, weights, noise)
+        super().fit(references, weights, noise)
         self.posterior = Posterior.of_rows(self(references), weights, noise)
         self.typical = torch.tensordot(weights, self._moments(references)[1], 1)
         return self

@@ -27,7 +27,7 @@ def merge(
         sets: One or more, with latents of one shape.
         shares: How much each set counts, not negative, whatever their sum.
         labels: What to call the sets; put before the names of references if these would repeat.
-        allocate: Makes the tensor of a shape in which the latents are put together.
+        allocate: Makes the tensors that rows are put together in, of the shape it is given.
 
     Raises:
         ValueError: Shares that are negative, not finite or all 0, or latents of different shapes.
@@ -64,10 +64,10 @@ def merge(
                 for part, share in zip(sets, shares, strict=True)
             ]
         ),
-        _if_alike([part.prompts for part in sets]),
+        _if_alike([part.prompts for part in sets], allocate),
         tuple(chain(*names)),
         tuple(chain(*(part.captions for part in sets))),
-        _if_alike([part.thumbnails for part in sets]),
+        _if_alike([part.thumbnails for part in sets], allocate),
         first.vae if all(part.vae == first.vae for part in sets) else "",
         tuple(chain(*(part.sizes for part in sets))),
         first.size if all(part.size == first.size for part in sets) else (0, 0),
@@ -77,13 +77,13 @@ def merge(
 def _joined(tensors: list[Tensor], allocate: Callable) -> Tensor:
     """All rows in one tensor, copied straight to where they stay."""
     whole = allocate((sum(map(len, tensors)), *tensors[0].shape[1:]))
-    for place, tensor in zip(whole.split([len(t) for t in tensors]), tensors, strict=True):
+    for place, tensor in zip(whole.split(list(map(len, tensors))), tensors, strict=True):
         place.copy_(tensor)
     return whole
 
 
-def _if_alike(tensors: list[Tensor | None]) -> Tensor | None:
+def _if_alike(tensors: list[Tensor | None], allocate: Callable) -> Tensor | None:
     """All rows in one tensor, if every set has some and they have one shape."""
     if any(tensor is None or tensor.shape[1:] != tensors[0].shape[1:] for tensor in tensors):
         return None
-    return torch.cat(tensors)
+    return _joined(tensors, allocate)

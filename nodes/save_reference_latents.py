@@ -39,6 +39,7 @@ class SaveReferenceLatents(io.ComfyNode):
                     io.Boolean.Input(
                         "overwrite",
                         default=False,
+                        optional=True,
                         tooltip="On: a file of that name is replaced. Off: it is kept, and the new one gets "
                         "a number, such as my_style_2, unless both are equal.",
                     )

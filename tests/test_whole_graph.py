@@ -230,3 +230,52 @@ def test_sdxl_goes_through_the_same_workflow(runner):
         links = {"model": ["sdxl", 0], "positive": ["sdxl", 1], "negative": ["sdxl", 2]}
         graph[ids[kind]]["inputs"] |= links
     check(runner.run(graph, ids))
+
+
+def test_a_set_goes_through_merging_compressing_and_a_file(runner, monkeypatch, tmp_path):
+    """What is saved in one run guides another that sees neither folder nor VAE, to the same bits."""
+    import folder_paths
+
+    kinds = folder_paths.folder_names_and_paths
+    monkeypatch.setitem(kinds, "mmd_references", ([str(tmp_path)], {".safetensors"}))
+    graph, ids = workflow()
+    graph[ids["EmptyLatentImage"]]["inputs"]["batch_size"] = 8  # matched to the set together
+    encoded = [ids["EncodeReferenceLatents"], 0]
+    sets = {"references_a": encoded, "references_b": encoded, "share_a": 0.7, "share_b": 0.3}
+    chain = {
+        "merged": ("MergeReferences", sets),
+        "few": ("CompressReferences", {"references": ["merged", 0], "count": 4}),
+        "saved": ("SaveReferenceLatents", {"references": ["few", 0], "filename": "styles/mine", "dtype": "float32"}),
+    }  # fmt: skip
+    graph |= {key: {"class_type": kind, "inputs": inputs} for key, (kind, inputs) in chain.items()}
+    guided = graph[ids["MMDGuidedKSampler"]]["inputs"]
+    guided["references"] = ["saved", 0]
+    first = runner.run(graph, ids)
+    assert "It acted at" in first.report
+    assert not torch.equal(first.latents["guided"], first.latents["unguided"])
+    assert [path.name for path in (tmp_path / "styles").iterdir()] == ["mine.safetensors"]
+
+    for key in (*chain, ids["EncodeReferenceLatents"], ids["LoadReferenceSet"], "references"):
+        del graph[key]
+    graph["loaded"] = {
+        "class_type": "LoadReferenceLatents",
+        "inputs": {"file": "styles/mine.safetensors"},
+    }
+    guided["references"] = ["loaded", 0]
+    second = runner.run(graph, ids)
+    assert torch.equal(second.latents["guided"], first.latents["guided"])
+    assert "towards 4 references" in second.report
+
+
+@pytest.mark.parametrize("space", ["low_pass", "channel_stats", "patches"])
+def test_every_feature_space_guides_in_a_graph(runner, space):
+    """The report names it, and the batch differs from an unguided one."""
+    graph, ids = workflow(kernel=["kernel", 0])
+    kernel = {"kernel": "energy", "bandwidth": "median", "bandwidth_value": 100.0}
+    kernel |= {"multipliers": "0.5, 1, 2", "prompt_kernel": "none", "prompt_bandwidth": 0.0}
+    kernel |= {"feature_space": space, "pool": 2, "patch_size": 2}
+    graph["kernel"] = {"class_type": "MMDKernel", "inputs": kernel}
+    drawn = runner.run(graph, ids)
+    assert f"by {space}" in drawn.report and "It acted at" in drawn.report
+    assert torch.isfinite(drawn.latents["guided"]).all()
+    assert not torch.equal(drawn.latents["guided"], drawn.latents["unguided"])
