@@ -7,6 +7,7 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..mmd_core import GuidanceConfig, KernelConfig, References
+from ..mmd_core.comparison import comparable_rows
 from ..mmd_core.compression import Compressed, compress
 from ._compat import advanced, schema_options
 from .sampling import check_captions
@@ -38,10 +39,11 @@ def report(n: int, compressed: Compressed, kernel: KernelConfig) -> str:
         return f"{k} of {n} references are kept: the others have weight 0, so nothing changes."
     times = compressed.mmd2_random / max(compressed.mmd2, 1e-12)
     relative = compressed.weights * k
+    of = "" if kernel.feature_space == "latent" else f", {kernel.feature_space}"
     lines = [
         f"{k} of {n} references stand for all of them. Each counts {relative.min():.2g} to "
         f"{relative.max():.2g} times as much as on average.",
-        f"MMD² to the whole set: {about}{compressed.mmd2:.3g} (kernel {kernel.kernel}).",
+        f"MMD² to the whole set: {about}{compressed.mmd2:.3g} (kernel {kernel.kernel}{of}).",
         f"{k} references drawn at random: {about}{compressed.mmd2_random:.3g}, {times:.1f} times as much.",
     ]
     if times < 2:
@@ -125,12 +127,14 @@ class CompressReferences(io.ComfyNode):
         device, memory = comfy.model_management.get_torch_device(), int(memory * 2**30)
         if device.type != "cpu":
             comfy.model_management.free_memory(memory / 2, device)
+        rows, compared = comparable_rows(kernel, references.latents, references.weights)
         try:
             compressed = compress(
                 references.latents,
                 references.weights,
                 count,
-                kernel,
+                compared,
+                features=rows,
                 prompts=references.prompts,
                 memory=memory,
                 device=device,
