@@ -100,11 +100,11 @@ def compress(
     # In random order: neither chunks nor samples may depend on how folders are sorted.
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     members, q = members[order], q[order]
-    kernel = PiecewiseKernel(latents, features, prompts, memory, device)
+    kernel = PiecewiseKernel(latents, features, prompts, memory, device, part(progress, 0, 0.1))
     kernel.resolve(kernel_config, members[: min(CHUNK, limit // 2)])
 
     choice = Choice(kernel, limit)
-    chosen, w = choice(members, q, count, part(progress, 0, 0.7))
+    chosen, w = choice(members, q, count, part(progress, 0.1, 0.7))
     mean = kernel.embedding(chosen, members, q, part(progress, 0.7, 0.85))
     itself, told = choice.itself, part(progress, 0.85, 1)
     if itself is None and n <= EXACT:
@@ -147,15 +147,25 @@ class Similarity(NamedTuple):
 class PiecewiseKernel:
     """The kernel between references, few of which are in memory at a time."""
 
-    def __init__(self, latents, features, prompts, memory: int, device):
+    def __init__(self, latents, features, prompts, memory: int, device, progress: Progress):
         self.latents, self.features, self.device = latents, features, device
         self.prompts, self.prompt_kernel = prompts, None
         self.kernel: Kernel = DotKernel()
         self.centre: Tensor | float = 0.0
-        self.dim = self.rows(torch.tensor([0])).shape[1]
-        # A quarter of the memory for three copies of two pieces, an eighth for their kernel values.
-        longest = max(self.dim, latents[0].numel())
-        self.step = max(1, min(memory // (4 * 24 * longest), math.isqrt(memory // 512), CHUNK))
+        self.dim, long = self.rows(torch.tensor([0])).shape[1], latents[0].numel()
+        self.step = self.rows_at_once(memory, max(self.dim, long))
+        if self.dim < long and 4 * len(latents) * self.dim <= memory // 8:
+            rows = torch.empty(len(latents), self.dim)
+            for piece in torch.arange(len(latents)).split(self.step):
+                rows[piece] = self.rows(piece).cpu()
+                progress(float(piece[-1]) / len(latents))
+            self.latents, self.features = rows, lambda rows: rows
+            self.step = self.rows_at_once(memory, self.dim)
+
+    @staticmethod
+    def rows_at_once(memory: int, longest: int) -> int:
+        """A quarter of the memory for three copies of two pieces, an eighth for their kernel values."""
+        return max(1, min(memory // (4 * 24 * longest), math.isqrt(memory // 512), CHUNK))
 
     def resolve(self, config: KernelConfig, sample: Tensor) -> None:
         """Becomes the kernel of `config`, with bandwidths from a sample of the references."""

@@ -14,6 +14,8 @@ CAPTION_FILE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 MAX_SIDECAR, MAX_LIST = 2**20, 2**26  # bytes
+# More characters than names have; to put the accents of a long text into order takes hours.
+MAX_PART = 1000
 MAX_BROKEN = 100  # entries of one file: a hostile one would fill the memory with complaints
 Captions = dict[str, str]  # by image
 Entry = tuple[str | None, str | None]  # image and caption; None for what is broken
@@ -83,10 +85,12 @@ class NamedImages:
 
         Of an absolute path, on whatever system, the end counts: data sets move.
         """
-        parts = PurePosixPath(nfc(key).replace("\\", "/")).parts
+        parts = PurePosixPath(key.replace("\\", "/")).parts
         absolute = re.match(r"[/\\]|[A-Za-z]:", key)
-        for start in range(max(0, len(parts) - 16), len(parts)) if absolute else [0]:
-            images = self.found.get("/".join([parent] * bool(parent) + list(parts[start:])))
+        parts = parts[-16:] if absolute else parts
+        parts = [part if len(part) > MAX_PART else nfc(part) for part in parts]
+        for start in range(len(parts)) if absolute else [0]:
+            images = self.found.get("/".join([parent] * bool(parent) + parts[start:]))
             if images:
                 return images
         return []

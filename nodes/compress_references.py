@@ -32,10 +32,10 @@ def chosen(references: References, compressed: Compressed) -> References:
     return replace(references, weights=compressed.weights, **rows, **lists)
 
 
-def report(n: int, compressed: Compressed, kernel: KernelConfig) -> str:
+def report(references: References, compressed: Compressed, kernel: KernelConfig) -> str:
     """How well the references that were chosen stand for all, for people."""
-    k, about = len(compressed.indices), "" if compressed.exact else "about "
-    if compressed.mmd2_random == 0:
+    n, k, about = len(references), len(compressed.indices), "" if compressed.exact else "about "
+    if k == references.weights.count_nonzero():
         return f"{k} of {n} references are kept: the others have weight 0, so nothing changes."
     times = compressed.mmd2_random / max(compressed.mmd2, 1e-12)
     relative = compressed.weights * k
@@ -46,7 +46,7 @@ def report(n: int, compressed: Compressed, kernel: KernelConfig) -> str:
         f"MMD² to the whole set: {about}{compressed.mmd2:.3g} (kernel {kernel.kernel}{of}).",
         f"{k} references drawn at random: {about}{compressed.mmd2_random:.3g}, {times:.1f} times as much.",
     ]
-    if times < 2:
+    if 2 * compressed.mmd2 > compressed.mmd2_random:
         lines.append(
             "That is little: the references are nearly equally far from each other, so none can stand "
             "for others. Raise count."
@@ -142,4 +142,4 @@ class CompressReferences(io.ComfyNode):
             )
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from error
-        return io.NodeOutput(chosen(references, compressed), report(n, compressed, kernel))
+        return io.NodeOutput(chosen(references, compressed), report(references, compressed, kernel))

@@ -1,6 +1,7 @@
 """Decoding a picture that anyone may have made: the result is what it shows, or an error that says why not."""
 
 import threading
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,9 @@ BAND = 2**22  # pixels that are converted at a time
 # Not all that Pillow opens: for a .png that is really an EPS it would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JXL")
 
+# libtiff before 4.7.2 leaves in a damaged one what the memory held, and says nothing.
+FAX = ("tiff_ccitt", "group3", "group4")
+
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 258, 262, 274, 339  # TIFF and EXIF tags
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,25 +39,30 @@ LANCZOS = Image.Resampling.LANCZOS
 
 
 class _Strict:
-    """While a picture is read, a truncated one is an error, and a large one no cause for warnings.
+    """While a picture is read, a truncated one is an error, and neither size nor odd EXIF a cause for warnings.
 
     Other packs set Pillow otherwise, for the whole process: the last of our readers brings that back.
     """
 
     def __init__(self):
         self.lock, self.readers, self.before = threading.Lock(), 0, ()
+        self.quiet = warnings.catch_warnings()
 
     def __enter__(self):
         with self.lock:
             if self.readers == 0:
                 self.before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
                 ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, MAX_PIXELS
+                self.quiet = warnings.catch_warnings()
+                self.quiet.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
             self.readers += 1
 
     def __exit__(self, *_):
         with self.lock:
             self.readers -= 1
             if self.readers == 0:
+                self.quiet.__exit__(None, None, None)
                 ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self.before
 
 
@@ -162,6 +171,10 @@ def _decode(file: BinaryIO, short_side: float) -> tuple[Image.Image, tuple[int, 
     if opened.format == "PNG":
         opened.verify()  # the checksums of the pixels, at which decoding does not look
         opened = _open(file)
+    if opened.format == "TIFF" and opened.info.get("compression") in FAX:
+        raise ValueError(
+            "is compressed like a fax, in which damage goes unnoticed: save it as .png"
+        )
     size, white = opened.size, _white(opened)
     _mend_transparency(opened)
     # Of a JPEG a smaller version can be decoded right away; half as large again as needed, to lose nothing.

@@ -11,7 +11,7 @@ from pathlib import Path
 from engine import FETCHED, NEWEST, EngineError, get_engine
 
 ROOT = Path(__file__).absolute().parent.parent
-NEEDS = ("pytest>=8,<10", "scikit-learn>=1.3")
+NEEDS = ("pytest>=8,<10", "hypothesis>=6.100,<7", "scikit-learn>=1.3")
 ABOUT = f"""\
 The ComfyUI is the one that COMFYUI_PATH names, else the one this pack is installed in, else
 ComfyUI {NEWEST}, which is fetched once with what it needs into a per-user cache

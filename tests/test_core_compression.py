@@ -155,6 +155,21 @@ def test_features_are_what_is_compared(rng):
     assert not torch.equal(compress(pooled, torch.ones(80), 9, KernelConfig()).indices, one.indices)
 
 
+def test_short_features_are_computed_once_and_long_ones_when_needed(rng):
+    y, seen = clusters(rng, 400, (64,)), []
+
+    def features(x):
+        seen.append(len(x))
+        return x[:, :16]
+
+    one = compress(y, torch.ones(400), 20, KernelConfig(), features=features)
+    assert sum(seen) == 401  # one to know how long they are
+    other = compress(y[:, :16], torch.ones(400), 20, KernelConfig())
+    assert torch.equal(one.indices, other.indices)
+    compress(y, torch.ones(400), 20, KernelConfig(), features=features, memory=2**17)
+    assert sum(seen) > 1000
+
+
 @pytest.mark.parametrize("prompt_kernel", ["cosine", "rbf"])
 def test_a_prompt_kernel_multiplies(prompt_kernel, rng):
     y, prompts = clusters(rng, 60), torch.eye(3)[torch.randint(0, 3, (60,), generator=rng)]
@@ -200,7 +215,7 @@ class PeakBytes(TorchDispatchMode):
 
 @pytest.mark.parametrize("n, count, dim", [
     (300, 20, 8),  # all at once
-    (900, 20, 8),  # in chunks
+    (500, 20, 8),  # in chunks
     (400, 190, 8),  # and in parts
     (200, 10, 4096),  # long rows
 ])  # fmt: skip
@@ -214,11 +229,11 @@ def test_memory_stays_within_its_setting(n, count, dim, rng):
 
 def test_chunks_cost_little(rng):
     """Next to what is reached with all kernel values at hand."""
-    y, q = draw_random(2000, torch.Generator().manual_seed(2))[0], torch.ones(2000)
-    whole = compress(y, q, 64, KernelConfig())
-    chunks = compress(y, q, 64, KernelConfig(), memory=2**23)
+    y, q = draw_random(1500, torch.Generator().manual_seed(2))[0], torch.ones(1500)
+    whole = compress(y, q, 48, KernelConfig())
+    chunks = compress(y, q, 48, KernelConfig(), memory=2**22)
     assert chunks.exact and chunks.mmd2 < 1.15 * whole.mmd2
-    assert chunks.mmd2_random == pytest.approx(whole.mmd2_random, rel=0.01)
+    assert chunks.mmd2_random == pytest.approx(whole.mmd2_random, rel=0.03)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -238,6 +253,7 @@ def test_similarity_is_estimated_well_and_said_to_be(weighted, rng, monkeypatch)
     q = torch.rand(2500, generator=rng) + 0.5 if weighted else torch.ones(2500)
     exact = compress(y, q, 10, KernelConfig(), memory=2**22)
     monkeypatch.setattr(compression, "EXACT", 0)
+    monkeypatch.setattr(compression, "SAMPLE", 400)
     about = compress(y, q, 10, KernelConfig(), memory=2**22)
     assert exact.exact and not about.exact
     assert torch.equal(about.indices, exact.indices)

@@ -3,10 +3,12 @@
 import io
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, features
 
 pytestmark = pytest.mark.comfy
 
@@ -70,6 +72,40 @@ def test_the_png_decoder_of_the_tests_and_pillow_agree(pictures):
             pictures.compare(found, pictures.shown(data)[0])
             agreed += 1
     assert agreed >= 12
+
+
+# What the attack has found
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt"])
+def test_a_fax_is_refused(pictures, compression):
+    from mmd_pack.nodes.read_image import read_image
+
+    if not features.check("libtiff"):
+        return
+    data = pictures.saved(Image.new("1", (20, 12)), "TIFF", compression=compression)
+    with pytest.raises(ValueError, match="like a fax"):
+        read_image(io.BytesIO(data))
+
+
+def test_odd_exif_and_size_make_no_noise(pictures, recwarn):
+    from mmd_pack.nodes.read_image import read_image
+
+    exif = pictures.saved(pictures.gradient(), "JPEG", exif=pictures.turned())
+    read_image(io.BytesIO(exif.replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x02")))
+    canvas = bytearray(pictures.pool("webp")["animated"])
+    canvas[24:30] = (16000).to_bytes(3, "little") * 2
+    with pytest.raises(ValueError, match="megapixels"):
+        read_image(io.BytesIO(canvas))
+    assert not recwarn.list
+
+
+def test_a_name_of_a_thousand_pages_takes_no_time():
+    from mmd_pack.nodes.captions import NamedImages
+
+    start = time.process_time()
+    assert NamedImages(["a.png"]).find("", "a" + "\u0315\u0300" * 10**6) == []
+    assert time.process_time() - start < 1
 
 
 # The attack finds what it looks for

@@ -129,7 +129,6 @@ def tiffs() -> Iterator[tuple[str, bytes]]:
     if features.check("libtiff"):
         for kind in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
             yield kind, saved(gradient(), "TIFF", compression=kind)
-        yield "group4", saved(gradient().convert("1"), "TIFF", compression="group4")
         yield "predictor", saved(gradient(), "TIFF", compression="tiff_lzw", tiffinfo={317: 2})
         yield "16 bits, lzw", saved(Image.fromarray(ramp), "TIFF", compression="tiff_lzw")
 

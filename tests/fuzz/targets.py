@@ -45,7 +45,7 @@ TARGETS = {
     if pictures.pool(kind)
 } | {
     "folders": Target(12, folders.cases, folders.check, 3),
-    "captions": Target(8, caption_files.cases, caption_files.check, 3),
+    "captions": Target(8, caption_files.cases, caption_files.check, 2),
     "references": Target(12, reference_files.cases, reference_files.check),
     "cache": Target(6, cache_files.cases, cache_files.check),
 }
