@@ -1,5 +1,6 @@
 """Decoding a picture that anyone may have made: the result is what it shows, or an error that says why not."""
 
+import math
 import threading
 import warnings
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from .folders import open_file
 
 SHORT_SIDE = 2048  # pixels: larger photographs fill the memory, and hardly a model draws larger
 MAX_PIXELS = 2 * 89_478_485  # Pillow's own limit; other packs switch that one off
+MAX_REDUCED = 8 * SHORT_SIDE**2  # pixels: a few bytes can be a line of a hundred million of them
 MAX_BYTES = 2**30
 BAND = 2**22  # pixels that are converted at a time
 
@@ -99,6 +101,8 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
         raise ValueError(f"is not a picture that can be read here ({known})") from None
     if opened.width * opened.height > MAX_PIXELS:
         raise Image.DecompressionBombError
+    if math.prod(reduced(opened.size, SHORT_SIDE)) > MAX_REDUCED:
+        raise ValueError("is too long and narrow: cut it into pieces")
     return opened
 
 
@@ -113,6 +117,17 @@ def header_size(path: Path) -> tuple[int, int]:
             return opened.size
     except Exception as error:
         raise ValueError(why(error)) from error
+
+
+def _refuse_unsure(opened: ImageFile.ImageFile) -> None:
+    """Raises a ValueError for a TIFF whose damage decoding does not notice."""
+    if opened.info.get("compression") in FAX:
+        raise ValueError(
+            "is compressed like a fax, in which damage goes unnoticed: save it as .png"
+        )
+    covered = sum((right - left) * (low - top) for _, (left, top, right, low), *_ in opened.tile)
+    if covered < opened.width * opened.height:
+        raise ValueError("is damaged (it lacks a part of the picture)")
 
 
 def _white(opened: ImageFile.ImageFile) -> int:
@@ -171,10 +186,8 @@ def _decode(file: BinaryIO, short_side: float) -> tuple[Image.Image, tuple[int, 
     if opened.format == "PNG":
         opened.verify()  # the checksums of the pixels, at which decoding does not look
         opened = _open(file)
-    if opened.format == "TIFF" and opened.info.get("compression") in FAX:
-        raise ValueError(
-            "is compressed like a fax, in which damage goes unnoticed: save it as .png"
-        )
+    if opened.format == "TIFF":
+        _refuse_unsure(opened)
     size, white = opened.size, _white(opened)
     _mend_transparency(opened)
     # Of a JPEG a smaller version can be decoded right away; half as large again as needed, to lose nothing.

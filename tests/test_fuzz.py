@@ -1,6 +1,7 @@
 """Readers under attack: a few hundred changed files, always the same; `python tests/fuzz/run.py` tries thousands."""
 
 import io
+import struct
 import subprocess
 import sys
 import time
@@ -86,6 +87,26 @@ def test_a_fax_is_refused(pictures, compression):
     data = pictures.saved(Image.new("1", (20, 12)), "TIFF", compression=compression)
     with pytest.raises(ValueError, match="like a fax"):
         read_image(io.BytesIO(data))
+
+
+def test_a_tiff_without_its_last_rows_is_refused(pictures):
+    from mmd_pack.nodes.read_image import read_image
+
+    data = pictures.pool("tiff")["RGB"]
+    height, taller = (struct.pack("<HHII", 257, 4, 1, n) for n in (12, 13))
+    assert data.count(height) == 1
+    with pytest.raises(ValueError, match="lacks a part"):
+        read_image(io.BytesIO(data.replace(height, taller)))
+
+
+def test_a_picture_without_an_end_is_refused(pictures):
+    from mmd_pack.nodes.read_image import read_image
+
+    long = pictures.saved(Image.new("1", (20_000, 1600)), "PNG")
+    assert read_image(io.BytesIO(long)).shape == (1, 1600, 20_000, 3)
+    for size in ((80_000, 2100), (80_000_000, 1)):
+        with pytest.raises(ValueError, match="long and narrow"):
+            read_image(io.BytesIO(pictures.saved(Image.new("1", size), "BMP")))
 
 
 def test_odd_exif_and_size_make_no_noise(pictures, recwarn):
