@@ -482,7 +482,8 @@ def test_parameters_are_the_inputs_and_every_one_is_explained():
         assert list(inspect.signature(node.execute).parameters) == inputs
         assert all(entry.tooltip for entry in [*schema.inputs, *schema.outputs])
     assert saver().GET_SCHEMA().is_output_node and not loader().GET_SCHEMA().is_output_node
-    options = saver().INPUT_TYPES()["required"]
+    types = saver().INPUT_TYPES()
+    options = types["required"] | types["optional"]
     assert options["filename"][1]["default"] == "my_style"
     assert options["dtype"][1]["options"] == ["float32", "float16"]
     assert options["overwrite"][1]["default"] is False
