@@ -90,6 +90,31 @@ def patch_rows(
     return windows.movedim(1, x.ndim - 1)[(owners, *index)].flatten(1), owners
 
 
+class Landmarks:
+    """Patches of the references that stand for all of them, and the kernel between patches.
+
+    Arguments:
+        config: The kernel; its median bandwidth is that between the landmarks.
+        references: With shape `(N, C, *)`, fp32 or better.
+        weights: Their weights, with shape `(N,)`, not negative.
+
+    Attributes:
+        size: Of a patch, along each axis.
+        rows: The landmarks about `centre`, with shape `(m, d)`.
+        owners: Whose they are, with shape `(m,)`.
+        gram: Their inner products.
+    """
+
+    def __init__(self, config: KernelConfig, references: Tensor, weights: Tensor):
+        self.size = tuple(min(config.patch_size, n) for n in references.shape[2:])
+        rows, self.owners = patch_rows(references, weights, self.size, LANDMARKS)
+        # As in `GramSpace`: distances keep their digits about the mean, dot products need the origin.
+        self.centre = rows.mean(0) if config.radial else torch.zeros_like(rows[0])
+        self.rows = rows - self.centre
+        self.gram = self.rows @ self.rows.T
+        self.kernel = config.resolve(self.gram, rows.shape[1])
+
+
 class PatchEmbedding:
     """Images as rows whose inner products are K, but for what MMD does not see.
 
@@ -106,19 +131,16 @@ class PatchEmbedding:
     """
 
     def __init__(self, config: KernelConfig, references: Tensor, weights: Tensor):
-        self.size = tuple(min(config.patch_size, n) for n in references.shape[2:])
-        rows, _ = patch_rows(references, weights, self.size, LANDMARKS)
-        self.centre = rows.mean(0) if config.radial else torch.zeros_like(rows[0])
-        self.rows = rows - self.centre
-        gram = self.rows @ self.rows.T
-        self.kernel = config.resolve(gram, rows.shape[1])
-        values = self.kernel.values(Gram.within(gram))
+        landmarks = Landmarks(config, references, weights)
+        self.size, self.centre, self.rows = landmarks.size, landmarks.centre, landmarks.rows
+        self.kernel = landmarks.kernel
+        values = self.kernel.values(Gram.within(landmarks.gram))
         # About the landmarks' mean: then distances, too, make a matrix without negative eigenvalues.
         self.means = values.mean(0)
         values = values - self.means - self.means[:, None] + self.means.mean()
         eigenvalues, vectors = torch.linalg.eigh(values.double())
         kept = eigenvalues > 1e-6 * eigenvalues[-1]
-        self.root = (vectors[:, kept] * eigenvalues[kept].rsqrt()).to(rows)
+        self.root = (vectors[:, kept] * eigenvalues[kept].rsqrt()).to(self.rows)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The rows of images with shape `(n, C, *)`, `(n, F)`."""
@@ -150,12 +172,9 @@ class PatchComparison:
         finished: Tensor | None = None,
     ):
         self.references, self.weights = references, weights
-        self.size = tuple(min(config.patch_size, n) for n in references.shape[2:])
-        rows, self.owners = patch_rows(references, weights, self.size, LANDMARKS)
-        # As in `GramSpace`: distances keep their digits about the mean, dot products need the origin.
-        self.centre = rows.mean(0) if config.radial else torch.zeros_like(rows[0])
-        self.rows = rows - self.centre
-        self.kernel = config.resolve(self.rows @ self.rows.T, rows.shape[1])
+        landmarks = Landmarks(config, references, weights)
+        self.size, self.centre, self.rows = landmarks.size, landmarks.centre, landmarks.rows
+        self.kernel, self.owners = landmarks.kernel, landmarks.owners
         if finished is not None:
             equal = weights.new_ones(len(finished))
             rows, owners = patch_rows(finished, equal, self.size, LANDMARKS)

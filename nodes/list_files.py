@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ..mmd_core.reference_file import NOT_IN_NAMES
 from .captions import CAPTION_FILE, Problems
 from .folders import inside
 
@@ -43,8 +44,7 @@ def natural_key(name: str) -> tuple:
 
 def printable(name: str) -> str:
     """The name of a file, which may hold anything, so that it takes one line and can be written as UTF-8."""
-    odd = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"  # with marks that turn text around
-    return re.sub(odd, lambda match: ascii(match[0])[1:-1], name)
+    return NOT_IN_NAMES.sub(lambda match: ascii(match[0])[1:-1], name)
 
 
 def _look_at(entry: os.DirEntry, roots) -> tuple[str, str]:
