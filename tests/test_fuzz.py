@@ -201,7 +201,7 @@ def test_time_memory_and_warnings_are_watched():
     assert watched(lambda: None) is None
     assert "warning" in watched(lambda: warnings.warn("too large", stacklevel=1))
     if sys.platform == "linux":
-        assert "memory" in watched(lambda: np.ones(2**28, np.uint8).sum())
+        assert "memory" in watched(lambda: np.ones(2**29, np.uint8).sum())
     limits_before, limits.SECONDS = limits.SECONDS, 0.05
     try:
         end = limits.time.process_time() + 0.2

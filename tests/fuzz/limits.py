@@ -1,5 +1,6 @@
 """What reading a file may take: time, memory, and no noise."""
 
+import gc
 import re
 import time
 import warnings
@@ -28,6 +29,8 @@ class Watch:
     """`with Watch() as watch: ...; watch.check(pixels)`: raises Crash if that took too much, or warned."""
 
     def __enter__(self):
+        self.collecting = gc.isenabled()
+        gc.disable()  # garbage of others, collected now, would change the memory and may warn
         if CLEAR.exists():
             CLEAR.write_text("5")  # forgets the peak
         self.before = _memory("VmRSS")
@@ -40,6 +43,8 @@ class Watch:
     def __exit__(self, kind, error, trace):
         self.seconds = time.process_time() - self.start
         self.catcher.__exit__(None, None, None)
+        if self.collecting:
+            gc.enable()
         self.bytes = _memory("VmHWM") - self.before
 
     def check(self, pixels: int = 0) -> None:
