@@ -10,6 +10,8 @@ if __package__:  # empty when pytest imports the repository's root as a plain mo
 
     from .nodes import NODES
 
+    WEB_DIRECTORY = "./nodes/web"  # the help pages
+
     class MMDGuidanceExtension(ComfyExtension):
         async def get_node_list(self):
             return NODES

@@ -7,12 +7,13 @@ kernel `k`, bandwidth (length scale) `h`, noise level `sigma`, the model's estim
 from .companion import FEW
 from .config import BANDWIDTHS, KERNELS, MODES, GuidanceConfig, KernelConfig
 from .feature_space import FEATURE_SPACES
-from .guidance import Guidance, TraceRow
+from .guidance import Guidance
 from .memory import Memory
 from .mmd import mmd2, mmd2_grad
 from .prompt import PROMPT_KERNELS
 from .reference import References
 from .schedule import NoiseModel, Window
+from .trace import RunTrace, TraceRow
 
 __all__ = [
     "BANDWIDTHS",
@@ -27,6 +28,7 @@ __all__ = [
     "Memory",
     "NoiseModel",
     "References",
+    "RunTrace",
     "TraceRow",
     "Window",
     "mmd2",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -9,7 +10,9 @@ from .config import KernelConfig
 from .coupling import Coupling
 from .feature_space import make_features
 from .gram_space import Combination, GramSpace
-from .mmd import mmd2
+from .kernels import Gram
+from .mmd import mmd2_from_values, uniform
+from .nearest import nearest_rows, spacing
 from .patches import PatchEmbedding
 from .schedule import NoiseModel
 
@@ -70,11 +73,29 @@ class FeatureComparison:
         """Latents `x` that lack nothing."""
         return Compared(self, x, sigma, self.space.project(self.features(x)).start())
 
-    def mmd2(self, x: Tensor, unbiased: bool) -> float:
+    @cached_property
+    def kzz(self) -> Tensor:
+        """Kernel values between all rows that a batch is compared with, with shape `(M, M)`."""
+        return self.kernel.values(Gram.within(self.space.gram))
+
+    @cached_property
+    def spacing(self) -> float:
+        """See `nearest.py`."""
+        return spacing(self.space.rows[: len(self.weights)])
+
+    def mmd2(self, x: Tensor, unbiased: bool) -> Tensor:
         """MMD² between finished latents `x` and the references."""
-        y = self.space.rows[: len(self.weights)] + self.space.centre
-        rows = self.features(x.to(y)).flatten(1)
-        return float(mmd2(rows, y, self.kernel, self.weights, unbiased=unbiased))
+        n = len(self.weights)
+        ww, wz = self.space.project(self.features(x.to(self.weights))).start().grams()
+        kww, kwz = self.kernel.values(ww), self.kernel.values(wz)
+        kzz = self.kzz[:n, :n]
+        return mmd2_from_values(kww, kwz[:, :n], kzz, uniform(len(x), kww), self.weights, unbiased)
+
+    def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Which reference is nearest to each of the finished latents `x`, and how far by the spacing."""
+        rows = self.features(x.to(self.weights)).flatten(1) - self.space.centre
+        index, distances = nearest_rows(rows, self.space.rows[: len(self.weights)])
+        return index, distances / self.spacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +133,20 @@ class Compared:
         """With one share of the way for each sample, with shape `(B,)`."""
         return replace(self, w=self.w.shortened(share))
 
-    def mmd2(self, coupling: Coupling) -> float:
+    def mmd2(self, coupling: Coupling) -> Tensor:
         """The biased MMD² between samples (finished ones included) and references."""
-        return coupling.mmd2(self.comparison.kernel, self.w)
+        ww, wz = self.w.grams()
+        values = self.comparison.kernel.values
+        return coupling.mmd2(values(ww), values(wz), self.comparison.kzz)
+
+    def saturated(self) -> Tensor:
+        """The share of kernel values between samples and references that tell nothing."""
+        _, wz = self.w.grams()
+        kernel, n = self.comparison.kernel, len(self.comparison.weights)
+        return kernel.saturated(kernel.values(wz)[:, :n]).to(self.x0.dtype).mean()
+
+    def nearest(self) -> Tensor:
+        """The distance of each sample from its nearest reference by their spacing, with shape `(B,)`."""
+        _, wz = self.w.grams()
+        distances = wz.sq_dist()[:, : len(self.comparison.weights)].amin(1).sqrt()
+        return distances / self.comparison.spacing

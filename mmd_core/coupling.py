@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .gram_space import Combination
 from .kernels import Gram, Kernel
 from .mmd import self_pulls
 
@@ -49,13 +48,14 @@ class Coupling(NamedTuple):
             to_w = to_w - torch.diag(to_w.sum(1) + to_z.sum(1))
         return to_w, to_z
 
-    def mmd2(self, kernel: Kernel, w: Combination) -> float:
-        """The biased MMD² between samples (finished ones included) and references."""
-        ww, wz = w.grams()
-        kww = _times(kernel.values(ww), self.ww)
-        kwz = _times(kernel.values(wz), self.wz)
-        kzz = _times(kernel.values(Gram.within(w.projection.zz)), self.zz)
-        return float(self.p @ kww @ self.p + 2 * (self.p @ kwz @ self.s) + self.s @ kzz @ self.s)
+    def mmd2(self, kww: Tensor, kwz: Tensor, kzz: Tensor) -> Tensor:
+        """The biased MMD² between samples (finished ones included) and references.
+
+        Arguments:
+            kww, kwz, kzz: Kernel values, with shapes `(B, B)`, `(B, M)`, `(M, M)`.
+        """
+        kww, kwz, kzz = _times(kww, self.ww), _times(kwz, self.wz), _times(kzz, self.zz)
+        return self.p @ kww @ self.p + 2 * (self.p @ kwz @ self.s) + self.s @ kzz @ self.s
 
 
 def _times(values: Tensor, weights: Tensor | None) -> Tensor:

@@ -30,33 +30,12 @@ from .memory import Memory, memory_weights
 from .patches import PatchComparison, Patched
 from .prompt import caption_bandwidth, prompt_weights
 from .schedule import NoiseModel, Step, Window
+from .trace import RunTrace, TraceRow
 
-__all__ = ["Guidance", "TraceRow"]
+__all__ = ["Guidance"]
 
 MAX_RATE = 0.5  # λ · rate of one sub-step of the flow
 MAX_REACH = 50.0  # λ · rate of one step: by then the flow has come to rest, and would only copy
-
-
-class TraceRow(NamedTuple):
-    """What guidance did at one model call.
-
-    Attributes:
-        sigma: σ of the call.
-        progress: The share of the schedule's steps that lie behind, in [0, 1].
-        mmd2_before: Biased MMD² between the references and what is compared with them, finished samples
-            included: x̂0 with the spread it lacks in `flow`, the noisy latent in the published modes.
-        mmd2_after: The same after guidance.
-        change: How far guidance moves a sample in this step, the mean over samples, relative to the
-            distance of a reference from their mean.
-        substeps: How many sub-steps were integrated.
-    """
-
-    sigma: float
-    progress: float
-    mmd2_before: float
-    mmd2_after: float
-    change: float
-    substeps: int
 
 
 class Guidance:
@@ -113,20 +92,50 @@ class Guidance:
             sigma: Their noise level.
             prompts: Prompt features of the samples, with shape `(B, E)`, for a prompt kernel.
         """
-        step = Step.find(sigma, self.sigmas, self.window, self.noise)
-        if step is None or self.config.strength == 0:
-            return x0
-        if self.config.companions and self.comparison.posterior.open(sigma) < OPEN:
+        step = self._step(sigma)
+        if step is None and not self.record:
             return x0
         coupling = self._coupling(len(x0), prompts)
         x0_, x_ = x0.to(self.weights), x.to(self.weights)
-        pulls = coupling
-        if self.config.companions:
-            pulls = self._each_to_its_companion(coupling, x0_, x_, sigma)
-        move = _MODES[self.config.mode](self, x0_, x_, step, pulls)
+        if step is None:
+            start = _seen(self, x0_, x_, sigma)
+            move = Move(start, start, torch.zeros_like(x0_[:, :1]), 0)
+        else:
+            pulls = coupling
+            if self.config.companions:
+                pulls = self._each_to_its_companion(coupling, x0_, x_, sigma)
+            move = _MODES[self.config.mode](self, x0_, x_, step, pulls)
         if self.record:
-            self.trace.append(self._row(step, move, coupling))
-        return (x0 + move.change).to(x0.dtype)
+            self.trace.append(self._row(sigma, step, move, coupling, (x_ - x0_).flatten(1)))
+        return x0 if step is None else (x0 + move.change).to(x0.dtype)
+
+    def finished(self, samples: Tensor, together: Tensor | None = None) -> RunTrace:
+        """What was done in this run, at its end.
+
+        Arguments:
+            samples: The finished samples of this run, with shape `(B, *shape)`.
+            together: All finished samples that count as one batch with them; None for these alone.
+        """
+        together = samples if together is None else together
+        unbiased = min(len(together), len(self.weights)) > 1
+        index, distances = self.comparison.nearest(samples)
+        return RunTrace(
+            self.config,
+            len(samples),
+            len(self.weights),
+            tuple(self.trace),
+            self.comparison.mmd2(together, unbiased).item(),
+            tuple(index.tolist()),
+            tuple(distances.tolist()),
+        )
+
+    def _step(self, sigma: float) -> Step | None:
+        """The step at which guidance acts; None where it does not."""
+        if self.config.strength == 0:
+            return None
+        if self.config.companions and self.comparison.posterior.open(sigma) < OPEN:
+            return None
+        return Step.find(sigma, self.sigmas, self.window, self.noise)
 
     def _coupling(self, batch: int, prompts: Tensor | None) -> Coupling:
         """The weights of all rows for a batch whose prompts have features with shape `(B, E)`."""
@@ -161,16 +170,26 @@ class Guidance:
         only[torch.arange(len(x)), self.chosen] = 1 / self.weights[self.chosen]
         return Coupling(coupling.p, coupling.s, alone, only, coupling.zz)
 
-    def _row(self, step: Step, move: "Move", coupling: Coupling) -> TraceRow:
-        done = sum(s > step.sigma * (1 + 1e-5) for s in self.sigmas)
-        distance = step.fraction * move.change.flatten(1).norm(dim=1).mean()
+    def _row(
+        self, sigma: float, step: Step | None, move: "Move", coupling: Coupling, noise: Tensor
+    ) -> TraceRow:
+        """What `move` did; `noise` is x − x̂0, which an Euler step shortens by the step's fraction."""
+        done = sum(s > sigma * (1 + 1e-5) for s in self.sigmas)
+        change = move.change.flatten(1).norm(dim=1)
+        relative = (change / noise.norm(dim=1).clamp_min(1e-30)).mean()
+        before = move.start.mmd2(coupling)
+        numbers = [  # told at once: each number asked of a GPU makes it wait
+            before,
+            before if step is None else move.end.mmd2(coupling),
+            change.mean() * (0 if step is None else step.fraction / self.spread),
+            relative,
+            move.start.saturated(),
+            move.end.nearest().mean(),
+        ]
+        before, after, change, relative, saturated, nearest = torch.stack(numbers).tolist()
+        progress = done / max(len(self.sigmas) - 1, 1)
         return TraceRow(
-            sigma=step.sigma,
-            progress=done / max(len(self.sigmas) - 1, 1),
-            mmd2_before=move.start.mmd2(coupling),
-            mmd2_after=move.end.mmd2(coupling),
-            change=(distance / self.spread).item(),
-            substeps=move.substeps,
+            sigma, progress, before, after, change, move.substeps, relative, saturated, nearest
         )
 
 
@@ -181,6 +200,13 @@ class Move(NamedTuple):
     end: Compared | Patched
     change: Tensor
     substeps: int = 1
+
+
+def _seen(run: Guidance, x0: Tensor, x: Tensor, sigma: float) -> Compared | Patched:
+    """What the mode compares with the references, as it is."""
+    if run.config.mode == "flow":
+        return run.comparison.start(x0, x, sigma)
+    return run.comparison.as_it_is(x * run.noise.published_scale(sigma), sigma)
 
 
 def _flow(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:

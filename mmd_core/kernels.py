@@ -141,6 +141,12 @@ class RadialKernel:
         pull = profile.pull(u)
         return (pull if in_units else pull / profile.unit(h)).mean(0)
 
+    def saturated(self, values: Tensor) -> Tensor:
+        """Which `values` tell nothing: two rows so far apart, or so near, that all bandwidths take them alike."""
+        if self.name == "energy":  # it has no bounds
+            return torch.zeros_like(values, dtype=torch.bool)
+        return (values < 1e-6) | (values > 0.99)
+
 
 @dataclass(frozen=True)
 class DotKernel:
@@ -174,6 +180,10 @@ class DotKernel:
         """p with ∇₁k(x_i, z_j) = p_ij z_j, with shape `(n, m)`; `in_units` scales it by `unit`."""
         t = gram.dot / self.width + self.offset
         return (self.unit if in_units else 1.0) * self.degree / self.width * t.pow(self.degree - 1)
+
+    def saturated(self, values: Tensor) -> Tensor:
+        """None of `values`: a product has no bounds."""
+        return torch.zeros_like(values, dtype=torch.bool)
 
 
 Kernel = RadialKernel | DotKernel

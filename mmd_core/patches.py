@@ -22,6 +22,7 @@ from .config import KernelConfig
 from .coupling import Coupling
 from .kernels import Gram
 from .mmd import mmd2
+from .nearest import relative_distances
 
 __all__ = ["PatchComparison", "PatchEmbedding", "patch_rows", "tile", "untile"]
 
@@ -200,14 +201,24 @@ class PatchComparison:
         rows = torch.cat([tile(x0, some) - self.centre for some in places], 1)
         return Patched(self, x0.shape, places, torch.cat(regular), rows, rows)
 
-    def mmd2(self, x: Tensor, unbiased: bool) -> float:
+    @cached_property
+    def kzz(self) -> Tensor:
+        """Kernel values between all landmarks that a batch is compared with."""
+        return self.kernel.values(Gram.within(self.rows @ self.rows.T))
+
+    def mmd2(self, x: Tensor, unbiased: bool) -> Tensor:
         """MMD² between finished latents `x` and the references, of patches that guidance has not seen."""
         equal = self.weights.new_ones(len(x))
         rows = [
             patch_rows(images, weights, self.size, 2 * LANDMARKS, seed=1)[0]
             for images, weights in ((x.to(self.references), equal), (self.references, self.weights))
         ]
-        return float(mmd2(*rows, self.kernel, unbiased=unbiased))
+        return mmd2(*rows, self.kernel, unbiased=unbiased)
+
+    def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Which reference is nearest to each of the finished latents `x` as a whole, and how far."""
+        rows = x.to(self.references).flatten(1)
+        return relative_distances(rows, self.references.flatten(1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,12 +299,12 @@ class Patched:
         """With one share of the way for each image, with shape `(B,)`."""
         return replace(self, rows=self.began + share[:, None, None] * (self.rows - self.began))
 
-    def mmd2(self, coupling: Coupling) -> float:
+    def mmd2(self, coupling: Coupling) -> Tensor:
         """The biased MMD² between the landmarks of both sides."""
         comparison, kernel = self.comparison, self.comparison.kernel
-        z, own = comparison.rows, self.rows.flatten(0, 1)[self.landmarks]
-        grams = Gram.within(own @ own.T), Gram.of(own, z), Gram.within(z @ z.T)
-        values = [kernel.values(gram) for gram in grams]
+        own = self.rows.flatten(0, 1)[self.landmarks]
+        grams = Gram.within(own @ own.T), Gram.of(own, comparison.rows)
+        values = [*map(kernel.values, grams), comparison.kzz]
         if coupling.wz is not None:
             image = self.landmarks // self.rows.shape[1]
             whose = (image, image), (image, comparison.owners), (comparison.owners,) * 2
@@ -301,4 +312,14 @@ class Patched:
             values = [v * k[a][:, b] for v, k, (a, b) in zip(values, weights, whose, strict=True)]
         s, p = self._weights(coupling)
         kww, kwz, kzz = values
-        return float(p * p * kww.sum() + 2 * p * (kwz @ s).sum() + s @ kzz @ s)
+        return p * p * kww.sum() + 2 * p * (kwz @ s).sum() + s @ kzz @ s
+
+    def saturated(self) -> Tensor:
+        """The share of kernel values between landmarks of both sides that tell nothing."""
+        kernel, z = self.comparison.kernel, self.comparison.rows
+        own = self.rows.flatten(0, 1)[self.landmarks]
+        return kernel.saturated(kernel.values(Gram.of(own, z))).to(own.dtype).mean()
+
+    def nearest(self) -> Tensor:
+        """NaN: a patch that equals one of a reference makes no copy of it."""
+        return self.rows.new_full((len(self.rows),), math.nan)

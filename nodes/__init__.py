@@ -8,6 +8,10 @@ from .load_reference_set import LoadReferenceSet
 from .merge_references import MergeReferences
 from .mmd_guided_ksampler import MMDGuidedKSampler
 from .mmd_kernel import MMDKernel
+from .mmd_plot import MMDPlot
+from .mmd_score import MMDScore
+from .mmd_strengths import MMDStrengths
+from .reference_preview import ReferencePreview
 from .save_reference_latents import SaveReferenceLatents
 
 NODES = [
@@ -17,7 +21,11 @@ NODES = [
     LoadReferenceLatents,
     MergeReferences,
     CompressReferences,
+    ReferencePreview,
     MMDKernel,
     ApplyMMDGuidance,
     MMDGuidedKSampler,
+    MMDStrengths,
+    MMDPlot,
+    MMDScore,
 ]

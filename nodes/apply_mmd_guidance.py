@@ -3,10 +3,18 @@
 from comfy_api.latest import io
 
 from ._compat import schema_options
-from .guidance_inputs import DEFAULTS, guidance_config, later_inputs, setting_inputs, source_inputs
+from .guidance_inputs import (
+    DEFAULTS,
+    guidance_config,
+    later_inputs,
+    new_trace,
+    setting_inputs,
+    source_inputs,
+)
+from .live import executing_node
 from .micro_batch import micro_batched
 from .sampling import apply_guidance
-from .sockets import CATEGORY
+from .sockets import CATEGORY, TraceSocket
 
 
 class ApplyMMDGuidance(io.ComfyNode):
@@ -23,7 +31,12 @@ class ApplyMMDGuidance(io.ComfyNode):
             outputs=[
                 io.Model.Output(
                     "model", tooltip="The guided model, for any sampler or guider node."
-                )
+                ),
+                TraceSocket.Output(
+                    "trace",
+                    tooltip="What guidance did, once something is drawn with the model: for MMDPlot, with the "
+                    "pictures that were drawn connected to it as well.",
+                ),
             ],
             **schema_options(
                 search_aliases=["mmd", "reference distribution", "style set", "dataset guidance"]
@@ -33,9 +46,18 @@ class ApplyMMDGuidance(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, references, strength, start_percent, end_percent, mode, kernel=None,
-        micro_batch=0, preserve=DEFAULTS.preserve,
+        micro_batch=0, preserve=DEFAULTS.preserve, preview_batch=False, vae=None,
     ):  # fmt: skip
         node = "ApplyMMDGuidance"
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
-        model = micro_batched(model, micro_batch)
-        return io.NodeOutput(apply_guidance(model, references, config, node))
+        trace = new_trace(config, references, vae)
+        guided = apply_guidance(
+            micro_batched(model, micro_batch),
+            references,
+            config,
+            node,
+            trace,
+            preview_batch=preview_batch,
+            node_id=executing_node(),
+        )
+        return io.NodeOutput(guided, trace)

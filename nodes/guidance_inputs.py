@@ -2,9 +2,11 @@
 
 from comfy_api.latest import io
 
-from ..mmd_core import MODES, GuidanceConfig
+from ..mmd_core import MODES, GuidanceConfig, References
 from ._compat import advanced
 from .sockets import KernelSocket, ReferencesSocket
+from .trace import Trace
+from .vae_match import other_vae
 
 DEFAULTS = GuidanceConfig()
 
@@ -95,6 +97,18 @@ def later_inputs() -> list:
                 "quarter as far; 0 sets no limit.",
             )
         ),
+        io.Boolean.Input(
+            "preview_batch",
+            default=False,
+            optional=True,
+            tooltip="The live preview shows all images of the batch instead of the first one.",
+        ),
+        io.Vae.Input(
+            "vae",
+            optional=True,
+            tooltip="Not needed. With the VAE of the checkpoint connected, it is checked that the references "
+            "were encoded with it.",
+        ),
     ]
 
 
@@ -106,3 +120,9 @@ def guidance_config(
         return GuidanceConfig(strength, start_percent, end_percent, mode, kernel, preserve)
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from error
+
+
+def new_trace(config: GuidanceConfig, references: References, vae) -> Trace:
+    """An empty record of what guidance will do; `vae` is the one to compare the references' with, or None."""
+    trouble = other_vae(references, vae)
+    return Trace(config, references.names, () if trouble is None else (trouble,))

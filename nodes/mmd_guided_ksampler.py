@@ -4,11 +4,19 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
-from ..mmd_core import FEW
 from ._compat import schema_options
 from .groups import group_conditioning, group_indices, group_latent
-from .guidance_inputs import DEFAULTS, guidance_config, later_inputs, setting_inputs, source_inputs
+from .guidance_inputs import (
+    DEFAULTS,
+    guidance_config,
+    later_inputs,
+    new_trace,
+    setting_inputs,
+    source_inputs,
+)
+from .live import executing_node
 from .micro_batch import micro_batched
+from .report import report
 from .sampling import Session, apply_guidance
 from .sockets import CATEGORY, TraceSocket
 
@@ -86,9 +94,12 @@ class MMDGuidedKSampler(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output("latent", tooltip="The images drawn, for VAE Decode."),
-                TraceSocket.Output("trace", tooltip="What guidance did at every model call."),
+                TraceSocket.Output(
+                    "trace", tooltip="What guidance did at every model call, for MMDPlot."
+                ),
                 io.String.Output(
-                    "report", tooltip="In words: settings, and how close the batch came."
+                    "report",
+                    tooltip="In words: settings, how close the batch came, and what to change if something is wrong.",
                 ),
             ],
             **schema_options(
@@ -100,15 +111,23 @@ class MMDGuidedKSampler(io.ComfyNode):
     def execute(
         cls, model, references, seed, steps, cfg, sampler_name, scheduler, positive, negative,
         latent_image, denoise, strength, start_percent, end_percent, mode, group_size=0, kernel=None,
-        micro_batch=0, preserve=DEFAULTS.preserve,
+        micro_batch=0, preserve=DEFAULTS.preserve, preview_batch=False, vae=None,
     ):  # fmt: skip
         from nodes import common_ksampler  # ComfyUI's, which may load custom nodes before itself
 
         node = "MMDGuidedKSampler"
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
-        session = Session()
-        model = micro_batched(model, micro_batch)
-        guided = apply_guidance(model, references, config, node, session)
+        trace = new_trace(config, references, vae)
+        guided = apply_guidance(
+            micro_batched(model, micro_batch),
+            references,
+            config,
+            node,
+            trace,
+            Session(),
+            preview_batch,
+            executing_node(),
+        )
         batch = len(latent_image["samples"])
         parts = []
         for indices in group_indices(batch, group_size):
@@ -126,8 +145,7 @@ class MMDGuidedKSampler(io.ComfyNode):
                 denoise=denoise,
             )
             parts.append(part)
-        trace = tuple(tuple(guidance.trace) for guidance in session.guidances)
-        return io.NodeOutput(joined(parts, latent_image), trace, report(session, config, batch))
+        return io.NodeOutput(joined(parts, latent_image), trace, report(trace, len(references)))
 
 
 def joined(parts: list[dict], latent_image: dict) -> dict:
@@ -136,48 +154,3 @@ def joined(parts: list[dict], latent_image: dict) -> dict:
         return parts[0]
     whole = {name: value for name, value in latent_image.items() if name in parts[0]}
     return {**whole, "samples": torch.cat([part["samples"] for part in parts])}
-
-
-def report(session: Session, config, batch: int) -> str:
-    """What guidance did, for people."""
-    if not session.guidances or session.memory is None:
-        return "Strength is 0: drawn without guidance, as by KSampler."
-    guidance = session.guidances[-1]
-    rows = [row for g in session.guidances for row in g.trace]
-    lines = [
-        f"{batch} images drawn towards {len(guidance.weights)} references"
-        + (f" in {len(session.guidances)} groups" if len(session.guidances) > 1 else "")
-        + f", mode {config.mode}, strength {config.strength:g}."
-    ]
-    if not rows:
-        lines.append(
-            "Guidance never acted: no step of the schedule lies in the window. Lower start_percent or "
-            "raise end_percent."
-        )
-    else:
-        change = sum(row.change for row in rows) / len(rows)
-        lines.append(
-            f"It acted at {len(rows)} model calls, from sigma {rows[0].sigma:.3g} to "
-            f"{rows[-1].sigma:.3g}, and moved the images by {change:.1%} of the references' spread each "
-            "time."
-        )
-        if change < 1e-4 and config.mode == "flow":
-            lines.append(
-                "That is nothing one can see: to this kernel the images are too far from the references. "
-                "Add larger multipliers on MMDKernel, or set its kernel to energy."
-            )
-    unbiased = min(batch, len(guidance.weights)) > 1
-    score = guidance.comparison.mmd2(session.memory.latents, unbiased)
-    estimate = "; the unbiased estimate may fall a little below" if unbiased else ""
-    space = config.kernel_config.feature_space
-    of = "" if space == "latent" else f", by {space}"
-    lines.append(
-        f"MMD² between the finished images and the references{of}: {score:.4f} (0 is ideal{estimate})."
-    )
-    if any(g.config.companions for g in session.guidances):
-        lines.append(
-            f"Fewer than {FEW} images at once cannot show how the set is spread, so each followed one "
-            f"reference, drawn by its noise. Draw {FEW} or more together to match the set itself; "
-            "micro_batch keeps the memory low."
-        )
-    return "\n".join(lines)

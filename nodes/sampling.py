@@ -12,32 +12,40 @@ import comfy.model_sampling
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..mmd_core import FEW, Guidance, GuidanceConfig, Memory, NoiseModel, References, Window
+from ..mmd_core import Guidance, GuidanceConfig, Memory, NoiseModel, References, Window
+from .live import BatchPreview, show_text
 from .prompts import batch_features, entry_feature, positive_entries
+from .report import FEW_IMAGES, advice, status, summary
+from .trace import Trace
 from .vae_match import wrong_vae
 
 log = logging.getLogger("mmd_guidance")
 
 
 class Session:
-    """What consecutive runs of one node share: finished samples, and what guidance did.
+    """What consecutive runs of one batch share.
 
     Attributes:
         memory: The samples finished so far, in the space of the model, or None.
-        guidances: The guidance of each run, with its trace.
+        runs: How many runs have begun.
     """
 
     def __init__(self):
         self.memory: Memory | None = None
-        self.guidances: list[Guidance] = []
+        self.runs = 0
+
+    def add(self, samples: torch.Tensor, prompts: torch.Tensor | None) -> None:
+        """Remembers finished samples."""
+        finished = Memory(samples.detach().float(), prompts)
+        self.memory = self.memory.followed_by(finished) if self.memory else finished
 
 
 class Run:
-    """Guidance of one sampling run, fed from a guider."""
+    """Guidance of one sampling run, fed from a guider; `node_id` is where its state is shown."""
 
-    def __init__(self, guidance, latent_image, mask):
+    def __init__(self, guidance, latent_image, mask, node_id):
         self.guidance, self.latent_image, self.mask = guidance, latent_image, mask
-        self.prompts = None
+        self.node_id, self.prompts = node_id, None
 
     def denoised(self, x0, x, sigma: float, guider):
         """The guided estimate; what a mask keeps is compared as it will be, and not changed."""
@@ -48,19 +56,36 @@ class Run:
         if self.mask is not None:
             seen = x0 * self.mask + self.latent_image * (1 - self.mask)
         guided = self.guidance(seen, x, sigma, self.prompts)
+        rows = self.guidance.trace
+        if rows:
+            show_text(status(rows[-1], len(rows)), self.node_id)
         return guided if self.mask is None else x0 + (guided - seen).to(x0.dtype)
 
 
 def apply_guidance(
-    model, references: References, config: GuidanceConfig, node: str, session: Session | None = None
+    model,
+    references: References,
+    config: GuidanceConfig,
+    node: str,
+    trace: Trace | None = None,
+    session: Session | None = None,
+    preview_batch: bool = False,
+    node_id: str | None = None,
 ):
-    """A clone of `model` that is guided towards `references`; the model itself if strength is 0.
+    """A clone of `model` that is guided towards `references`, or with strength 0 looked at.
+
+    Arguments:
+        node: The name of the node, for messages.
+        trace: Where to record what guidance does.
+        session: What this run shares with others of the same batch.
+        preview_batch: Whether the sampler's preview shows the whole batch.
+        node_id: The node on which to show what happens.
 
     Raises:
         ValueError: A prompt kernel without captions; when a run starts, references that do not fit it.
     """
     check_captions(references, config, node)
-    if config.strength == 0:
+    if config.strength == 0 and trace is None and not preview_batch:
         return model
     key = f"mmd_guidance_{uuid.uuid4().hex}"  # unique, so that nodes can be chained
 
@@ -68,26 +93,44 @@ def apply_guidance(
         executor, guider, sigmas, extra_args, callback, noise,
         latent_image=None, denoise_mask=None, disable_pbar=False,
     ):  # fmt: skip
-        rest = callback, noise, latent_image, denoise_mask, disable_pbar
         latent_format = guider.inner_model.latent_format
+        if preview_batch:
+            callback = BatchPreview(callback, noise.device, latent_format)
+        rest = callback, noise, latent_image, denoise_mask, disable_pbar
         if noise.ndim == 3 and latent_format.latent_dimensions >= 2:
             log.warning("%s: latents of several kinds at once are drawn without guidance.", node)
             return executor(guider, sigmas, extra_args, *rest)
-        check_fit(references, noise, latent_format, config, node)
-        if config.kernel_config.prompt_kernel != "none":
-            check_prompts(references, positive_entries(guider), node)
-        guidance = make_guidance(guider.inner_model, references, config, sigmas, noise, session)
-        run = Run(guidance, latent_image, denoise_mask)
+        try:
+            check_fit(references, noise, latent_format, node)
+            if config.kernel_config.prompt_kernel != "none":
+                check_prompts(references, positive_entries(guider), node)
+        except ValueError:
+            if config.strength == 0:  # nothing is asked of them
+                return executor(guider, sigmas, extra_args, *rest)
+            raise
+        memory = None if session is None else session.memory
+        inner = guider.inner_model
+        guidance = make_guidance(
+            inner, references, config, sigmas, noise, memory, trace is not None
+        )
+        if guidance.config.companions and config.strength > 0:
+            log.warning("%s: %s", node, FEW_IMAGES)
+        run = Run(guidance, latent_image, denoise_mask, node_id)
         extra_args["model_options"]["transformer_options"][key] = run
         if session is not None:
             # Each group needs noise of its own: stochastic samplers seed it with the run's seed.
-            seed = (extra_args.get("seed") or 0) + len(session.guidances)
+            seed = (extra_args.get("seed") or 0) + session.runs
             extra_args = {**extra_args, "seed": seed % 2**64}
-            session.guidances.append(guidance)
+            session.runs += 1
+        if trace is not None:
+            trace.begin()
         samples = executor(guider, sigmas, extra_args, *rest)
         if session is not None:
-            finished = Memory(samples.detach().float(), run.prompts)
-            session.memory = session.memory.followed_by(finished) if session.memory else finished
+            session.add(samples, run.prompts)
+        if trace is not None:
+            together = None if session is None else session.memory.latents
+            trace.runs.append(guidance.finished(samples, together))
+            show_end(trace, node, node_id)
         return samples
 
     def predict(executor, x, timestep, model_options={}, seed=None):  # noqa: B006 (ComfyUI's signature)
@@ -112,7 +155,9 @@ def _add_outermost(model, kind: str, key: str, wrapper) -> None:
     wrappers.update(others)
 
 
-def make_guidance(inner_model, references, config, sigmas, noise, session) -> Guidance:
+def make_guidance(
+    inner_model, references, config, sigmas, noise, memory: Memory | None, record: bool
+) -> Guidance:
     """The guidance of one run, with everything on the device and in the space of `noise`."""
     sampling = inner_model.model_sampling
     config = config.for_batch(len(noise))
@@ -135,10 +180,20 @@ def make_guidance(inner_model, references, config, sigmas, noise, session) -> Gu
             flow_matching=isinstance(sampling, comfy.model_sampling.CONST),
             sigma_data=float(getattr(sampling, "sigma_data", 1.0)),
         ),
-        memory=None if session is None else session.memory,
+        memory=memory,
         prompts=references.prompts if prompt_kernel else None,
-        record=session is not None,
+        record=record,
     )
+
+
+def show_end(trace: Trace, node: str, node_id: str | None) -> None:
+    """Logs and shows how the last run of `trace` ended."""
+    line, said = summary(trace.runs[-1]), advice(trace)
+    log.info("%s: %s.", node, line)
+    for sentence in said:
+        if sentence != FEW_IMAGES:  # which was said at the start
+            log.warning("%s: %s", node, sentence)
+    show_text("\n".join([line, *said]), node_id)
 
 
 def check_captions(references: References, config: GuidanceConfig, node: str) -> None:
@@ -161,9 +216,7 @@ def check_prompts(references: References, entries: list[dict], node: str) -> Non
         )
 
 
-def check_fit(
-    references: References, noise: torch.Tensor, latent_format, config: GuidanceConfig, node: str
-) -> None:
+def check_fit(references: References, noise: torch.Tensor, latent_format, node: str) -> None:
     """Raises ValueError unless the references can be compared with what is being drawn."""
     trouble = wrong_vae(references, latent_format)
     if trouble:
@@ -175,9 +228,3 @@ def check_fit(
             f"{have[1]}×{have[0]}, those being drawn {want[1]}×{want[0]}. Connect the latent_image of "
             "the sampler to target of EncodeReferenceLatents."
         )
-    if config.for_batch(len(noise)).companions:
-        log.warning(
-            "%s: %d images are too few to be matched to the references together, so each follows one "
-            "reference. Raise the batch size to %d or more; micro_batch keeps the memory low.",
-            node, len(noise), FEW,
-        )  # fmt: skip

@@ -7,4 +7,4 @@ CATEGORY = "MMD Guidance"
 ReferenceSetSocket = io.Custom("MMD_REFERENCE_SET")  # carries image_folder.ReferenceSet
 ReferencesSocket = io.Custom("MMD_REFERENCES")  # carries mmd_core.References
 KernelSocket = io.Custom("MMD_KERNEL")  # carries mmd_core.KernelConfig
-TraceSocket = io.Custom("MMD_TRACE")  # carries a list of mmd_core.TraceRow
+TraceSocket = io.Custom("MMD_TRACE")  # carries trace.Trace

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..mmd_core import References
+from .fingerprint import vae_fingerprint
 
 MEND = "connect the VAE of the checkpoint that draws to EncodeReferenceLatents"
 FAMILIES = {
@@ -87,6 +88,16 @@ def agreement(references: References, latent_format) -> Tensor | None:
     products = (preview * picture).sum((0, 2, 3))
     squares = (preview.square() + picture.square()).sum((0, 2, 3))
     return 2 * products / squares.clamp_min(1e-9)
+
+
+def other_vae(references: References, vae) -> str | None:
+    """A sentence if the references were encoded with other weights than those of `vae`, else None."""
+    if vae is None or not references.vae or vae_fingerprint(vae) in ("", references.vae):
+        return None
+    return (
+        "The references were encoded with another VAE than the one connected here, so guidance may bring in its colors: "
+        f"{MEND}."
+    )
 
 
 def known_formats(channels: int) -> Iterator:

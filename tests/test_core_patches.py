@@ -202,7 +202,7 @@ def test_prompts_weigh_patches_as_they_weigh_images(memory, rng):
     value = own @ (kernel_of(rows, rows) * ww[image][:, image]) @ own
     value += 2 * own @ (kernel_of(rows, z) * wz[image][:, owners]) @ each
     value += each @ (kernel_of(z, z) * zz[owners][:, owners]) @ each
-    assert start.mmd2(coupling) == pytest.approx(float(value), rel=1e-6)
+    assert start.mmd2(coupling).item() == pytest.approx(float(value), rel=1e-6)
 
 
 def test_what_was_drawn_already_is_not_asked_for_again(rng):

@@ -102,7 +102,8 @@ def test_a_static_scanner_finds_our_nodes_and_no_others():
     listed = json.loads((ROOT / "node_list.json").read_text("utf-8"))
     assert set(classes) == set(listed) == {
         "LoadReferenceSet", "EncodeReferenceLatents", "SaveReferenceLatents", "LoadReferenceLatents",
-        "MergeReferences", "CompressReferences", "MMDKernel", "ApplyMMDGuidance", "MMDGuidedKSampler",
+        "MergeReferences", "CompressReferences", "ReferencePreview", "MMDKernel", "ApplyMMDGuidance",
+        "MMDGuidedKSampler", "MMDStrengths", "MMDPlot", "MMDScore",
     }  # fmt: skip
 
 

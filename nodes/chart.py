@@ -1,0 +1,118 @@
+"""A line chart: some lines over a common axis in percent."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw
+
+from .lettering import FAINT, INK, PANEL, write
+
+# Okabe and Ito's colors, which people with any color vision can tell apart; from light to dark on a dark ground.
+COLORS = (
+    (86, 180, 233), (230, 159, 0), (0, 190, 140), (240, 228, 66), (213, 94, 0), (204, 121, 167),
+    (160, 170, 255),
+)  # fmt: skip
+NEUTRAL = (175, 180, 188)  # of what others are compared with
+SMOOTH = 2  # drawn so many times as large, for smooth lines
+LEFT, RIGHT, TOP, BOTTOM = 74, 20, 46, 52  # margins
+GRID = (58, 63, 72)
+
+
+class Line(NamedTuple):
+    """Points `(x, y)` with x in [0, 1], drawn in one color."""
+
+    points: Sequence[tuple[float, float]]
+    color: tuple[int, int, int]
+
+
+def color_of(i: int) -> tuple[int, int, int]:
+    """The color of the i-th thing that is compared."""
+    return COLORS[i % len(COLORS)]
+
+
+def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
+    """Round numbers from `low` to `high`, three to eight of them where there is room for so many."""
+    if logarithmic:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for parts in ((1,), (1, 3), (1, 2, 5)):
+            found = [p * 10.0**d for d in decades for p in parts]
+            found = [t for t in found if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
+            if len(found) >= 3:
+                return found
+        return found or [low, high]
+    rough = (high - low) / 4
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= rough * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def label(value: float) -> str:
+    """A number as short as can be."""
+    text = f"{value:.3g}"
+    return f"{value:.10f}".rstrip("0").rstrip(".") if "e-" in text and value >= 1e-5 else text
+
+
+def bounds(lines: Sequence[Line], logarithmic: bool) -> tuple[float, float]:
+    """The least and the largest value to show."""
+    values = [y for line in lines for _, y in line.points if math.isfinite(y)]
+    if logarithmic:
+        values = [y for y in values if y > 0]
+        high = max(values, default=1.0) * 1.25
+        low = max(min(values, default=0.1) / 1.25, high * 1e-5)
+        return (low, high) if high > 3 * low else (low / 2, high * 2)
+    high = max([*values, 0.0])
+    return 0.0, high * 1.1 if high > 0 else 1.0
+
+
+def chart(
+    title: str,
+    lines: Sequence[Line],
+    size: tuple[int, int],
+    logarithmic: bool = False,
+    percent: bool = False,
+) -> Image.Image:
+    """A picture of the lines.
+
+    Arguments:
+        title: What the y axis shows.
+        size: Width and height in pixels.
+        logarithmic: Whether equal distances are equal factors.
+        percent: Whether values are shares.
+    """
+    low, high = bounds(lines, logarithmic)
+    width, height = (SMOOTH * n for n in size)
+    left, top = SMOOTH * LEFT, SMOOTH * TOP
+    right, bottom = width - SMOOTH * RIGHT, height - SMOOTH * BOTTOM
+    picture = Image.new("RGB", (width, height), PANEL)
+    draw = ImageDraw.Draw(picture)
+
+    def across(x: float) -> float:
+        return left + min(max(x, 0), 1) * (right - left)
+
+    def up(y: float) -> float:
+        y = min(max(y, low), high)
+        share = (
+            math.log(y / low) / math.log(high / low) if logarithmic else (y - low) / (high - low)
+        )
+        return bottom - share * (bottom - top)
+
+    small = SMOOTH * 15
+    for value in ticks(low, high, logarithmic):
+        draw.line([(left, up(value)), (right, up(value))], GRID, SMOOTH)
+        text = f"{100 * value:.3g}%" if percent else label(value)
+        write(draw, (left - SMOOTH * 8, up(value)), text, small, FAINT, "rm")
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        draw.line([(across(share), bottom), (across(share), bottom + SMOOTH * 5)], GRID, SMOOTH)
+        write(draw, (across(share), bottom + SMOOTH * 9), f"{share:.0%}", small, FAINT, "ma")
+    write(draw, ((left + right) / 2, height - SMOOTH * 6), "of the steps", small, FAINT, "md")
+    write(draw, (left, SMOOTH * 14), title, SMOOTH * 18, INK)
+    for line in lines:
+        places = [(across(x), up(y)) for x, y in line.points if math.isfinite(y)]
+        if len(places) > 1:
+            draw.line(places, line.color, SMOOTH * 3, joint="curve")
+        r = SMOOTH * 3.5
+        for x, y in places:
+            draw.ellipse([x - r, y - r, x + r, y + r], line.color)
+    return picture.resize(size, Image.Resampling.LANCZOS)

@@ -1,0 +1,65 @@
+"""What the user sees while a sampler runs: a line of text on the node, a preview of the whole batch."""
+
+import math
+
+import comfy.utils
+import latent_preview
+import torch
+from comfy_execution.utils import get_executing_context
+from torch import Tensor
+
+
+def executing_node() -> str | None:
+    """The id of the node that runs now; None outside of a workflow."""
+    context = get_executing_context()
+    return None if context is None else context.node_id
+
+
+def show_text(text: str, node_id: str | None) -> None:
+    """Shows `text` on the node, where there is one."""
+    if node_id is not None:
+        from server import PromptServer  # there is a server only where a workflow runs
+
+        PromptServer.instance.send_progress_text(text, node_id)
+
+
+def tiled(x0: Tensor) -> Tensor:
+    """A batch as one picture of rows, with shape `(1, C, *, rows · H, columns · W)`."""
+    batch, (h, w) = len(x0), x0.shape[-2:]
+    # As many columns as make the whole about square.
+    columns = max(1, min(batch, round(math.sqrt(batch * h / w))))
+    rows = -(-batch // columns)
+    empty = x0.new_zeros(rows * columns - batch, *x0.shape[1:])
+    grid = torch.cat([x0, empty]).unflatten(0, (rows, columns))  # (rows, columns, C, *, H, W)
+    strips = torch.cat(grid.unbind(1), -1)
+    return torch.cat(strips.unbind(0), -2)[None]
+
+
+class BatchPreview:
+    """Shows all images of a batch while they are drawn, where ComfyUI shows the first one.
+
+    Arguments:
+        callback: The sampler's own callback, which is called first.
+        device: Where the latents are.
+        latent_format: The model's.
+    """
+
+    def __init__(self, callback, device, latent_format):
+        self.callback, self.bar = callback, None
+        self.previewer = latent_preview.get_previewer(device, latent_format)
+        if self.previewer is None and latent_format.latent_rgb_factors is not None:
+            self.previewer = (
+                latent_preview.Latent2RGBPreviewer(  # previews are off, but were asked for here
+                    latent_format.latent_rgb_factors,
+                    latent_format.latent_rgb_factors_bias,
+                    latent_format.latent_rgb_factors_reshape,
+                )
+            )
+
+    def __call__(self, step, x0, x, total_steps):
+        if self.callback is not None:
+            self.callback(step, x0, x, total_steps)
+        if self.previewer is not None:
+            self.bar = self.bar or comfy.utils.ProgressBar(total_steps)
+            picture = self.previewer.decode_latent_to_preview_image("JPEG", tiled(x0))
+            self.bar.update_absolute(step + 1, total_steps, picture)

@@ -1,0 +1,111 @@
+"""What guidance did, in words: a line while it runs, a line at its end, a report, and advice."""
+
+from statistics import fmean
+
+from ..mmd_core import FEW, RunTrace, TraceRow
+from .trace import Trace
+
+SATURATED = 0.9  # of the kernel's values
+NEGLIGIBLE = 2e-3  # of the sampler's own steps
+COPY = 0.3  # of the distance between neighbors among the references
+FEW_IMAGES = (
+    f"Fewer than {FEW} images at once cannot show how the set is spread, so each followed one reference, drawn by its "
+    f"noise. Draw {FEW} or more together to match the set itself; micro_batch keeps the memory low."
+)
+
+
+def status(row: TraceRow, calls: int) -> str:
+    """What happens at the moment, for the node; `calls` is the number of this one."""
+    if not row.substeps:
+        return f"MMD guidance, call {calls}: looks on · MMD² {row.mmd2_before:.3g}"
+    return (
+        f"MMD guidance, call {calls}: MMD² {row.mmd2_before:.3g} → {row.mmd2_after:.3g} · moves "
+        f"{row.relative:.0%} of the sampler's step"
+    )
+
+
+def summary(run: RunTrace) -> str:
+    """One line for one run."""
+    config, acted = run.config, run.acted
+    line = f"{run.batch} images, {run.references} references, mode {config.mode}, strength {config.strength:g}"
+    if not acted:
+        return f"{line}: drawn without guidance, MMD² {run.mmd2:.3g}"
+    nearest = fmean(run.distances)
+    return (
+        f"{line}: guided at {len(acted)} of {len(run.rows)} model calls, by {fmean(r.relative for r in acted):.1%} of "
+        f"the sampler's steps; MMD² {acted[0].mmd2_before:.3g} → {run.mmd2:.3g}, nearest reference "
+        + (f"{nearest:.2f}" if nearest == nearest else "unknown")
+    )
+
+
+def advice(trace: Trace) -> list[str]:
+    """One sentence with its mend for everything that keeps guidance from doing what it should."""
+    config, acted = trace.config, trace.acted
+    if config.strength == 0 or not trace.runs:
+        return []
+    said = list(trace.noticed)
+    if not acted:
+        said.append(
+            "Guidance never acted: no step of the schedule lies in the window. Lower start_percent or "
+            "raise end_percent."
+        )
+    elif fmean(row.saturated for row in acted) > SATURATED:
+        said.append(
+            "To this kernel the images are all equally unlike (or like) the references, so it cannot tell which "
+            "way to go. Set bandwidth of MMDKernel to median, add larger and smaller multipliers, or set its kernel to energy."
+        )
+    elif fmean(row.relative for row in acted) < NEGLIGIBLE:
+        said.append(
+            f"Guidance moved the images by {fmean(row.relative for row in acted):.2%} of what the sampler does: nothing "
+            "one can see. Raise strength."
+        )
+    if any(run.config.companions for run in trace.runs):
+        said.append(FEW_IMAGES)
+    near = [
+        (distance, trace.names[j] if trace.names else f"reference {j + 1}")
+        for run in trace.runs
+        for distance, j in zip(run.distances, run.nearest, strict=True)
+        if distance < COPY
+    ]
+    if near and acted:
+        distance, name = min(near)
+        said.append(
+            f"{len(near)} of {trace.batch} images lie much nearer to a single reference than the references lie to "
+            f"each other (nearest: {name}, {distance:.2f} of their distance): they may be copies of it. Lower strength "
+            "or end_percent, or add references."
+        )
+    return said
+
+
+def report(trace: Trace, references: int) -> str:
+    """What guidance did, for people."""
+    config, acted, batch = trace.config, trace.acted, trace.batch
+    if config.strength == 0:
+        lines = ["Strength is 0: drawn without guidance, as by KSampler."]
+    else:
+        groups = f" in {len(trace.runs)} groups" if len(trace.runs) > 1 else ""
+        lines = [
+            f"{batch} images drawn towards {references} references{groups}, mode {config.mode}, "
+            f"strength {config.strength:g}."
+        ]
+    if acted:
+        lines.append(
+            f"Guidance acted at {len(acted)} of {len(trace.rows)} model calls, from sigma {acted[0].sigma:.3g} to "
+            f"{acted[-1].sigma:.3g}, and moved the images by {fmean(row.relative for row in acted):.1%} of what the "
+            f"sampler does ({fmean(row.change for row in acted):.1%} of the references' spread each time)."
+        )
+    if trace.runs:
+        space = config.kernel_config.feature_space
+        of = "" if space == "latent" else f", by {space}"
+        unbiased = min(batch, references) > 1
+        estimate = "; the unbiased estimate may fall a little below" if unbiased else ""
+        lines.append(
+            f"MMD² between the finished images and the references{of}: {trace.runs[-1].mmd2:.4f} (0 is ideal{estimate})."
+        )
+        known = [distance for distance in trace.distances if distance == distance]
+        if known:
+            lines.append(
+                f"An image is {fmean(known):.2f} times as far from its nearest reference as the references are from "
+                f"each other (least {min(known):.2f}; 0 is a copy)."
+            )
+    return "\n".join(lines + advice(trace))
