@@ -35,7 +35,7 @@ def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
     """Round numbers from `low` to `high`, three to eight of them where there is room for so many."""
     if logarithmic:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        for parts in ((1,), (1, 3), (1, 2, 5)):
+        for parts in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
             found = [p * 10.0**d for d in decades for p in parts]
             found = [t for t in found if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
             if len(found) >= 3:

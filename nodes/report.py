@@ -1,6 +1,8 @@
-"""What guidance did, in words: a line while it runs, a line at its end, a report, and advice."""
+"""What guidance did, in words: lines while it runs and at its end, a report, and remarks on what is wrong."""
 
+import math
 from statistics import fmean
+from typing import NamedTuple
 
 from ..mmd_core import FEW, RunTrace, TraceRow
 from .trace import Trace
@@ -8,58 +10,85 @@ from .trace import Trace
 SATURATED = 0.9  # of the kernel's values
 NEGLIGIBLE = 2e-3  # of the sampler's own steps
 COPY = 0.3  # of the distance between neighbors among the references
-FEW_IMAGES = (
+
+
+class Remark(NamedTuple):
+    """Something that keeps guidance from doing what it should: in two or three words, and with its mend."""
+
+    short: str
+    text: str
+
+
+FEW_IMAGES = Remark(
+    "few images",
     f"Fewer than {FEW} images at once cannot show how the set is spread, so each followed one reference, drawn by its "
-    f"noise. Draw {FEW} or more together to match the set itself; micro_batch keeps the memory low."
+    f"noise. Draw {FEW} or more together to match the set itself; micro_batch keeps the memory low.",
 )
 
 
-def status(row: TraceRow, calls: int) -> str:
-    """What happens at the moment, for the node; `calls` is the number of this one."""
+def status(row: TraceRow) -> str:
+    """What happens at the moment, in one short line for the node."""
     if not row.substeps:
-        return f"MMD guidance, call {calls}: looks on · MMD² {row.mmd2_before:.3g}"
-    return (
-        f"MMD guidance, call {calls}: MMD² {row.mmd2_before:.3g} → {row.mmd2_after:.3g} · moves "
-        f"{row.relative:.0%} of the sampler's step"
-    )
+        return f"MMD² {row.mmd2_before:.3g} · not guided here"
+    return f"MMD² {row.mmd2_before:.3g} → {row.mmd2_after:.3g} · {row.relative:.0%} of the step"
+
+
+def ending(trace: Trace) -> str:
+    """How the last run ended, in one short line for the node."""
+    rows = trace.runs[-1].rows
+    parts = [f"MMD² {rows[0].mmd2_before:.3g} → {rows[-1].mmd2_after:.3g}"] if rows else []
+    known = _known(trace.runs[-1].distances)
+    parts += [f"nearest {fmean(known):.2f}"] if known else []
+    return " · ".join(parts + [f"⚠ {remark.short}" for remark in remarks(trace)])
 
 
 def summary(run: RunTrace) -> str:
-    """One line for one run."""
+    """One line for the log."""
     config, acted = run.config, run.acted
     line = f"{run.batch} images, {run.references} references, mode {config.mode}, strength {config.strength:g}"
     if not acted:
         return f"{line}: drawn without guidance, MMD² {run.mmd2:.3g}"
-    nearest = fmean(run.distances)
-    return (
-        f"{line}: guided at {len(acted)} of {len(run.rows)} model calls, by {fmean(r.relative for r in acted):.1%} of "
-        f"the sampler's steps; MMD² {acted[0].mmd2_before:.3g} → {run.mmd2:.3g}, nearest reference "
-        + (f"{nearest:.2f}" if nearest == nearest else "unknown")
+    line += (
+        f": guided at {len(acted)} of {len(run.rows)} model calls, by {fmean(r.relative for r in acted):.1%} of the "
+        f"sampler's steps, MMD² {run.rows[0].mmd2_before:.3g} → {run.rows[-1].mmd2_after:.3g}"
     )
+    known = _known(run.distances)
+    return line + (f", nearest reference {fmean(known):.2f}" if known else "")
 
 
-def advice(trace: Trace) -> list[str]:
-    """One sentence with its mend for everything that keeps guidance from doing what it should."""
+def remarks(trace: Trace) -> list[Remark]:
+    """All that keeps guidance from doing what it should."""
     config, acted = trace.config, trace.acted
     if config.strength == 0 or not trace.runs:
         return []
-    said = list(trace.noticed)
+    said = [Remark("another VAE", sentence) for sentence in trace.noticed]
+    few = any(run.config.companions for run in trace.runs)
     if not acted:
         said.append(
-            "Guidance never acted: no step of the schedule lies in the window. Lower start_percent or "
-            "raise end_percent."
+            Remark(
+                "never acted",
+                "Guidance never acted: no step of the schedule lies in the window. Lower start_percent or raise "
+                "end_percent.",
+            )
         )
     elif fmean(row.saturated for row in acted) > SATURATED:
         said.append(
-            "To this kernel the images are all equally unlike (or like) the references, so it cannot tell which "
-            "way to go. Set bandwidth of MMDKernel to median, add larger and smaller multipliers, or set its kernel to energy."
+            Remark(
+                "kernel saturated",
+                "To this kernel all images are equally unlike (or like) the references, so it cannot tell which way to "
+                "go. Set bandwidth of MMDKernel to median, add larger and smaller multipliers, or set its kernel to "
+                "energy.",
+            )
         )
-    elif fmean(row.relative for row in acted) < NEGLIGIBLE:
+    elif not few and fmean(row.relative for row in acted) < NEGLIGIBLE:
         said.append(
-            f"Guidance moved the images by {fmean(row.relative for row in acted):.2%} of what the sampler does: nothing "
-            "one can see. Raise strength."
+            Remark(
+                "hardly any effect",
+                f"Guidance moved the images by {fmean(row.relative for row in acted):.2%} of what the sampler does: "
+                "nothing one can see. Raise strength.",
+            )
         )
-    if any(run.config.companions for run in trace.runs):
+    if few:
         said.append(FEW_IMAGES)
     near = [
         (distance, trace.names[j] if trace.names else f"reference {j + 1}")
@@ -70,11 +99,18 @@ def advice(trace: Trace) -> list[str]:
     if near and acted:
         distance, name = min(near)
         said.append(
-            f"{len(near)} of {trace.batch} images lie much nearer to a single reference than the references lie to "
-            f"each other (nearest: {name}, {distance:.2f} of their distance): they may be copies of it. Lower strength "
-            "or end_percent, or add references."
+            Remark(
+                "possible copies",
+                f"{len(near)} of {trace.batch} images lie much nearer to a single reference than the references lie to "
+                f"each other (nearest: {name}, {distance:.2f} of their distance): they may be copies of it. Lower "
+                "strength or end_percent, or add references.",
+            )
         )
     return said
+
+
+def _known(distances) -> list[float]:
+    return [distance for distance in distances if math.isfinite(distance)]
 
 
 def report(trace: Trace, references: int) -> str:
@@ -102,10 +138,9 @@ def report(trace: Trace, references: int) -> str:
         lines.append(
             f"MMD² between the finished images and the references{of}: {trace.runs[-1].mmd2:.4f} (0 is ideal{estimate})."
         )
-        known = [distance for distance in trace.distances if distance == distance]
-        if known:
+        if known := _known(trace.distances):
             lines.append(
                 f"An image is {fmean(known):.2f} times as far from its nearest reference as the references are from "
                 f"each other (least {min(known):.2f}; 0 is a copy)."
             )
-    return "\n".join(lines + advice(trace))
+    return "\n".join(lines + [remark.text for remark in remarks(trace)])

@@ -15,7 +15,7 @@ from comfy.patcher_extension import WrappersMP
 from ..mmd_core import Guidance, GuidanceConfig, Memory, NoiseModel, References, Window
 from .live import BatchPreview, show_text
 from .prompts import batch_features, entry_feature, positive_entries
-from .report import FEW_IMAGES, advice, status, summary
+from .report import FEW_IMAGES, ending, remarks, status, summary
 from .trace import Trace
 from .vae_match import wrong_vae
 
@@ -58,7 +58,7 @@ class Run:
         guided = self.guidance(seen, x, sigma, self.prompts)
         rows = self.guidance.trace
         if rows:
-            show_text(status(rows[-1], len(rows)), self.node_id)
+            show_text(status(rows[-1]), self.node_id)
         return guided if self.mask is None else x0 + (guided - seen).to(x0.dtype)
 
 
@@ -114,7 +114,7 @@ def apply_guidance(
             inner, references, config, sigmas, noise, memory, trace is not None
         )
         if guidance.config.companions and config.strength > 0:
-            log.warning("%s: %s", node, FEW_IMAGES)
+            log.warning("%s: %s", node, FEW_IMAGES.text)
         run = Run(guidance, latent_image, denoise_mask, node_id)
         extra_args["model_options"]["transformer_options"][key] = run
         if session is not None:
@@ -188,12 +188,11 @@ def make_guidance(
 
 def show_end(trace: Trace, node: str, node_id: str | None) -> None:
     """Logs and shows how the last run of `trace` ended."""
-    line, said = summary(trace.runs[-1]), advice(trace)
-    log.info("%s: %s.", node, line)
-    for sentence in said:
-        if sentence != FEW_IMAGES:  # which was said at the start
-            log.warning("%s: %s", node, sentence)
-    show_text("\n".join([line, *said]), node_id)
+    log.info("%s: %s.", node, summary(trace.runs[-1]))
+    for remark in remarks(trace):
+        if remark != FEW_IMAGES:  # which was said at the start
+            log.warning("%s: %s", node, remark.text)
+    show_text(ending(trace), node_id)
 
 
 def check_captions(references: References, config: GuidanceConfig, node: str) -> None:

@@ -114,8 +114,9 @@ def test_the_node_shows_each_call_and_the_end(model, references, server):
     assert {node for _, node in server.sent} == {"12"}
     texts = [text for text, _ in server.sent]
     assert len(texts) == 5  # one for each call, and the end
-    assert texts[0].startswith("MMD guidance, call 1: MMD²") and "sampler's step" in texts[0]
-    assert "looks on" in texts[3] and "guided at 3 of 4" in texts[4]
+    assert texts[0].startswith("MMD² ") and texts[0].endswith("% of the step")
+    assert "not guided here" in texts[3] and "nearest" in texts[4]
+    assert max(map(len, texts)) < 80 and not any("\n" in text for text in texts)  # a node is narrow
 
 
 def test_the_patch_shows_its_text_on_its_own_node(model, references, server):
@@ -220,14 +221,15 @@ def trace_of(**changes):
     ],
 )
 def test_what_is_wrong_is_said_with_its_mend(changes, says, mend):
-    from mmd_pack.nodes.report import advice, report
+    from mmd_pack.nodes.report import ending, remarks, report
 
     trace = trace_of(**changes)
-    said = advice(trace)
+    said = remarks(trace)
     if not says:
-        assert said == []
+        assert said == [] and "⚠" not in ending(trace)
         return
-    (sentence,) = said
+    ((short, sentence),) = said
+    assert f"⚠ {short}" in ending(trace)
     assert says in sentence and mend in sentence and sentence in report(trace, 20)
     if "distances" in changes:
         assert "1 of 8 images" in sentence and "7.png" in sentence and "0.10" in sentence
@@ -235,10 +237,10 @@ def test_what_is_wrong_is_said_with_its_mend(changes, says, mend):
 
 def test_nothing_is_advised_where_guidance_is_off():
     from mmd_pack.mmd_core import GuidanceConfig
-    from mmd_pack.nodes.report import advice
+    from mmd_pack.nodes.report import remarks
 
     trace = trace_of(config=GuidanceConfig(strength=0.0), substeps=0, distances=(0.0,) * 8)
-    assert advice(trace) == []
+    assert remarks(trace) == []
 
 
 def test_strength_next_to_nothing_is_told(model, references, caplog):
