@@ -75,7 +75,7 @@ class CompressReferences(io.ComfyNode):
                     default=128,
                     min=1,
                     max=100_000,
-                    tooltip="How many references to keep. More describe the set better: the report says "
+                    tooltip="How many references to keep (k of N). More describe the set better: the report says "
                     "how well. If there are no more than that, all are kept.",
                 ),
                 KernelSocket.Input(

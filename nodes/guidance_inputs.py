@@ -16,12 +16,12 @@ def source_inputs() -> list:
         io.Model.Input("model", tooltip="The model that draws. It is left as it is."),
         ReferencesSocket.Input(
             "references",
-            tooltip="What the images are to be distributed like, from EncodeReferenceLatents.",
+            tooltip="What the images are to be distributed like (y), from EncodeReferenceLatents.",
         ),
         KernelSocket.Input(
             "kernel",
             optional=True,
-            tooltip="How images are compared, from MMDKernel. Unconnected: rbf with three bandwidths "
+            tooltip="How images are compared (k), from MMDKernel. Unconnected: rbf with three bandwidths "
             "around the median distance (in mode official the cubic polynomial).",
         ),
     ]
@@ -47,7 +47,7 @@ def setting_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Where in the noise schedule guidance begins. 0: from the start, where "
+            tooltip="Where in the noise schedule (σ) guidance begins. 0: from the start, where "
             "composition and color are decided.",
         ),
         io.Float.Input(
@@ -56,7 +56,7 @@ def setting_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Where in the noise schedule guidance ends. Earlier leaves more of the detail to the "
+            tooltip="Where in the noise schedule (σ) guidance ends. Earlier leaves more of the detail to the "
             "model; later binds shapes more closely to the references.",
         ),
         advanced(
@@ -92,9 +92,8 @@ def later_inputs() -> list:
                 max=1.0,
                 step=0.01,
                 optional=True,
-                tooltip="A safeguard: how much of the model's own step guidance leaves alone. 0.5 lets it "
-                "move an image at most as far as the model does, which usual strengths never reach; 0.8 a "
-                "quarter as far; 0 sets no limit.",
+                tooltip="A safeguard (p): guidance moves an image at most (1 − p)/p as far as the model's own step "
+                "does. 0.5: as far, which usual strengths never reach; 0.8: a quarter as far; 0: no limit.",
             )
         ),
         io.Boolean.Input(

@@ -77,7 +77,7 @@ class LoadReferenceSet(io.ComfyNode):
                     default=0,
                     min=0,
                     max=100_000,
-                    tooltip="How many images to use at most: more describe the set better and take "
+                    tooltip="How many images to use at most (N): more describe the set better and take "
                     "longer to encode. 0: all.",
                 ),
                 io.Combo.Input(

@@ -70,7 +70,7 @@ class MergeReferences(io.ComfyNode):
                         step=0.05,
                         round=0.0001,
                         optional=label in "cd",
-                        tooltip=f"How much references_{label} counts as a whole, compared with the others: "
+                        tooltip=f"The share s of references_{label} as a whole, compared with the others: "
                         "0.7 and 0.3 are the same as 70 and 30. 0 leaves the set out.",
                     )
                     for label in LABELS

@@ -69,7 +69,7 @@ class MMDGuidedKSampler(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What they should not show."),
                 io.Latent.Input(
                     "latent_image",
-                    tooltip="The batch to draw: 8 images or more, better 16, of the size that the "
+                    tooltip="The batch (B) to draw: 8 images or more, better 16, of the size that the "
                     "references were encoded for.",
                 ),
                 io.Float.Input(

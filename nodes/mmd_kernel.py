@@ -37,8 +37,9 @@ class MMDKernel(io.ComfyNode):
                     options=list(KERNELS),
                     default="rbf",
                     tooltip="The similarity k of two latents. rbf: a good default. imq, laplacian: feel "
-                    "references farther away. energy: no bandwidth to choose. polynomial: that of the "
-                    "KID score. linear: matches only the average image.",
+                    "references farther away. energy: no bandwidth to choose. Both energy and laplacian come near "
+                    "single references sooner. polynomial: that of the KID score. linear: matches only the average "
+                    "image.",
                 ),
                 io.Combo.Input(
                     "bandwidth",
@@ -66,8 +67,8 @@ class MMDKernel(io.ComfyNode):
                     "prompt_kernel",
                     options=["none", *PROMPT_KERNELS],
                     default="none",
-                    tooltip="Lets an image follow mostly the references whose captions are like its "
-                    "prompt. Needs captions and clip on EncodeReferenceLatents. none: all count.",
+                    tooltip="The similarity κ of prompts and captions, by which k is multiplied: an image follows mostly "
+                    "the references whose captions are like its prompt. Needs captions and clip on EncodeReferenceLatents. none: all count.",
                 ),
                 io.Float.Input(
                     "prompt_bandwidth",
@@ -75,7 +76,7 @@ class MMDKernel(io.ComfyNode):
                     min=0.0,
                     max=1e6,
                     step=0.01,
-                    tooltip="Bandwidth of prompt_kernel rbf: smaller heeds only close captions. 0: the "
+                    tooltip="Bandwidth h of prompt_kernel rbf: smaller heeds only close captions. 0: the "
                     "median distance between different captions.",
                 ),
                 io.Combo.Input(

@@ -165,14 +165,15 @@ class MMDScore(io.ComfyNode):
                 KernelSocket.Input(
                     "kernel",
                     optional=True,
-                    tooltip="How images are compared, from MMDKernel. Unconnected: rbf with three bandwidths.",
+                    tooltip="How images are compared (k), from MMDKernel. Unconnected: rbf with three bandwidths.",
                 ),
                 io.Int.Input(
                     "permutations",
                     default=1000,
                     min=0,
                     max=100_000,
-                    tooltip="How many random splits the p-value is made of; more make it finer. 0: no p-value.",
+                    tooltip="How many random splits of all pictures the p-value p is made of; more make it finer and take "
+                    "longer. 0: no p-value.",
                 ),
                 advanced(
                     io.Int.Input(
@@ -192,7 +193,7 @@ class MMDScore(io.ComfyNode):
                 ),
                 io.Float.Output(
                     "p_value",
-                    tooltip="How often chance alone makes as large an MMD². Below 0.05 the images differ from the "
+                    tooltip="p: how often chance alone makes as large an MMD². Below 0.05 the images differ from the "
                     "references; 1 where too few images can be tested.",
                 ),
                 io.String.Output("report", tooltip="In words, with a line for each image."),

@@ -36,7 +36,9 @@ class ReferencePreview(io.ComfyNode):
             description="Shows references with their captions, and how much each counts: after loading, merging "
             "or compressing a set.",
             inputs=[
-                ReferencesSocket.Input("references", tooltip="The references to show."),
+                ReferencesSocket.Input(
+                    "references", tooltip="The references y to show, each with its weight w."
+                ),
                 io.Int.Input(
                     "max_images",
                     default=64,
