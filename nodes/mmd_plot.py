@@ -163,6 +163,7 @@ class MMDPlot(io.ComfyNode):
                 ),
             ],
             outputs=[io.Image.Output("plot", tooltip="The picture, for SaveImage.")],
+            is_output_node=True,
             is_input_list=True,
             **schema_options(
                 search_aliases=["mmd", "trace", "chart", "graph", "compare settings", "xy plot"],

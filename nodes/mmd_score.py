@@ -199,6 +199,7 @@ class MMDScore(io.ComfyNode):
                 io.String.Output("report", tooltip="In words, with a line for each image."),
                 io.Image.Output("nearest", tooltip="Each image above the reference nearest to it."),
             ],
+            is_output_node=True,
             **schema_options(
                 search_aliases=[
                     "mmd",

@@ -53,6 +53,7 @@ class ReferencePreview(io.ComfyNode):
                 ),
             ],
             outputs=[io.Image.Output("sheet", tooltip="The sheet, for SaveImage.")],
+            is_output_node=True,
             **schema_options(
                 search_aliases=["mmd", "contact sheet", "show references", "preview set"],
                 has_intermediate_output=True,

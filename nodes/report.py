@@ -29,17 +29,17 @@ FEW_IMAGES = Remark(
 def status(row: TraceRow) -> str:
     """What happens at the moment, in one short line for the node."""
     if not row.substeps:
-        return f"MMD² {row.mmd2_before:.3g} · not guided here"
-    return f"MMD² {row.mmd2_before:.3g} → {row.mmd2_after:.3g} · {row.relative:.0%} of the step"
+        return f"MMD² {row.mmd2_before:.2g} · not guided here"
+    return f"MMD² {row.mmd2_before:.2g} → {row.mmd2_after:.2g} · {row.relative:.0%} of the step"
 
 
 def ending(trace: Trace) -> str:
-    """How the last run ended, in one short line for the node."""
+    """How the last run ended, in one short line for the node: remarks come before figures."""
     rows = trace.runs[-1].rows
-    parts = [f"MMD² {rows[0].mmd2_before:.3g} → {rows[-1].mmd2_after:.3g}"] if rows else []
+    parts = [f"MMD² {rows[0].mmd2_before:.2g} → {rows[-1].mmd2_after:.2g}"] if rows else []
+    said = [f"⚠ {remark.short}" for remark in remarks(trace)]
     known = _known(trace.runs[-1].distances)
-    parts += [f"nearest {fmean(known):.2f}"] if known else []
-    return " · ".join(parts + [f"⚠ {remark.short}" for remark in remarks(trace)])
+    return " · ".join(parts + (said or [f"nearest {fmean(known):.2f}"] * bool(known)))
 
 
 def summary(run: RunTrace) -> str:
