@@ -29,7 +29,7 @@ from .coupling import Coupling
 from .memory import Memory, memory_weights
 from .patches import PatchComparison, Patched
 from .prompt import caption_bandwidth, prompt_weights
-from .schedule import NoiseModel, Step, Window
+from .schedule import NoiseModel, Step, Window, euler_carry
 from .trace import RunTrace, TraceRow
 
 __all__ = ["Guidance"]
@@ -51,6 +51,7 @@ class Guidance:
         memory: Samples finished earlier.
         prompts: Prompt features of the references, with shape `(N, E)`, for a prompt kernel.
         record: Whether to keep a trace, which costs the kernel values between references.
+        carry: By which factor a change of x̂0 enters x in one step of the sampler; an Euler step's by default.
     """
 
     def __init__(
@@ -64,10 +65,11 @@ class Guidance:
         memory: Memory | None = None,
         prompts: Tensor | None = None,
         record: bool = False,
+        carry: Callable[[Step], float] = euler_carry,
     ):
         self.config, self.sigmas, self.window, self.noise = config, list(sigmas), window, noise
         self.memory = None if memory is None else memory.recalled(config.mode)
-        self.prompts, self.record = prompts, record
+        self.prompts, self.record, self.carry = prompts, record, carry
         self.weights = weights.to(references)
         self.trace: list[TraceRow] = []
         self.chosen: Tensor | None = None  # each sample's companion
@@ -107,7 +109,10 @@ class Guidance:
             move = _MODES[self.config.mode](self, x0_, x_, step, pulls)
         if self.record:
             self.trace.append(self._row(sigma, step, move, coupling, (x_ - x0_).flatten(1)))
-        return x0 if step is None else (x0 + move.change).to(x0.dtype)
+        if step is None:
+            return x0
+        carried = euler_carry(step) / self.carry(step)
+        return (x0 + carried * move.change).to(x0.dtype)
 
     def finished(self, samples: Tensor, together: Tensor | None = None) -> RunTrace:
         """What was done in this run, at its end.

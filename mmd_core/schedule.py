@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["NoiseModel", "Step", "Window"]
+__all__ = ["NoiseModel", "Step", "Window", "cfg_pp_carry", "euler_carry", "euler_cfg_pp_carry"]
 
 
 class NoiseModel(NamedTuple):
@@ -76,3 +76,22 @@ class Step(NamedTuple):
         level = noise.level(top)
         rate = 1 - noise.level(bottom) / level if level < math.inf else 1.0
         return cls(sigma, sigma_next, 1 - sigma_next / sigma, rate, noise.signal(sigma_next))
+
+
+# By which factor a change of x̂0 enters x in one step of a sampler.
+
+
+def euler_carry(step: Step) -> float:
+    """x' = x̂0 + (x − x̂0)·σ'/σ, and whatever comes close to it."""
+    return step.fraction
+
+
+def cfg_pp_carry(step: Step) -> float:
+    """CFG++ (https://arxiv.org/abs/2406.08070) takes the direction from the unconditional estimate u, which does
+    not change: x' = x̂0 + (x − u)·σ'/σ."""
+    return 1.0
+
+
+def euler_cfg_pp_carry(step: Step) -> float:
+    """The same where the signal's share is counted, as in ComfyUI's euler_cfg_pp: x' = α'·x̂0 + …"""
+    return step.signal

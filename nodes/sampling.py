@@ -7,12 +7,14 @@ lies in the run's own copy of the model options and dies with it, however the ru
 
 import logging
 import uuid
+from collections.abc import Callable
 
 import comfy.model_sampling
 import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..mmd_core import Guidance, GuidanceConfig, Memory, NoiseModel, References, Window
+from ..mmd_core.schedule import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
 from .live import BatchPreview, show_text
 from .prompts import batch_features, entry_feature, positive_entries
 from .report import FEW_IMAGES, ending, remarks, status, summary
@@ -111,8 +113,9 @@ def apply_guidance(
         memory = None if session is None else session.memory
         inner = guider.inner_model
         guidance = make_guidance(
-            inner, references, config, sigmas, noise, memory, trace is not None
-        )
+            inner, references, config, sigmas, noise, memory, trace is not None,
+            carry_of(executor.class_obj),
+        )  # fmt: skip
         if guidance.config.companions and config.strength > 0:
             log.warning("%s: %s", node, FEW_IMAGES.text)
         run = Run(guidance, latent_image, denoise_mask, node_id)
@@ -156,7 +159,14 @@ def _add_outermost(model, kind: str, key: str, wrapper) -> None:
 
 
 def make_guidance(
-    inner_model, references, config, sigmas, noise, memory: Memory | None, record: bool
+    inner_model,
+    references,
+    config,
+    sigmas,
+    noise,
+    memory: Memory | None,
+    record: bool,
+    carry: Callable,
 ) -> Guidance:
     """The guidance of one run, with everything on the device and in the space of `noise`."""
     sampling = inner_model.model_sampling
@@ -183,7 +193,16 @@ def make_guidance(
         memory=memory,
         prompts=references.prompts if prompt_kernel else None,
         record=record,
+        carry=carry,
     )
+
+
+def carry_of(sampler) -> Callable:
+    """How a change of x̂0 enters x with one of ComfyUI's samplers, which nothing but its name tells."""
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    if "cfg_pp" not in name:
+        return euler_carry
+    return euler_cfg_pp_carry if "euler" in name else cfg_pp_carry
 
 
 def show_end(trace: Trace, node: str, node_id: str | None) -> None:

@@ -15,6 +15,7 @@ from mmd_pack.mmd_core import (
     Window,
 )
 from mmd_pack.mmd_core.memory import memory_weights
+from mmd_pack.mmd_core.schedule import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
 from mmd_tests.test_core_gram_space import latents
 from mmd_tests.test_core_mmd import autograd_mmd2
 
@@ -325,3 +326,24 @@ def test_trace_shows_what_was_left_of_the_step(rng):
     expected = coupling.mmd2(*values, run.comparison.kzz).item()
     assert row.mmd2_after == pytest.approx(expected, rel=1e-6)
     assert row.mmd2_after < row.mmd2_before
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("flow_matching", [False, True])
+def test_cfg_pp_samplers_move_as_far_as_others(flow_matching, mode, rng):
+    """They take x's direction from the unconditional estimate u: guidance moves x' as an Euler step would."""
+    y, x0, x = make(rng)
+    u = x0 + 0.1 * torch.randn(x0.shape, generator=rng, dtype=F64)
+    sigma, after = 0.9, 0.6
+    signal = 1 - after if flow_matching else 1.0
+
+    def moved(carry, step):
+        options = {"sigmas": [1.0, sigma, after, 0.3, 0.0], "noise": NoiseModel(flow_matching)}
+        guided = guidance(GuidanceConfig(mode=mode, strength=0.5), y, carry=carry, **options)
+        return step(guided(x0, x, sigma)) - step(x0)
+
+    euler = moved(euler_carry, lambda d: d + (x - d) * after / sigma)
+    torch.testing.assert_close(moved(cfg_pp_carry, lambda d: d + (x - u) * after / sigma), euler)
+    torch.testing.assert_close(
+        moved(euler_cfg_pp_carry, lambda d: signal * d + (x - u) * after / sigma), euler
+    )

@@ -402,6 +402,7 @@ def test_a_change_of_the_estimate_arrives_unscaled_under_every_guider(
 
 def test_images_guide_a_model_of_video(references):
     """References of single images serve a model whose latents have a time axis of one frame."""
+    from mmd_pack.mmd_core.schedule import euler_carry
     from mmd_pack.nodes.sampling import make_guidance
 
     inner, config = tiny_model().model, patched_config()
@@ -417,3 +418,17 @@ def patched_config():
     from mmd_pack.mmd_core import GuidanceConfig
 
     return GuidanceConfig(**SETTINGS)
+
+
+@pytest.mark.parametrize("sampler", sampler_names())
+def test_cfg_pp_samplers_are_known(sampler):
+    """By the functions that core draws with, which carry their names."""
+    import comfy.samplers
+    from mmd_pack.mmd_core.schedule import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
+    from mmd_pack.nodes.sampling import carry_of
+
+    expected = euler_carry
+    if "cfg_pp" in sampler:
+        expected = euler_cfg_pp_carry if sampler.startswith("euler") else cfg_pp_carry
+    assert carry_of(comfy.samplers.sampler_object(sampler)) is expected
+    assert carry_of(object()) is euler_carry
