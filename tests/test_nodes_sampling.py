@@ -408,7 +408,7 @@ def test_images_guide_a_model_of_video(references):
     inner, config = tiny_model().model, patched_config()
     noise = torch.zeros(4, 4, 1, 8, 8)
     guidance = make_guidance(
-        inner, references, config, torch.tensor([5.0, 1.0, 0.0]), noise, None, False
+        inner, references, config, torch.tensor([5.0, 1.0, 0.0]), noise, None, False, euler_carry
     )
     guided = guidance(noise, noise + 1, 5.0)
     assert guided.shape == noise.shape and not torch.equal(guided, noise)

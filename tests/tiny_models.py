@@ -41,3 +41,94 @@ def prompt(seed: int = 0, batch: int = 1):
 
 def empty_latent(batch: int = 8, channels: int = 4, side: int = 8):
     return {"samples": torch.zeros(batch, channels, side, side)}
+
+
+# ---- one small network of each architecture, with the noise model that its family really has
+
+FAMILIES = ("SD15", "SD20", "SDXL", "SD3", "Flux", "WAN21_T2V")
+CONTEXT = {"SD20": 1024}  # numbers of a token; elsewhere WIDTH
+_UNET = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32,
+    "num_res_blocks": [1], "channel_mult": [1], "transformer_depth": [0],
+    "transformer_depth_output": [0, 1], "transformer_depth_middle": 1,
+    "num_heads": -1, "num_head_channels": 32, "context_dim": WIDTH, "use_spatial_transformer": True,
+    "legacy": False, "use_linear_in_transformer": False,
+}  # fmt: skip
+# Core gives these families heads of 64.
+_WIDE = {**_UNET, "model_channels": 64, "use_linear_in_transformer": True}
+_NETWORKS = {
+    "SD15": _UNET,
+    "SD20": {**_WIDE, "context_dim": CONTEXT["SD20"]},
+    "SDXL": {**_WIDE, "num_classes": "sequential", "adm_in_channels": 1536 + WIDTH},
+    "SD3": {
+        "input_size": None, "patch_size": 2, "in_channels": 16, "depth": 1, "num_blocks": 2,
+        "adm_in_channels": WIDTH, "pos_embed_scaling_factor": None, "pos_embed_max_size": 8,
+        "num_patches": 64, "context_embedder_config": {
+            "target": "torch.nn.Linear", "params": {"in_features": WIDTH, "out_features": 64},
+        },
+    },
+    "Flux": {
+        "image_model": "flux", "in_channels": 16, "out_channels": 16, "vec_in_dim": WIDTH,
+        "context_in_dim": WIDTH, "hidden_size": 64, "mlp_ratio": 2.0, "num_heads": 2, "depth": 1,
+        "depth_single_blocks": 1, "axes_dim": [8, 12, 12], "theta": 10000, "patch_size": 2,
+        "qkv_bias": True, "guidance_embed": True, "txt_ids_dims": [],
+    },
+    "WAN21_T2V": {
+        "image_model": "wan2.1", "model_type": "t2v", "dim": 64, "ffn_dim": 128, "freq_dim": 64,
+        "text_dim": WIDTH, "num_heads": 2, "num_layers": 2,
+    },
+}  # fmt: skip
+
+
+def tiny_family(family: str):
+    """A small random MODEL with the architecture, latent format and noise model of one of `FAMILIES`."""
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    torch.manual_seed(0)
+    config = {**_NETWORKS[family], "dtype": torch.float32}
+    supported = getattr(comfy.supported_models, family)(config)
+    cpu = torch.device("cpu")
+    if family == "SD20":  # core tells v-prediction by the weights of the checkpoint
+        v_prediction = comfy.model_base.ModelType.V_PREDICTION
+        model = comfy.model_base.BaseModel(supported, v_prediction, device=cpu)
+    else:
+        model = supported.get_model({}, device=cpu)
+    network = model.diffusion_model
+    for tensor in (*network.parameters(), *network.buffers()):  # some are empty, some zero
+        torch.nn.init.normal_(tensor, std=0.05)
+    name = "_forward" if hasattr(network, "_forward") else "forward"  # within core's wrappers
+    answer = _with_expectation(getattr(network, name), model.model_sampling, model.model_type.name)
+    setattr(network, name, answer)
+    return comfy.model_patcher.ModelPatcher(model, cpu, cpu)
+
+
+def _with_expectation(forward, sampling, kind: str):
+    """Adds what a network that knows latents of N(0, 1) would answer, so that these are drawn."""
+
+    def answer(x, timesteps, *args, **options):
+        output = forward(x, timesteps, *args, **options)
+        t = timesteps.reshape(-1, *[1] * (x.ndim - 1))
+        if kind == "EPS":
+            sigma = sampling.sigma(t)
+            return output + x * sigma / (sigma.square() + 1).sqrt()
+        if kind in ("FLOW", "FLUX"):
+            sigma = t / getattr(sampling, "multiplier", 1.0)
+            return output + x * (2 * sigma - 1) / (sigma.square() + (1 - sigma).square())
+        return output  # v-prediction: it is 0
+
+    return answer
+
+
+def family_prompt(family: str, seed: int):
+    """A CONDITIONING that `tiny_family` takes."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(1, 7, CONTEXT.get(family, WIDTH), generator=generator)
+    return [[tokens, {"pooled_output": torch.randn(1, WIDTH, generator=generator)}]]
+
+
+def family_latent(family: str, batch: int = 8, side: int = 4):
+    """An empty LATENT of the family's shape; video models get one frame."""
+    shape = {"SD3": (16,), "Flux": (16,), "WAN21_T2V": (16, 1)}.get(family, (4,))
+    return {"samples": torch.zeros(batch, *shape, side, side)}
