@@ -1,6 +1,7 @@
 """What the user sees while a sampler runs: a line of text on the node, a preview of the whole batch."""
 
 import math
+import sys
 
 import comfy.utils
 import latent_preview
@@ -16,11 +17,11 @@ def executing_node() -> str | None:
 
 
 def show_text(text: str, node_id: str | None) -> None:
-    """Shows `text` on the node, where there is one."""
-    if node_id is not None:
-        from server import PromptServer  # there is a server only where a workflow runs
-
-        PromptServer.instance.send_progress_text(text, node_id)
+    """Shows `text` on the node, where there is one, and a server that shows nodes."""
+    server = getattr(sys.modules.get("server"), "PromptServer", None)
+    instance = getattr(server, "instance", None)
+    if instance is not None and node_id is not None:
+        instance.send_progress_text(text, node_id)
 
 
 def tiled(x0: Tensor) -> Tensor:

@@ -174,7 +174,7 @@ def check(drawn) -> None:
     assert all(torch.isfinite(x).all() for x in drawn.latents.values())
     assert {x.shape for x in drawn.pictures.values()} == {(4, 64, 64, 3)}
     assert (drawn.pictures["mmd_guided"] != drawn.pictures["mmd_unguided"]).mean() > 0.5
-    assert "MMD²" in drawn.report and "It acted at" in drawn.report
+    assert "MMD²" in drawn.report and "Guidance acted at" in drawn.report
     assert "nothing one can see" not in drawn.report
     assert distance(drawn, "guided") < distance(drawn, "unguided") / 2
 
@@ -251,7 +251,7 @@ def test_a_set_goes_through_merging_compressing_and_a_file(runner, monkeypatch, 
     guided = graph[ids["MMDGuidedKSampler"]]["inputs"]
     guided["references"] = ["saved", 0]
     first = runner.run(graph, ids)
-    assert "It acted at" in first.report
+    assert "Guidance acted at" in first.report
     assert not torch.equal(first.latents["guided"], first.latents["unguided"])
     assert [path.name for path in (tmp_path / "styles").iterdir()] == ["mine.safetensors"]
 
@@ -276,6 +276,6 @@ def test_every_feature_space_guides_in_a_graph(runner, space):
     kernel |= {"feature_space": space, "pool": 2, "patch_size": 2}
     graph["kernel"] = {"class_type": "MMDKernel", "inputs": kernel}
     drawn = runner.run(graph, ids)
-    assert f"by {space}" in drawn.report and "It acted at" in drawn.report
+    assert f"by {space}" in drawn.report and "Guidance acted at" in drawn.report
     assert torch.isfinite(drawn.latents["guided"]).all()
     assert not torch.equal(drawn.latents["guided"], drawn.latents["unguided"])
