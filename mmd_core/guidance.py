@@ -28,7 +28,7 @@ from .config import GuidanceConfig
 from .coupling import Coupling
 from .memory import Memory, memory_weights
 from .patches import PatchComparison, Patched
-from .prompt import caption_bandwidth, prompt_weights
+from .prompt import balanced, caption_bandwidth, prompt_weights
 from .schedule import NoiseModel, Step, Window, euler_carry
 from .trace import RunTrace, TraceRow
 
@@ -151,12 +151,18 @@ class Guidance:
         kernel = self.config.kernel_config
         if kernel.prompt_kernel == "none" or prompts is None:
             return Coupling(p, s)
-        captions = self.prompts if not finished else torch.cat([self.prompts, self.memory.prompts])
-        prompts, captions = prompts.to(self.weights), captions.to(self.weights)
+        drawn = prompts if not finished else torch.cat([prompts, self.memory.prompts.to(prompts)])
+        drawn, captions = drawn.to(self.weights), self.prompts.to(self.weights)
         bandwidth = kernel.prompt_bandwidth or caption_bandwidth(self.prompts)
-        pairs = ((prompts, prompts), (prompts, captions), (captions, captions))
+        pairs = (drawn, drawn), (drawn, captions), (captions, captions)
+        dd, dc, cc = (prompt_weights(kernel.prompt_kernel, a, b, bandwidth) for a, b in pairs)
+        if self.config.mode == "flow":
+            shares = torch.cat([p, s[len(captions) :]])
+            dd, dc, cc = balanced(dd, dc, cc, shares, self.weights)
+        across = dc[batch:].T
+        zz = torch.cat([torch.cat([cc, across], 1), torch.cat([across.T, dd[batch:, batch:]], 1)])
         return Coupling(
-            p, s, *(prompt_weights(kernel.prompt_kernel, a, b, bandwidth) for a, b in pairs)
+            p, s, dd[:batch, :batch], torch.cat([dc[:batch], dd[:batch, batch:]], 1), zz
         )
 
     def _each_to_its_companion(

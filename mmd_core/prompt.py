@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from .bandwidth import median_distance
 from .kernels import Gram, RadialKernel
 
-__all__ = ["PROMPT_KERNELS", "caption_bandwidth", "prompt_weights"]
+__all__ = ["PROMPT_KERNELS", "balanced", "caption_bandwidth", "prompt_weights"]
 
 
 def _cosine(p: Tensor, r: Tensor, bandwidth: float) -> Tensor:
@@ -55,3 +55,29 @@ def prompt_weights(name: str, p: Tensor, r: Tensor, bandwidth: float = 1.0) -> T
             "captions with the text encoder (clip) of the checkpoint that draws"
         )
     return PROMPT_KERNELS[name](p, r, bandwidth)
+
+
+def balanced(
+    pp: Tensor, pr: Tensor, rr: Tensor, p: Tensor, q: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompt weights with which references pull a sample as much as samples push it, whatever the captions are.
+
+    The product kernel takes it that prompts are distributed like captions: there nothing changes. But who draws a
+    batch with one prompt, from references of two kinds, has half of them pull and all samples push, and images
+    burst. A sample's references are therefore scaled until they weigh as much as the samples that it sees, and
+    those that prompts do not ask for are left out of the references' own similarity. A sample whose prompt
+    has nothing in common with any caption is let alone.
+
+    Arguments:
+        pp, pr, rr: Prompt weights κ between samples, of samples and references, and between references, with shapes
+            `(B, B)`, `(B, N)`, `(N, N)`.
+        p, q: Weights of samples and references, each with sum 1.
+    """
+    pushed, pulled = pp @ p, pr @ q
+    known = pulled > torch.finfo(pulled.dtype).tiny
+    scale = torch.where(known, pushed / pulled.where(known, torch.ones_like(pulled)), 0)
+    pp, pr = pp * known[:, None], pr * scale[:, None]
+    asked = p @ pr  # of each reference, by all samples
+    total = (asked @ q).clamp_min(torch.finfo(pulled.dtype).tiny)
+    rr = rr * asked[:, None] * asked
+    return pp, pr, rr * (total / (q @ rr @ q).clamp_min(torch.finfo(pulled.dtype).tiny))
