@@ -3,18 +3,26 @@
 import importlib
 import itertools
 import json
-import re
 
 import pytest
 from mmd_tests.engine import NEWEST
-from mmd_tests.workflow_format import CORE_VERSION, PACK_VERSION, TITLE, Workflow
-from mmd_tests.workflows import EXAMPLES, SHIPPED, Settings, describe, shipped_files
+from mmd_tests.templates import TEMPLATES
+from mmd_tests.workflow_format import CORE_VERSION, PACK_VERSION, TITLE, Workflow, text_height
+from mmd_tests.workflows import (
+    EXAMPLES,
+    Settings,
+    describe,
+    shipped,
+    shipped_files,
+)
 
 DIGITS = Settings("digits", world="digits", batch=4, sampler={"steps": 3, "strength": 5.0})
-EVERY = pytest.mark.parametrize("settings", [*SHIPPED, DIGITS], ids=lambda s: s.name)
+EVERY = pytest.mark.parametrize("name", [*TEMPLATES, "digits"])
+# Of comfy_extras; latent comes late because it and post_processing import each other.
+EXTRAS = ("canny", "post_processing", "latent", "preview_any", "primitive")
 SHIPPED_UI = sorted(EXAMPLES.glob("*.json"))
 SHIPPED_TWO = pytest.mark.parametrize("file", SHIPPED_UI, ids=lambda file: file.stem)
-FREE = ("ckpt_name", "folder")  # choices that depend on the files of each user
+FREE = ("ckpt_name", "control_net_name", "file", "folder", "image", "lora_name")  # users' files
 
 
 def _info(node: type) -> dict:
@@ -28,24 +36,37 @@ def _info(node: type) -> dict:
     return json.loads(json.dumps(info))
 
 
+class Schemas(dict):
+    """Entries of /object_info, made as they are asked for."""
+
+    def __missing__(self, name: str) -> dict:
+        self[name] = _info(self.nodes[name])
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def schemas():
-    core, previews, primitives, ours, demo = map(
-        importlib.import_module,
-        (
-            "nodes",
-            "comfy_extras.nodes_preview_any",
-            "comfy_extras.nodes_primitive",
-            "mmd_pack.nodes",
-            "mmd_demo.nodes",
-        ),
-    )
-    nodes = core.NODE_CLASS_MAPPINGS | previews.NODE_CLASS_MAPPINGS
-    nodes |= {node.__name__: node for node in ours.NODES}
-    nodes |= {node.__name__: node for node in (demo.MMDDemoWorld, demo.MMDDemoLatent)}
-    nodes["PrimitiveInt"] = primitives.Int
-    used = re.findall(r'"(\w+)"', (EXAMPLES.parent / "tests" / "workflows.py").read_text("utf-8"))
-    return {name: _info(nodes[name]) for name in set(used) & set(nodes)}
+    core, ours, demo = map(importlib.import_module, ("nodes", "mmd_pack.nodes", "mmd_demo.nodes"))
+    found = Schemas()
+    found.nodes = dict(core.NODE_CLASS_MAPPINGS)
+    for name in EXTRAS:
+        module = importlib.import_module(f"comfy_extras.nodes_{name}")
+        for node in vars(module).values():
+            if (
+                isinstance(node, type)
+                and hasattr(node, "GET_SCHEMA")
+                and "define_schema" in vars(node)
+            ):
+                found.nodes[node.GET_SCHEMA().node_id] = node
+        found.nodes |= getattr(module, "NODE_CLASS_MAPPINGS", {})
+    found.nodes |= {n.__name__: n for n in (*ours.NODES, demo.MMDDemoWorld, demo.MMDDemoLatent)}
+    return found
+
+
+@pytest.fixture(scope="module")
+def flows(schemas):
+    """All workflows by name."""
+    return shipped(schemas) | {"digits": describe(DIGITS, schemas)}
 
 
 def _widgets(info: dict) -> list[str]:
@@ -78,8 +99,8 @@ def test_shipped_files_are_what_the_descriptions_give(schemas):
 
 @pytest.mark.comfy
 @EVERY
-def test_widgets_match_schemas(settings, schemas):
-    for node in describe(settings, schemas).ui()["nodes"]:
+def test_widgets_match_schemas(name, flows, schemas):
+    for node in flows[name].ui()["nodes"]:
         if node["type"] != "MarkdownNote":
             names = _widgets(schemas[node["type"]])
             assert len(node["widgets_values"]) == len(names), node["type"]
@@ -87,8 +108,8 @@ def test_widgets_match_schemas(settings, schemas):
 
 @pytest.mark.comfy
 @EVERY
-def test_api_format_is_complete_and_allowed(settings, schemas):
-    prompt = describe(settings, schemas).api()
+def test_api_format_is_complete_and_allowed(name, flows, schemas):
+    prompt = flows[name].api()
     for node in prompt.values():
         info = schemas[node["class_type"]]
         required, optional = (info["input"].get(kind, {}) for kind in ("required", "optional"))
@@ -108,8 +129,8 @@ def test_api_format_is_complete_and_allowed(settings, schemas):
 
 @pytest.mark.comfy
 @EVERY
-def test_both_formats_say_the_same(settings, schemas):
-    flow = describe(settings, schemas)
+def test_both_formats_say_the_same(name, flows, schemas):
+    flow = flows[name]
     prompt, links = flow.api(), {link[0]: link for link in flow.ui()["links"]}
     for node in flow.ui()["nodes"]:
         if node["type"] == "MarkdownNote":
@@ -127,8 +148,8 @@ def test_both_formats_say_the_same(settings, schemas):
 
 @pytest.mark.comfy
 @EVERY
-def test_links_hold_together(settings, schemas):
-    ui = describe(settings, schemas).ui()
+def test_links_hold_together(name, flows, schemas):
+    ui = flows[name].ui()
     nodes = {node["id"]: node for node in ui["nodes"]}
     for number, source, slot, target, place, kind in ui["links"]:
         output, entry = nodes[source]["outputs"][slot], nodes[target]["inputs"][place]
@@ -142,8 +163,8 @@ def test_links_hold_together(settings, schemas):
 
 @pytest.mark.comfy
 @EVERY
-def test_nothing_overlaps_and_all_flows_to_the_right(settings, schemas):
-    ui = describe(settings, schemas).ui()
+def test_nothing_overlaps_and_all_flows_to_the_right(name, flows, schemas):
+    ui = flows[name].ui()
     nodes = {node["id"]: node for node in ui["nodes"]}
     boxes = [
         (x, y - TITLE, x + width, y + height)
@@ -187,7 +208,7 @@ def test_wrong_descriptions_are_refused(schemas):
 
 
 def test_examples_are_shipped():
-    assert [file.stem for file in SHIPPED_UI] == sorted(settings.name for settings in SHIPPED)
+    assert [file.stem for file in SHIPPED_UI] == sorted(TEMPLATES)
 
 
 @SHIPPED_TWO
@@ -206,3 +227,30 @@ def test_api_twin_has_the_same_nodes(file):
     nodes = json.loads(file.read_text("utf-8"))["nodes"]
     real = {str(node["id"]): node["type"] for node in nodes if node["type"] != "MarkdownNote"}
     assert real == {number: node["class_type"] for number, node in twin.items()}
+
+
+@SHIPPED_TWO
+def test_thumbnail_is_beside(file):
+    image = pytest.importorskip("PIL.Image")
+    path = file.with_suffix(".jpg")  # the only kind that the frontend asks for
+    assert path.stat().st_size < 60_000
+    with image.open(path) as picture:
+        assert picture.format == "JPEG"
+        assert picture.width == picture.height >= 400
+
+
+@pytest.mark.comfy
+@EVERY
+def test_notes_are_as_high_as_their_text(name, flows):
+    (note,) = [node for node in flows[name].nodes if node.type == "MarkdownNote"]
+    text, (_, _, wide, high) = note.inputs["text"], note.box
+    assert high == text_height(text, wide) > 14 * len(text) * 5 / wide  # small type, no gaps
+    assert text_height(text, wide // 2) > high
+
+
+@pytest.mark.comfy
+def test_what_waits_for_a_file_is_muted(flows):
+    ui = flows["MMD Guidance - Share a style set"].ui()
+    modes = {node["type"]: node["mode"] for node in ui["nodes"]}
+    assert modes["LoadReferenceLatents"] == modes["MMDGuidedKSampler"] == 2
+    assert modes["SaveReferenceLatents"] == modes["CheckpointLoaderSimple"] == 0

@@ -5,21 +5,21 @@ The API format is what a server runs; the UI format is what the frontend shows.
 
 from __future__ import annotations
 
+import math
 import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-if __package__:
-    from .node_schema import Schema
-else:
-    from node_schema import Schema
+from .node_schema import Schema
 
 PROJECT = (Path(__file__).absolute().parent.parent / "pyproject.toml").read_text("utf-8")
 PACK_VERSION = re.search(r'^version = "(.+?)"', PROJECT, re.M)[1]
 CORE_VERSION = re.search(r'^requires-comfyui = ">=(.+?)"', PROJECT, re.M)[1]
 TITLE, MARGIN, GAP = 30, 20, 60  # pixels
+NOTE, LETTER, LINE, PARAGRAPH = 40, 6.4, 19, 14  # of a note: its border, a letter, a line, a gap
+MUTED = 2  # the mode of a node
 FRAME = {"color": "#3f789e", "font_size": 24, "flags": {}}
 
 
@@ -43,6 +43,7 @@ class Node:
     box: tuple[int, int, int, int] = (0, 0, 0, 0)  # x, y, width, height
     colors: tuple[str, str] | None = None
     models: list[dict] = field(default_factory=list)  # files the frontend offers to download
+    muted: bool = False
 
     def __getitem__(self, output: str | int) -> Link:
         names = [name.lower() for name, _ in self.schema.outputs]
@@ -70,6 +71,7 @@ class Group:
     title: str
     x: int
     y: int
+    muted: bool = False
     nodes: list[Node] = field(default_factory=list)
 
     def bounding(self) -> list[int]:
@@ -92,15 +94,18 @@ class Workflow:
         """The first node of that type or title."""
         return next(node for node in self.nodes if name in (node.type, node.title))
 
-    def group(self, title: str = "", below: bool = False) -> None:
-        """Put what is added next into a new group: right of all others, or below the last one."""
+    def group(self, title: str = "", below: bool = False, muted: bool = False) -> None:
+        """Put what is added next into a new group: right of all others, or below the last one.
+
+        What is muted is not run by the frontend until the user switches it on.
+        """
         x = y = 0
         if below:
             x, y, _, height = self.groups[-1].bounding()
             y += height + GAP
         elif self.groups:
             x = GAP + max(box[0] + box[2] for box in (g.bounding() for g in self.groups))
-        self.groups.append(Group(title, x, y))
+        self.groups.append(Group(title, x, y, muted))
         self._x, self._y = x + MARGIN, y + (2 * TITLE if title else 0) + MARGIN
 
     def column(self) -> None:
@@ -131,14 +136,14 @@ class Workflow:
         node = Node(len(self.nodes) + 1, node_type, schema, title, inputs, colors=colors)
         return self._place(node, wide, schema.height() + room)
 
-    def note(self, title: str, text: str, wide: int, high: int) -> Node:
-        """Add a text for people; only the frontend knows it."""
+    def note(self, title: str, text: str, wide: int = 460) -> Node:
+        """Add a text for people, as high as it needs; only the frontend knows it."""
         node = Node(len(self.nodes) + 1, "MarkdownNote", None, title, {"text": text})
         node.colors = ("#222", "#000")
-        return self._place(node, wide, high)
+        return self._place(node, wide, text_height(text, wide))
 
     def _place(self, node: Node, wide: int, high: int) -> Node:
-        node.box = (self._x, self._y, wide, high)
+        node.box, node.muted = (self._x, self._y, wide, high), self.groups[-1].muted
         self._y += high + TITLE + MARGIN
         self.nodes.append(node)
         self.groups[-1].nodes.append(node)
@@ -147,7 +152,7 @@ class Workflow:
     # --- the two formats --------------------------------------------------------------------------
 
     def api(self) -> dict:
-        """The workflow in the API format, with a value for every widget."""
+        """The workflow in the API format, with a value for every widget, and with what is muted."""
         prompt = {}
         for node in self.nodes:
             if node.schema is None:
@@ -188,7 +193,13 @@ class Workflow:
         """A node in the UI format; its inputs are added to `links`."""
         schema = node.schema
         entry = {"id": node.id, "type": node.type, "pos": node.box[:2], "size": node.box[2:]}
-        entry |= {"flags": {}, "order": node.id - 1, "mode": 0, "inputs": [], "outputs": []}
+        entry |= {
+            "flags": {},
+            "order": node.id - 1,
+            "mode": MUTED * node.muted,
+            "inputs": [],
+            "outputs": [],
+        }
         entry |= {"properties": {}, "widgets_values": []}
         if node.title:  # else the frontend names the node, in the user's language
             entry["title"] = node.title
@@ -217,3 +228,12 @@ class Workflow:
                 entry["widgets_values"].append("fixed")
         entry["properties"] = node.properties()
         return entry
+
+
+def text_height(text: str, wide: int) -> int:
+    """Pixels that a text takes in a note of that width: lines, and gaps between paragraphs."""
+    letters = (wide - 40) / LETTER
+    high = NOTE
+    for line in text.strip().split("\n"):
+        high += LINE * math.ceil(len(line) / letters) if line else PARAGRAPH
+    return math.ceil(high / 10) * 10

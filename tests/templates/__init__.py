@@ -1,0 +1,25 @@
+"""The workflows that the pack ships: one description each, by the name users see, in their order."""
+
+from . import (
+    captions,
+    compare,
+    diverse,
+    from_folder,
+    inpainting,
+    lora_controlnet,
+    style_set,
+    sweep,
+)
+
+TEMPLATES = {
+    "MMD Guidance - SD1.5 from a folder": from_folder.first,
+    "MMD Guidance - SDXL from a folder": from_folder.sdxl,
+    "MMD Guidance - Prompt-aware with captions": captions.describe,
+    "MMD Guidance - Small card": from_folder.small_card,
+    "MMD Guidance - More diverse batch": diverse.describe,
+    "MMD Guidance - Inpainting": inpainting.describe,
+    "MMD Guidance - With LoRA and ControlNet": lora_controlnet.describe,
+    "MMD Guidance - Share a style set": style_set.describe,
+    "MMD Guidance - Compare with and without": compare.describe,
+    "MMD Guidance - Strength sweep": sweep.describe,
+}
