@@ -1,0 +1,91 @@
+"""Opens this pack in a real browser: templates, a run of the digits demonstration, help pages."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+HERE = Path(__file__).absolute().parent
+if __package__:
+    from ..engine import FETCHED, NEWEST, EngineError, get_engine
+else:  # a script
+    sys.path.insert(0, str(HERE.parent))
+    from engine import FETCHED, NEWEST, EngineError, get_engine
+
+NEEDS = ("playwright>=1.50,<2",)  # the client alone; it brings no browser
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+ABOUT = f"""\
+It needs Chromium or Chrome: the one that CHROMIUM names, else one on the PATH. On Debian and
+Ubuntu: apt install chromium
+
+The ComfyUI is the one that COMFYUI_PATH names, else the one this pack is installed in, else
+ComfyUI {NEWEST}, which is fetched once with what it needs into a per-user cache
+(or into the folder that MMD_GUIDANCE_CACHE names). Your own ComfyUI is not changed.
+"""
+
+
+def find_browser() -> str | None:
+    """The Chromium to use, or None."""
+    named = os.environ.get("CHROMIUM")
+    found = (shutil.which(name) for name in ((named,) if named else BROWSERS))
+    return next(filter(None, found), None)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        usage="python tests/browser/run.py [options]",
+        description=__doc__,
+        epilog=ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    folder = Path("browser_output")
+    add("--screenshots", type=Path, metavar="FOLDER", default=folder, help="where they go")
+    names = "only these templates (parts of their names), no run and no help pages"
+    add("--templates", nargs="+", metavar="NAME", help=names)
+    add("--picture", type=Path, metavar="FILE", help="only take the README's picture, a JPEG")
+    add(
+        "--comfyui",
+        choices=FETCHED,
+        metavar="VERSION",
+        help=f"fetch this version whatever else is there: {', '.join(FETCHED)}",
+    )
+    return parser
+
+
+def main() -> int:
+    """Get a browser and ComfyUI, then run check.py with ComfyUI's Python."""
+    given = make_parser().parse_args()
+    browser = find_browser()
+    if browser is None:
+        sys.exit("There is no Chromium: install one, or set CHROMIUM to its program.")
+    try:
+        engine = get_engine(given.comfyui, NEEDS)
+    except (EngineError, OSError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("Stopped; the next run takes up the set-up again.")
+    told = {
+        "engine": {key: str(value) for key, value in asdict(engine).items()},
+        "browser": browser,
+        "screenshots": str(given.screenshots.absolute()),
+        "templates": given.templates,
+        "picture": given.picture and str(given.picture.absolute()),
+    }
+    checking = subprocess.Popen([engine.python, HERE / "check.py", json.dumps(told)])
+    while True:
+        try:
+            return checking.wait()
+        except KeyboardInterrupt:  # check.py gets it as well and stops its server
+            continue
+
+
+if __name__ == "__main__":
+    sys.exit(main())
