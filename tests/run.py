@@ -11,7 +11,8 @@ from pathlib import Path
 from engine import FETCHED, NEWEST, EngineError, get_engine
 
 ROOT = Path(__file__).absolute().parent.parent
-NEEDS = ("pytest>=8,<10", "hypothesis>=6.100,<7", "scikit-learn>=1.3")
+NEEDS = ("pytest>=8,<10", "pytest-xdist>=3.5,<4", "hypothesis>=6.100,<7", "scikit-learn>=1.3")
+WORKERS = min(4, os.cpu_count() or 1)  # a gigabyte of memory each
 ABOUT = f"""\
 The ComfyUI is the one that COMFYUI_PATH names, else the one this pack is installed in, else
 ComfyUI {NEWEST}, which is fetched once with what it needs into a per-user cache
@@ -19,6 +20,7 @@ ComfyUI {NEWEST}, which is fetched once with what it needs into a per-user cache
 
 All other arguments go to pytest, for example:
   python tests/run.py -k kernel -x
+  python tests/run.py -n0 -s tests/test_fuzz.py      (in one process, with what it prints)
 """
 
 
@@ -47,7 +49,10 @@ def main() -> int:
     sys.stderr.write(f"ComfyUI {engine.version} in {engine.path}, Python {engine.python}\n")
     env = {**os.environ, "COMFYUI_PATH": str(engine.path)}
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see server.py
-    tests = subprocess.Popen([engine.python, "-m", "pytest", *arguments], cwd=ROOT, env=env)
+    env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+    # File by file, so that what a file's tests have in common is made once. A later -n0 of the user wins.
+    command = [engine.python, "-m", "pytest", f"-n{WORKERS}", "--dist=loadfile", *arguments]
+    tests = subprocess.Popen(command, cwd=ROOT, env=env)
     while True:
         try:
             return tests.wait()
