@@ -1,6 +1,5 @@
-"""ComfyUI inside a benchmark process: on the CPU, silent, one thread."""
+"""ComfyUI inside a benchmark process: on the CPU, without progress bars, one thread."""
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -29,7 +28,6 @@ def start(threads: int = 1) -> str:
 
     assert hasattr(nodes, "common_ksampler")
     comfy.utils.set_progress_bar_enabled(False)
-    logging.getLogger("mmd_guidance").setLevel(logging.ERROR)  # batches of 1 are meant here
     import comfyui_version
 
     return comfyui_version.__version__

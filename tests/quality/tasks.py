@@ -1,5 +1,6 @@
 """What is to be drawn and judged, and doing it in several processes."""
 
+import logging
 import multiprocessing
 import queue
 import time
@@ -72,6 +73,7 @@ def _start(rows) -> None:
     global _rows
     _rows = rows
     comfyui.start()
+    logging.getLogger("mmd_guidance").setLevel(logging.ERROR)  # batches of 1 are meant here
 
 
 def _run_group(tasks: list[Task]) -> None:
