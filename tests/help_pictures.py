@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -17,15 +15,9 @@ from pathlib import Path
 if __name__ == "__main__":  # a script, run by any Python: go on in ComfyUI's
     here = Path(__file__).absolute().parent
     if "--in-comfyui" not in sys.argv:
-        from engine import EngineError, get_engine
+        from launcher import engine_or_exit, go_on
 
-        try:
-            engine = get_engine(None)
-        except (EngineError, OSError) as error:
-            sys.exit(str(error))
-        env = {**os.environ, "COMFYUI_PATH": str(engine.path)}
-        command = [engine.python, __file__, "--in-comfyui", *sys.argv[1:]]
-        sys.exit(subprocess.call(command, env=env))
+        sys.exit(go_on(engine_or_exit(None), [__file__, "--in-comfyui", *sys.argv[1:]]))
     sys.path[:] = [p for p in sys.path if Path(p or ".").absolute() != here]
     packages = {"mmd_pack": here.parent, "mmd_tests": here, "mmd_demo": here / "demo" / "pack"}
     for package, folder in packages.items():  # named as in tests/conftest.py

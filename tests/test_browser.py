@@ -92,7 +92,7 @@ def test_the_browser_that_is_named_goes_before_those_on_the_path(tmp_path, monke
 def test_without_a_browser_it_says_so_before_anything_is_fetched(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["run.py"])
     monkeypatch.setattr(run, "find_browser", lambda: None)
-    monkeypatch.setattr(run, "get_engine", lambda *_: pytest.fail("must not be asked"))
+    monkeypatch.setattr(run, "engine_or_exit", lambda *_: pytest.fail("must not be asked"))
     with pytest.raises(SystemExit, match="There is no Chromium"):
         run.main()
 

@@ -6,17 +6,18 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 HERE = Path(__file__).absolute().parent
 if __package__:
-    from ..engine import FETCHED, NEWEST, EngineError, get_engine
+    from ..launcher import ABOUT as ENGINE
+    from ..launcher import add_comfyui, engine_or_exit, go_on
 else:  # a script
     sys.path.insert(0, str(HERE.parent))
-    from engine import FETCHED, NEWEST, EngineError, get_engine
+    from launcher import ABOUT as ENGINE
+    from launcher import add_comfyui, engine_or_exit, go_on
 
 NEEDS = ("playwright>=1.50,<2",)  # the client alone; it brings no browser
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -24,10 +25,7 @@ ABOUT = f"""\
 It needs Chromium or Chrome: the one that CHROMIUM names, else one on the PATH. On Debian and
 Ubuntu: apt install chromium
 
-The ComfyUI is the one that COMFYUI_PATH names, else the one this pack is installed in, else
-ComfyUI {NEWEST}, which is fetched once with what it needs into a per-user cache
-(or into the folder that MMD_GUIDANCE_CACHE names). Your own ComfyUI is not changed.
-"""
+{ENGINE}"""
 
 
 def find_browser() -> str | None:
@@ -51,12 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
     names = "only these templates (parts of their names), no run and no help pages"
     add("--templates", nargs="+", metavar="NAME", help=names)
     add("--picture", type=Path, metavar="FILE", help="only take the README's picture, a JPEG")
-    add(
-        "--comfyui",
-        choices=FETCHED,
-        metavar="VERSION",
-        help=f"fetch this version whatever else is there: {', '.join(FETCHED)}",
-    )
+    add_comfyui(parser)
     return parser
 
 
@@ -66,12 +59,7 @@ def main() -> int:
     browser = find_browser()
     if browser is None:
         sys.exit("There is no Chromium: install one, or set CHROMIUM to its program.")
-    try:
-        engine = get_engine(given.comfyui, NEEDS)
-    except (EngineError, OSError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("Stopped; the next run takes up the set-up again.")
+    engine = engine_or_exit(given.comfyui, NEEDS)
     told = {
         "engine": {key: str(value) for key, value in asdict(engine).items()},
         "browser": browser,
@@ -79,12 +67,7 @@ def main() -> int:
         "templates": given.templates,
         "picture": given.picture and str(given.picture.absolute()),
     }
-    checking = subprocess.Popen([engine.python, HERE / "check.py", json.dumps(told)])
-    while True:
-        try:
-            return checking.wait()
-        except KeyboardInterrupt:  # check.py gets it as well and stops its server
-            continue
+    return go_on(engine, [HERE / "check.py", json.dumps(told)])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -12,10 +11,14 @@ from pathlib import Path
 
 DEMO = Path(__file__).absolute().parent
 if __package__:
-    from ..engine import FETCHED, NEWEST, Engine, EngineError, get_engine
+    from ..engine import Engine
+    from ..launcher import ABOUT as ENGINE
+    from ..launcher import add_comfyui, engine_or_exit, go_on
 else:  # a script
     sys.path.insert(0, str(DEMO.parent))
-    from engine import FETCHED, NEWEST, Engine, EngineError, get_engine
+    from engine import Engine
+    from launcher import ABOUT as ENGINE
+    from launcher import add_comfyui, engine_or_exit, go_on
 
 WORLDS = ("shapes", "digits")
 IMAGES = ("png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "avif", "heic", "jxl")
@@ -28,10 +31,7 @@ Two small worlds need no checkpoint and no graphics card:
 With a checkpoint of yours, its own pictures and yours are compared:
   python tests/demo/run.py --checkpoint sd15.safetensors --references my_images --prompt "a cat"
 
-The ComfyUI is the one that COMFYUI_PATH names, else the one this pack is installed in, else
-ComfyUI {NEWEST}, which is fetched once with what it needs into a per-user cache
-(or into the folder that MMD_GUIDANCE_CACHE names). Your own ComfyUI is not changed.
-"""
+{ENGINE}"""
 
 
 def find_files(folder: Path, endings: Iterable[str]) -> list[Path]:
@@ -66,12 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--cfg", type=float, metavar="X", help="how closely the prompt is followed")
     add("--seed", type=int, metavar="N", help="of the noise, the same with and without guidance")
     add("--out", type=Path, metavar="FOLDER", default=Path("demo_output"), help="for the results")
-    add(
-        "--comfyui",
-        choices=FETCHED,
-        metavar="VERSION",
-        help=f"fetch this version whatever else is there: {', '.join(FETCHED)}",
-    )
+    add_comfyui(parser)
     return parser
 
 
@@ -135,24 +130,13 @@ def read_options(arguments: list[str] | None = None) -> dict:
 def start(options: dict, engine: Engine) -> int:
     """Run draw.py with the Python of `engine`, and return its exit code."""
     told = {**options, "engine": {key: str(value) for key, value in asdict(engine).items()}}
-    drawing = subprocess.Popen([engine.python, DEMO / "draw.py", json.dumps(told)])
-    while True:
-        try:
-            return drawing.wait()
-        except KeyboardInterrupt:  # draw.py gets it as well and stops its server
-            continue
+    return go_on(engine, [DEMO / "draw.py", json.dumps(told)])
 
 
 def main() -> int:
     """Get ComfyUI, then draw."""
     options = read_options()
-    try:
-        engine = get_engine(options["comfyui"])
-    except EngineError as error:
-        sys.exit(f"{error}")
-    except KeyboardInterrupt:
-        sys.exit("Stopped; the next run takes up the set-up again.")
-    return start(options, engine)
+    return start(options, engine_or_exit(options["comfyui"]))
 
 
 if __name__ == "__main__":

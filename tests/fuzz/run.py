@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 FUZZ = Path(__file__).absolute().parent
 if __package__:
-    from ..engine import FETCHED, EngineError, get_engine
+    from ..launcher import add_comfyui, engine_or_exit, go_on
 else:  # a script
     sys.path.insert(0, str(FUZZ.parent))
-    from engine import FETCHED, EngineError, get_engine
+    from launcher import add_comfyui, engine_or_exit, go_on
 
 NEEDS = ("hypothesis>=6.100,<7",)
 ABOUT = """\
@@ -41,32 +39,15 @@ def make_parser() -> argparse.ArgumentParser:
         default=Path(tempfile.gettempdir()) / "mmd_guidance_fuzz",
         help="where faulty files go (default: %(default)s)",
     )
-    parser.add_argument(
-        "--comfyui",
-        choices=FETCHED,
-        metavar="VERSION",
-        help=f"fetch this version whatever else is there: {', '.join(FETCHED)}",
-    )
+    add_comfyui(parser)
     return parser
 
 
 def main() -> int:
     """Get ComfyUI, run campaign.py with its Python, and return its exit code."""
     options = make_parser().parse_args()
-    try:
-        engine = get_engine(options.comfyui, NEEDS)
-    except (EngineError, OSError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("Stopped; the next run takes up the set-up again.")
-    sys.stderr.write(f"ComfyUI {engine.version} in {engine.path}, Python {engine.python}\n")
-    env = {**os.environ, "COMFYUI_PATH": str(engine.path)}
-    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    command = [engine.python, str(FUZZ / "campaign.py"), *sys.argv[1:]]
-    try:
-        code = subprocess.run(command, env=env, check=False).returncode
-    except KeyboardInterrupt:
-        return 130
+    engine = engine_or_exit(options.comfyui, NEEDS)
+    code = go_on(engine, [FUZZ / "campaign.py", *sys.argv[1:]])
     if code not in (0, 1):
         sys.stderr.write(f"The process died ({code}) of the file in {options.out / 'last'}.\n")
     return code
