@@ -70,15 +70,18 @@ def write_inputs(folder: Path) -> None:
     picture.save(folder / "example.png")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def comfyui(base: Path, *args: str) -> Server:
     """ComfyUI with our pack and the worlds, and what the templates ask users to put there."""
-    base = tmp_path_factory.mktemp("templates")
     write_inputs(base / "input")
     demo_lora.write_lora(base / "models" / "loras" / "triangles.safetensors", "triangle")
     engine = Engine(Path(os.environ["COMFYUI_PATH"]), Path(sys.executable), "under test")
     packs = [("mmd-guidance", ROOT), ("mmd-demo", ROOT / "tests" / "demo" / "pack")]
-    with Server(engine, packs, base=base) as running:
+    return Server(engine, packs, base=base, args=("--cpu", *args))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with comfyui(tmp_path_factory.mktemp("templates")) as running:
         yield running
 
 
@@ -176,3 +179,18 @@ def test_lora_and_controlnet_act_on_a_whole_model(server):
         assert np.abs(pixels[0] - other).mean() > 1, f"{kind} does nothing"
     told = server.log_text().lower()
     assert not any(sign in told for sign in ("not loaded", "leftover", "missing"))
+
+
+def test_half_precision_between_nodes(tmp_path):
+    """A server that hands latents and pictures on as float16 (--fp16-intermediates) draws, plots and scores."""
+    from comfy.cli_args import args
+
+    if not hasattr(args, "fp16_intermediates"):
+        pytest.skip("this ComfyUI has no --fp16-intermediates")
+    name = "MMD Guidance - Compare with and without"
+    with comfyui(tmp_path, "--fp16-intermediates") as half:
+        prompt = quick(name)
+        shown = run(half, prompt)
+    batches = [np.stack([np.asarray(p) for p in batch]) for batch in drawn(prompt, shown)]
+    assert len(batches) == 2 and not np.array_equal(*batches)
+    assert all(batch.std() > 10 for batch in batches)
