@@ -9,7 +9,9 @@ from .trace import Trace
 
 SATURATED = 0.9  # of the kernel's values
 NEGLIGIBLE = 2e-3  # of the sampler's own steps
-COPY = 0.3  # of the distance between neighbors among the references
+COPY = (
+    0.3  # of the distance between neighbors among the references; of 8000 fresh shapes 1 is as near
+)
 
 
 class Remark(NamedTuple):
