@@ -20,6 +20,10 @@ CORE_VERSION = re.search(r'^requires-comfyui = ">=(.+?)"', PROJECT, re.M)[1]
 TITLE, MARGIN, GAP = 30, 20, 60  # pixels
 NOTE, LETTER, LINE, PARAGRAPH = 40, 6.4, 19, 14  # of a note: its border, a letter, a line, a gap
 MUTED = 2  # the mode of a node
+PREVIEW = {
+    "KSampler": 240,
+    "MMDGuidedKSampler": 220,
+}  # pixels for the live preview; ours has spare ones
 FRAME = {"color": "#3f789e", "font_size": 24, "flags": {}}
 
 
@@ -134,7 +138,7 @@ class Workflow:
         for name, value in inputs.items():
             schema.check(name, value)
         node = Node(len(self.nodes) + 1, node_type, schema, title, inputs, colors=colors)
-        return self._place(node, wide, schema.height() + room)
+        return self._place(node, wide, schema.height() + (room or PREVIEW.get(node_type, 0)))
 
     def note(self, title: str, text: str, wide: int = 460) -> Node:
         """Add a text for people, as high as it needs; only the frontend knows it."""

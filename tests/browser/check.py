@@ -167,7 +167,6 @@ def results(shown: Mapping[str, Mapping]) -> list[tuple[str, dict]]:
         at = {"nodeId": key, "displayNodeId": key, "jobId": "x"}
         if node["type"] in SAMPLERS:  # of any: its model may be guided
             events.append(("progress_text", {**at, "text": LIVE}))
-        if node["previews"]:
             events.append(("b_preview_with_metadata", {**at, "picture": address}))
         if node["type"] in SHOWS_PICTURES:
             events.append(("executed", {**done, "output": {"images": [picture] * 4}}))

@@ -72,7 +72,6 @@ TELL = """async events => {
 SHOWN = """() => Object.fromEntries(app.graph.nodes.map(node => [node.id, {
   type: node.type,
   title: node.title,
-  previews: node.widgets?.find(widget => widget.name === 'preview_batch')?.value === true,
   pictures: (node.imgs ?? []).filter(picture => picture.naturalWidth > 0).length,
   text: (node.widgets ?? []).map(widget => widget.element?.value ?? widget.value)
     .filter(value => typeof value === 'string').join('\\n'),
@@ -214,7 +213,7 @@ class Frontend:
         self.settle()
 
     def shown(self) -> dict[str, dict]:
-        """By node: type, title, whether it previews, how many pictures it shows, and its text."""
+        """By node: type, title, how many pictures it shows, and its text."""
         return self.page.evaluate(SHOWN)
 
     # --- help -----------------------------------------------------------------------------------

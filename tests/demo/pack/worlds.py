@@ -19,6 +19,8 @@ def _latent_format(world: World) -> type:
         scale_factor = 1.0
         latent_channels = world.channels
         spacial_downscale_ratio = 1
+        # For previews: a gray picture has equal parts of red, green and blue.
+        latent_rgb_factors = torch.eye(3).tolist() if world.channels == 3 else [[1.0, 1.0, 1.0]]
 
     return PixelFormat
 
