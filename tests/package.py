@@ -12,16 +12,21 @@ from pathlib import Path
 ROOT = Path(__file__).absolute().parent.parent
 
 
+def _listed_by_git(root: Path) -> list[str] | None:
+    """What git would take; None where there is no git, or it does not trust the folder's owner."""
+    command = ["git", "-C", str(root), "ls-files", "-z", "-co", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, capture_output=True, check=True).stdout.decode()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return sorted({name for name in listed.split("\0") if (root / name).is_file()})
+
+
 def repository(root: Path = ROOT) -> list[str]:
     """All files of the repository, committed or not; none that .gitignore names."""
-    if (root / ".git").exists():
-        command = ["git", "-C", str(root), "ls-files", "-z", "-co", "--exclude-standard"]
-        try:
-            listed = subprocess.run(command, capture_output=True, check=True).stdout.decode()
-            names = [name for name in listed.split("\0") if (root / name).is_file()]
-            return sorted(set(names))
-        except (OSError, subprocess.CalledProcessError):
-            pass  # no git, or it does not trust the folder's owner
+    listed = _listed_by_git(root) if (root / ".git").exists() else None
+    if listed is not None:
+        return listed
     patterns = read_patterns(root / ".gitignore") + ["/.git"]
     found = []
     for folder, folders, files in os.walk(root):
