@@ -135,18 +135,27 @@ class Compared:
 
     def mmd2(self, coupling: Coupling) -> Tensor:
         """The biased MMD² between samples (finished ones included) and references."""
-        ww, wz = self.w.grams()
-        values = self.comparison.kernel.values
-        return coupling.mmd2(values(ww), values(wz), self.comparison.kzz)
+        kww, kwz = self._values
+        return coupling.mmd2(kww, kwz, self.comparison.kzz)
 
     def saturated(self) -> Tensor:
         """The share of kernel values between samples and references that tell nothing."""
-        _, wz = self.w.grams()
+        _, kwz = self._values
         kernel, n = self.comparison.kernel, len(self.comparison.weights)
-        return kernel.saturated(kernel.values(wz)[:, :n]).to(self.x0.dtype).mean()
+        return kernel.saturated(kwz[:, :n]).to(self.x0.dtype).mean()
 
     def nearest(self) -> Tensor:
         """The distance of each sample from its nearest reference by their spacing, with shape `(B,)`."""
-        _, wz = self.w.grams()
+        _, wz = self._grams
         distances = wz.sq_dist()[:, : len(self.comparison.weights)].amin(1).sqrt()
         return distances / self.comparison.spacing
+
+    @cached_property
+    def _grams(self) -> tuple[Gram, Gram]:
+        return self.w.grams()
+
+    @cached_property
+    def _values(self) -> tuple[Tensor, Tensor]:
+        """Kernel values of samples with themselves and with all rows."""
+        ww, wz = map(self.comparison.kernel.values, self._grams)
+        return ww, wz

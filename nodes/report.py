@@ -4,14 +4,13 @@ import math
 from statistics import fmean
 from typing import NamedTuple
 
-from ..mmd_core import FEW, RunTrace, TraceRow
+from ..mmd_core import FEW, TraceRow
 from .trace import Trace
 
 SATURATED = 0.9  # of the kernel's values
 NEGLIGIBLE = 2e-3  # of the sampler's own steps
-COPY = (
-    0.3  # of the distance between neighbors among the references; of 8000 fresh shapes 1 is as near
-)
+# Of the distance between neighbors among the references; of 8000 fresh shapes 1 is as near.
+COPY = 0.3
 
 
 class Remark(NamedTuple):
@@ -44,9 +43,10 @@ def ending(trace: Trace) -> str:
     return " · ".join(parts + (said or [f"nearest {fmean(known):.2f}"] * bool(known)))
 
 
-def summary(run: RunTrace) -> str:
-    """One line for the log."""
-    config, acted = run.config, run.acted
+def summary(trace: Trace) -> str:
+    """One line for the log, of the last run."""
+    config, run = trace.config, trace.runs[-1]  # few images are guided by less than was set
+    acted = run.acted
     line = f"{run.batch} images, {run.references} references, mode {config.mode}, strength {config.strength:g}"
     if not acted:
         return f"{line}: drawn without guidance, MMD² {run.mmd2:.3g}"
@@ -120,6 +120,8 @@ def report(trace: Trace, references: int) -> str:
     config, acted, batch = trace.config, trace.acted, trace.batch
     if config.strength == 0:
         lines = ["Strength is 0: drawn without guidance, as by KSampler."]
+    elif not trace.runs:
+        lines = ["Drawn without guidance: latents of several kinds at once cannot be compared."]
     else:
         groups = f" in {len(trace.runs)} groups" if len(trace.runs) > 1 else ""
         lines = [

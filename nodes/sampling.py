@@ -207,7 +207,7 @@ def carry_of(sampler) -> Callable:
 
 def show_end(trace: Trace, node: str, node_id: str | None) -> None:
     """Logs and shows how the last run of `trace` ended."""
-    log.info("%s: %s.", node, summary(trace.runs[-1]))
+    log.info("%s: %s.", node, summary(trace))
     for remark in remarks(trace):
         if remark != FEW_IMAGES:  # which was said at the start
             log.warning("%s: %s", node, remark.text)

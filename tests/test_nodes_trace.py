@@ -285,3 +285,19 @@ def test_references_that_do_not_fit_do_no_harm_at_strength_0(model):
     drawn, trace, report = guided_draw(model, other, strength=0.0)
     assert torch.equal(drawn, core_draw(model)) and not trace.runs and "Strength is 0" in report
     assert torch.equal(core_draw(patched(model, other, strength=0.0)), drawn)
+
+
+def test_what_cannot_be_compared_is_told():
+    """Latents of several kinds at once leave no run behind."""
+    from mmd_pack.nodes.report import report
+
+    trace = trace_of()
+    trace.runs.clear()
+    assert report(trace, 20).startswith("Drawn without guidance: latents of several kinds")
+
+
+def test_the_log_names_the_strength_that_was_set(model, references, caplog):
+    """Few images are guided by less; what the user typed is what is told."""
+    with caplog.at_level(logging.INFO, "mmd_guidance"):
+        guided_draw(model, references, empty_latent(4))
+    assert "4 images, 6 references, mode flow, strength 20:" in caplog.text
