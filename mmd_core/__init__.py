@@ -8,6 +8,7 @@ from .companion import FEW
 from .config import BANDWIDTHS, KERNELS, MODES, GuidanceConfig, KernelConfig
 from .feature_space import FEATURE_SPACES
 from .guidance import Guidance
+from .latents import Latents
 from .memory import Memory
 from .mmd import mmd2, mmd2_grad
 from .prompt import PROMPT_KERNELS
@@ -25,6 +26,7 @@ __all__ = [
     "Guidance",
     "GuidanceConfig",
     "KernelConfig",
+    "Latents",
     "Memory",
     "NoiseModel",
     "References",

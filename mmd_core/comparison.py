@@ -1,22 +1,30 @@
 """A batch compared with references by features, as rows of a Gram space."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from .config import KernelConfig
 from .coupling import Coupling
 from .feature_space import make_features
+from .flow import flowed, substeps
 from .gram_space import Combination, GramSpace
 from .kernels import Gram
+from .latents import Latents
 from .mmd import mmd2_from_values, uniform
-from .nearest import nearest_rows, spacing
+from .nearest import spacing, spacing_in
 from .patches import PatchEmbedding
+from .rows import Rows
 from .schedule import NoiseModel
+from .workers import ALONE, Workers
 
 __all__ = ["Compared", "FeatureComparison", "comparable_rows"]
+
+ALWAYS = 2**26  # bytes: inner products between references that find room anywhere
 
 
 def comparable_rows(
@@ -40,62 +48,85 @@ class FeatureComparison:
 
     Arguments:
         config: The kernel and the feature space.
-        references: With shape `(N, C, *)`, fp32 or better.
-        weights: Their weights, with shape `(N,)`, sum 1.
+        references: Latents with shape `(N, C, *)`.
         noise: The model's noise.
         finished: Samples that count as drawn together with the batch, with shape `(m, C, *)`.
+        budget: How many bytes of the device it may take.
+        workers: Those that the batch is drawn by.
     """
 
     def __init__(
         self,
         config: KernelConfig,
-        references: Tensor,
-        weights: Tensor,
+        references: Latents,
         noise: NoiseModel,
         finished: Tensor | None = None,
+        budget: float = math.inf,
+        workers: Workers = ALONE,
     ):
-        self.weights = weights
-        features = make_features(config.feature_space, references.shape[1:], config.pool)
-        self.features = features.fit(references, weights, noise)
+        self.weights, self.workers = references.weights, workers
+        self.features = make_features(config.feature_space, references.shape, config.pool)
+        compared = self.features.fit(references, noise)
         self.posterior = self.features.whole
-        rows = self.features(references)
-        self.space = GramSpace(rows, weights, centred=config.radial)
-        self.kernel = config.resolve(self.space.gram, rows[0].numel())
-        if finished is not None:
-            self.space = self.space.with_memory(self.features(finished))
+        grams = self.weights.element_size() * len(compared) ** 2
+        compact = grams > max(budget / 2, ALWAYS)
+        rows = Rows(compared, config.radial, budget if compact else budget - grams)
+        added = None if finished is None else self.features(finished)
+        self.space = GramSpace(rows, added, compact)
+        self.kernel = config.resolve(self._gram, math.prod(compared.shape))
+        self._coupling, self._mmd2_of_rows = None, None
 
-    def start(self, x0: Tensor, x: Tensor, sigma: float) -> "Compared":
-        """The batch as it is compared: estimates `x0` of noisy `x`."""
-        seen, lacking = self.features.seen(x0, x, sigma)
-        return Compared(self, x0, sigma, self.space.project(seen, lacking).start())
+    @property
+    def _gram(self) -> Tensor:
+        """Inner products between references, or some that stand for them."""
+        index, gram = self.space.sample
+        return gram[: len(index), : len(index)]
+
+    def start(self, x0: Tensor, residual: Tensor | None, sigma: float) -> "Compared":
+        """The batch as it is compared: estimates `x0`; `residual` as in `posterior.py`."""
+        seen, lacking = self.features.seen(x0, residual, sigma, self.workers)
+        return Compared(self, x0, sigma, self.space.project(seen, lacking, self.workers).start())
 
     def as_it_is(self, x: Tensor, sigma: float) -> "Compared":
         """Latents `x` that lack nothing."""
-        return Compared(self, x, sigma, self.space.project(self.features(x)).start())
+        w = self.space.project(self.features(x), workers=self.workers).start()
+        return Compared(self, x, sigma, w)
 
-    @cached_property
-    def kzz(self) -> Tensor:
-        """Kernel values between all rows that a batch is compared with, with shape `(M, M)`."""
-        return self.kernel.values(Gram.within(self.space.gram))
+    def mmd2_of_rows(self, coupling: Coupling) -> Tensor:
+        """`Coupling.mmd2_of_rows`, computed once for a coupling."""
+        if self._coupling is not coupling:
+            index, gram = self.space.sample
+            memory = torch.arange(len(self.weights), len(self.space), device=index.device)
+            rows = torch.cat([index, memory])
+            self._coupling = coupling
+            self._mmd2_of_rows = coupling.mmd2_of_rows(self.kernel, gram, rows)
+        return self._mmd2_of_rows
 
     @cached_property
     def spacing(self) -> float:
         """See `nearest.py`."""
-        return spacing(self.space.rows[: len(self.weights)])
+        return spacing(self.space.rows) if self.space.gram is None else spacing_in(self._gram)
 
     def mmd2(self, x: Tensor, unbiased: bool) -> Tensor:
         """MMD² between finished latents `x` and the references."""
-        n = len(self.weights)
-        ww, wz = self.space.project(self.features(x.to(self.weights))).start().grams()
-        kww, kwz = self.kernel.values(ww), self.kernel.values(wz)
-        kzz = self.kzz[:n, :n]
-        return mmd2_from_values(kww, kwz[:, :n], kzz, uniform(len(x), kww), self.weights, unbiased)
+        values, b = self.kernel.values(self._finished(x)), len(x)
+        index, _ = self.space.sample
+        kyy = self.kernel.values(Gram.within(self._gram))
+        p, q = uniform(b, values), self.weights[index]
+        return mmd2_from_values(values[:, :b], values[:, b + index], kyy, p, q / q.sum(), unbiased)
 
     def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Which reference is nearest to each of the finished latents `x`, and how far by the spacing."""
-        rows = self.features(x.to(self.weights)).flatten(1) - self.space.centre
-        index, distances = nearest_rows(rows, self.space.rows[: len(self.weights)])
-        return index, distances / self.spacing
+        found, index = _to_references(self._finished(x), len(self.weights)).min(1)
+        return index, found.sqrt() / self.spacing
+
+    def _finished(self, x: Tensor) -> Gram:
+        return self.space.project(self.features(x.to(self.weights))).start().gram
+
+
+def _to_references(gram: Gram, n: int) -> Tensor:
+    """Squared distances of samples and the n references, with shape `(B, n)`."""
+    return gram.sq_dist()[:, len(gram.dot) :][:, :n]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +134,9 @@ class Compared:
     """A batch as features on their way.
 
     Arguments:
-        x0: The latents, with shape `(B, *shape)`.
+        x0: The latents of this worker, with shape `(b, *shape)`.
         sigma: Their noise level.
-        w: The features.
+        w: The features of all workers.
     """
 
     comparison: FeatureComparison
@@ -113,49 +144,42 @@ class Compared:
     sigma: float
     w: Combination
 
-    def flowed(self, coupling: Coupling, reach: float, substeps: int) -> "Compared":
-        """w ← w − λ·Ĝ(w), in `substeps`."""
-        w = self.w
-        for _ in range(substeps):
-            to_w, to_z = coupling.gradient(self.comparison.kernel, *w.grams())
-            w = w.moved(-reach / substeps * to_w, -reach / substeps * to_z)
-        return replace(self, w=w)
+    def flowed(self, coupling: Coupling, reach: float) -> tuple["Compared", int]:
+        """w' = −Ĝ(w) for the time `reach`, and in how many sub-steps."""
+        kernel, lengths = self.comparison.kernel, substeps(reach)
+        w = flowed(self.w, lambda w: coupling.gradient(kernel, w.gram).neg_(), lengths)
+        return replace(self, w=w), len(lengths)
 
-    def moved(self, to_w: Tensor, to_z: Tensor) -> "Compared":
-        """w + to_w·w + to_z·z, with shapes `(B, B)` and `(B, M)`."""
-        return replace(self, w=self.w.moved(to_w, to_z))
+    def moved(self, by: Tensor) -> "Compared":
+        """w + L·w + F·z, with `by` = [L | F] of shape `(B, B + M)`."""
+        return replace(self, w=self.w.moved(by))
 
     def displacement(self) -> Tensor:
-        """What moves the latents so that their features move as these did, with shape `(B, *shape)`."""
-        return self.comparison.features.pull_back(self.x0, self.w.displacement(), self.sigma)
+        """What moves the latents so that their features move as these did, with shape `(b, *shape)`."""
+        comparison = self.comparison
+        g = self.w.displacement().reshape(-1, *comparison.space.rows.latents.shape)
+        return comparison.features.pull_back(self.x0, g, self.sigma)
 
     def shortened(self, share: Tensor) -> "Compared":
-        """With one share of the way for each sample, with shape `(B,)`."""
+        """With one share of the way for each sample of all workers, with shape `(B,)`."""
         return replace(self, w=self.w.shortened(share))
 
     def mmd2(self, coupling: Coupling) -> Tensor:
         """The biased MMD² between samples (finished ones included) and references."""
-        kww, kwz = self._values
-        return coupling.mmd2(kww, kwz, self.comparison.kzz)
+        return coupling.mmd2(self._values, self.comparison.mmd2_of_rows(coupling))
 
     def saturated(self) -> Tensor:
         """The share of kernel values between samples and references that tell nothing."""
-        _, kwz = self._values
-        kernel, n = self.comparison.kernel, len(self.comparison.weights)
-        return kernel.saturated(kwz[:, :n]).to(self.x0.dtype).mean()
+        b, n = len(self._values), len(self.comparison.weights)
+        values = self._values[:, b : b + n]
+        return self.comparison.kernel.saturated(values).to(values.dtype).mean()
 
     def nearest(self) -> Tensor:
         """The distance of each sample from its nearest reference by their spacing, with shape `(B,)`."""
-        _, wz = self._grams
-        distances = wz.sq_dist()[:, : len(self.comparison.weights)].amin(1).sqrt()
-        return distances / self.comparison.spacing
+        found = _to_references(self.w.gram, len(self.comparison.weights)).amin(1).sqrt()
+        return found / self.comparison.spacing
 
     @cached_property
-    def _grams(self) -> tuple[Gram, Gram]:
-        return self.w.grams()
-
-    @cached_property
-    def _values(self) -> tuple[Tensor, Tensor]:
-        """Kernel values of samples with themselves and with all rows."""
-        ww, wz = map(self.comparison.kernel.values, self._grams)
-        return ww, wz
+    def _values(self) -> Tensor:
+        """Kernel values of samples with themselves and with all rows, with shape `(B, B + M)`."""
+        return self.comparison.kernel.values(self.w.gram)

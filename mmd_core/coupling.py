@@ -7,18 +7,19 @@ with weights u: p_i of B samples, −q_j of N references, positive ones of m fin
 prompt weights (1 without prompts). For the RBF kernel (unit h²) without memory Ĝ = h²·B·∂MMD²/∂x_i.
 """
 
-from typing import NamedTuple
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .kernels import Gram, Kernel
-from .mmd import self_pulls
 
 __all__ = ["Coupling"]
 
+BLOCK = 512  # rows whose kernel values are looked at together
 
-class Coupling(NamedTuple):
+
+class Coupling:
     """Signed weights of all rows, and prompt weights of pairs.
 
     Arguments:
@@ -27,36 +28,61 @@ class Coupling(NamedTuple):
         ww, wz, zz: Prompt weights κ, with shapes `(B, B)`, `(B, M)`, `(M, M)`; or None for 1.
     """
 
-    p: Tensor
-    s: Tensor
-    ww: Tensor | None = None
-    wz: Tensor | None = None
-    zz: Tensor | None = None
+    def __init__(
+        self,
+        p: Tensor,
+        s: Tensor,
+        ww: Tensor | None = None,
+        wz: Tensor | None = None,
+        zz: Tensor | None = None,
+    ):
+        self.p, self.s, self.ww, self.wz, self.zz = p, s, ww, wz, zz
 
-    def gradient(
-        self, kernel: Kernel, ww: Gram, wz: Gram, in_units: bool = True
-    ) -> tuple[Tensor, Tensor]:
-        """(to_w, to_z) with Ĝ = to_w·w + to_z·z, with shapes `(B, B)` and `(B, M)`.
+    @cached_property
+    def pairs(self) -> Tensor:
+        """u_b κ_ib of samples and all rows, with shape `(B, B + M)` or `(B + M,)`."""
+        weights = torch.cat([self.p, self.s])
+        return weights if self.ww is None else torch.cat([self.ww, self.wz], 1) * weights
+
+    def gradient(self, kernel: Kernel, gram: Gram, in_units: bool = True) -> Tensor:
+        """[L | F] with Ĝ = L·w + F·z, with shape `(B, B + M)`.
 
         Arguments:
-            ww, wz: Inner products of the samples w with themselves and with the rows z.
+            gram: Inner products of the samples w with w and z.
             in_units: Whether to apply the kernel's unit; else unit is 1.
         """
-        to_w = 2 * _times(self_pulls(kernel, ww, in_units), self.ww) * self.p
-        to_z = 2 * _times(kernel.pulls(wz, in_units), self.wz) * self.s
+        by = kernel.pulls(gram, in_units) * (2 * self.pairs)
         if kernel.radial:
-            to_w = to_w - torch.diag(to_w.sum(1) + to_z.sum(1))
-        return to_w, to_z
+            # A row does not pull itself; stated, since the pull of a singular kernel is rounding noise there.
+            by.diagonal().zero_()
+            by.diagonal().copy_(-by.sum(1))
+        return by
 
-    def mmd2(self, kww: Tensor, kwz: Tensor, kzz: Tensor) -> Tensor:
+    def mmd2(self, values: Tensor, of_rows: Tensor) -> Tensor:
         """The biased MMD² between samples (finished ones included) and references.
 
         Arguments:
-            kww, kwz, kzz: Kernel values, with shapes `(B, B)`, `(B, M)`, `(M, M)`.
+            values: Kernel values of the samples with w and z, with shape `(B, B + M)`.
+            of_rows: `mmd2_of_rows`, which does not depend on the samples.
         """
-        kww, kwz, kzz = _times(kww, self.ww), _times(kwz, self.wz), _times(kzz, self.zz)
-        return self.p @ kww @ self.p + 2 * (self.p @ kwz @ self.s) + self.s @ kzz @ self.s
+        b = len(self.p)
+        sums = (values * self.pairs).split([b, values.shape[1] - b], 1)
+        return self.p @ (sums[0].sum(1) + 2 * sums[1].sum(1)) + of_rows
 
+    def mmd2_of_rows(self, kernel: Kernel, gram: Tensor, index: Tensor) -> Tensor:
+        """Σ s_a s_b κ_ab k(z_a, z_b).
 
-def _times(values: Tensor, weights: Tensor | None) -> Tensor:
-    return values if weights is None else values * weights
+        Arguments:
+            gram: Inner products between rows z, with shape `(m, m)`.
+            index: Which rows, with shape `(m,)`; if not all, references among them stand for all of these.
+        """
+        s = self.s[index]
+        references = s < 0
+        s = torch.where(references, s * (self.s.clamp_max(0).sum() / s[references].sum()), s)
+        total, squares = s.new_zeros(()), gram.diagonal()
+        for rows in torch.arange(len(s), device=s.device).split(BLOCK):
+            values = kernel.values(Gram(gram[rows], squares[rows], squares))
+            if self.zz is not None:
+                values = values * self.zz[index[rows][:, None], index]
+            total += s[rows] @ values @ s
+        return total

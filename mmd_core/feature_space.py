@@ -15,8 +15,10 @@ import math
 import torch
 from torch import Tensor
 
+from .latents import Latents
 from .posterior import Posterior, cosine_basis
 from .schedule import NoiseModel
+from .workers import ALONE, Workers
 
 __all__ = ["ChannelStats", "FEATURE_SPACES", "Features", "LowPass", "Whole", "make_features"]
 
@@ -26,27 +28,35 @@ FEATURE_SPACES = ("latent", "low_pass", "channel_stats", "patches")
 class Whole:
     """The latents themselves."""
 
-    def fit(self, references: Tensor, weights: Tensor, noise: NoiseModel) -> "Whole":
-        """Learns what estimates lack from references with shape `(N, C, *)`, weights that sum to 1.
+    def fit(self, references: Latents, noise: NoiseModel) -> Latents:
+        """Learns what estimates lack from references with shape `(N, C, *)`; the features of these.
 
         Attributes:
             whole: What the latents lack.
             posterior: What their features lack.
         """
-        self.whole = self.posterior = Posterior(references, weights, noise)
-        return self
+        self.whole = self.posterior = Posterior(references, noise)
+        return references
 
     def __call__(self, x: Tensor) -> Tensor:
         """The features of latents `x`, with shape `(B, C, *)`."""
         return x
 
-    def seen(self, x0: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, float]:
-        """The features of estimates `x0` of noisy `x`, and the squared norm that they lack (`posterior.py`)."""
-        return self(x0), self.posterior.lacking(self(x0), self(x), sigma)
+    def seen(
+        self, x0: Tensor, residual: Tensor | None, sigma: float, workers: Workers = ALONE
+    ) -> tuple[Tensor, float | Tensor]:
+        """The features of estimates `x0`, and the squared norm that they lack (`posterior.py`)."""
+        residual = None if residual is None else self(residual)  # linear
+        return self(x0), self.posterior.lacking(residual, sigma, workers)
 
     def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
         """J(x)ᵀ g, with the shape of `x`; with `sigma`, of the features that `seen` gives there."""
         return g
+
+    def _of(self, references: Latents) -> Latents:
+        """The features of references, which are few numbers."""
+        parts = [self(piece) for _, piece in references.pieces()]
+        return Latents(torch.cat(parts), references.weights)
 
 
 class LowPass(Whole):
@@ -61,11 +71,12 @@ class LowPass(Whole):
             m = max(1, round(n / pool))
             self.projections.append(cosine_basis(m).T @ cosine_basis(n)[:m])
 
-    def fit(self, references: Tensor, weights: Tensor, noise: NoiseModel) -> "LowPass":
-        self.projections = [projection.to(references) for projection in self.projections]
-        super().fit(references, weights, noise)
-        self.posterior = Posterior(self(references), weights, noise)
-        return self
+    def fit(self, references: Latents, noise: NoiseModel) -> Latents:
+        self.projections = [projection.to(references.weights) for projection in self.projections]
+        super().fit(references, noise)
+        features = self._of(references)
+        self.posterior = Posterior(features, noise)
+        return features
 
     def __call__(self, x: Tensor) -> Tensor:
         for axis, projection in enumerate(self.projections, 2):
@@ -88,11 +99,15 @@ class ChannelStats(Whole):
     reference times the share of all variance that is not settled.
     """
 
-    def fit(self, references: Tensor, weights: Tensor, noise: NoiseModel) -> "ChannelStats":
-        super().fit(references, weights, noise)
-        self.posterior = Posterior.of_rows(self(references), weights, noise)
-        self.typical = torch.tensordot(weights, self._moments(references)[1], 1)
-        return self
+    def fit(self, references: Latents, noise: NoiseModel) -> Latents:
+        super().fit(references, noise)
+        features = self._of(references)
+        self.posterior = Posterior.of_rows(features.stored, features.weights, noise)
+        self.typical = sum(
+            torch.tensordot(references.weights[which], self._moments(piece)[1], 1)
+            for which, piece in references.pieces()
+        )
+        return features
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means `(B, C)` and covariances `(B, C, C)`."""
@@ -115,9 +130,10 @@ class ChannelStats(Whole):
     def _lacking(self, sigma: float | None) -> Tensor | float:
         return 0.0 if sigma is None else self.whole.open(sigma) * self.typical
 
-    def seen(self, x0: Tensor, x: Tensor, sigma: float) -> tuple[Tensor, float]:
-        lacking = self.posterior.bound(self.posterior.noise.level(sigma))
-        return self(x0, sigma), lacking
+    def seen(
+        self, x0: Tensor, residual: Tensor | None, sigma: float, workers: Workers = ALONE
+    ) -> tuple[Tensor, float | Tensor]:
+        return self(x0, sigma), self.posterior.lacking(None, sigma)
 
     def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
         """With R² = C and symmetric G: dR of dC solves R dR + dR R = dC, so ∂/∂C = Y with R Y + Y R = G."""

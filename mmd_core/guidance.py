@@ -26,15 +26,16 @@ from .companion import OPEN, companions
 from .comparison import Compared, FeatureComparison
 from .config import GuidanceConfig
 from .coupling import Coupling
+from .latents import Latents
 from .memory import Memory, memory_weights
 from .patches import PatchComparison, Patched
 from .prompt import balanced, caption_bandwidth, prompt_weights
 from .schedule import NoiseModel, Step, Window, euler_carry
 from .trace import RunTrace, TraceRow
+from .workers import ALONE, Workers
 
 __all__ = ["Guidance"]
 
-MAX_RATE = 0.5  # λ · rate of one sub-step of the flow
 MAX_REACH = 50.0  # λ · rate of one step: by then the flow has come to rest, and would only copy
 
 
@@ -44,7 +45,6 @@ class Guidance:
     Arguments:
         config: What the user set.
         references: References in the space of the samples, with shape `(N, *shape)`.
-        weights: Weights of the references, with shape `(N,)`.
         sigmas: The noise schedule of the run, decreasing.
         window: Where guidance acts.
         noise: The model's noise.
@@ -52,13 +52,14 @@ class Guidance:
         prompts: Prompt features of the references, with shape `(N, E)`, for a prompt kernel.
         record: Whether to keep a trace, which costs the kernel values between references.
         carry: By which factor a change of x̂0 enters x in one step of the sampler; an Euler step's by default.
+        budget: How many bytes of the device the references may take; beyond, they are streamed to it.
+        workers: Those that the batch is drawn by; all make the same calls.
     """
 
     def __init__(
         self,
         config: GuidanceConfig,
-        references: Tensor,
-        weights: Tensor,
+        references: Latents,
         sigmas: Sequence[float],
         window: Window,
         noise: NoiseModel,
@@ -66,22 +67,27 @@ class Guidance:
         prompts: Tensor | None = None,
         record: bool = False,
         carry: Callable[[Step], float] = euler_carry,
+        budget: float = math.inf,
+        workers: Workers = ALONE,
     ):
         self.config, self.sigmas, self.window, self.noise = config, list(sigmas), window, noise
         self.memory = None if memory is None else memory.recalled(config.mode)
-        self.prompts, self.record, self.carry = prompts, record, carry
-        self.weights = weights.to(references)
+        self.prompts, self.record, self.carry, self.workers = prompts, record, carry, workers
+        self.weights = references.weights
         self.trace: list[TraceRow] = []
         self.chosen: Tensor | None = None  # each sample's companion
-        given = config.kernel_config, references, self.weights
-        finished = None if self.memory is None else self.memory.latents
+        self.couplings: tuple[int, Tensor | None, Coupling] | None = (
+            None  # the last one, and of what
+        )
+        finished = None if self.memory is None else self.memory.latents.to(self.weights)
+        kernel = config.kernel_config
         if config.patches:
-            self.comparison = PatchComparison(*given, finished)
+            self.comparison = PatchComparison(kernel, references, finished, workers)
         else:
-            self.comparison = FeatureComparison(*given, noise, finished)
-        deviations = references - torch.tensordot(self.weights, references, 1)
-        # A single reference has no distance from the mean.
-        self.spread = deviations.flatten(1).square().sum(1).mean().sqrt().item() or 1.0
+            self.comparison = FeatureComparison(
+                kernel, references, noise, finished, budget, workers
+            )
+        self.spread = references.spread
 
     def __call__(
         self, x0: Tensor, x: Tensor, sigma: float, prompts: Tensor | None = None
@@ -97,22 +103,24 @@ class Guidance:
         step = self._step(sigma)
         if step is None and not self.record:
             return x0
-        coupling = self._coupling(len(x0), prompts)
+        coupling = self._coupling(len(x0) * self.workers.size, prompts)
         x0_, x_ = x0.to(self.weights), x.to(self.weights)
         if step is None:
             start = _seen(self, x0_, x_, sigma)
-            move = Move(start, start, torch.zeros_like(x0_[:, :1]), 0)
+            move = Move(start, start, None, self.weights.new_zeros(len(x0)), 0)
         else:
             pulls = coupling
             if self.config.companions:
                 pulls = self._each_to_its_companion(coupling, x0_, x_, sigma)
             move = _MODES[self.config.mode](self, x0_, x_, step, pulls)
         if self.record:
-            self.trace.append(self._row(sigma, step, move, coupling, (x_ - x0_).flatten(1)))
+            own = _norms(x_ - x0_)
+            self.trace.append(self._row(sigma, step, move, coupling, own))
         if step is None:
             return x0
         carried = euler_carry(step) / self.carry(step)
-        return (x0 + carried * move.change).to(x0.dtype)
+        change = move.displacement.mul_(_per_sample(move.scale * carried, x0))
+        return change.add_(x0_).to(x0.dtype)
 
     def finished(self, samples: Tensor, together: Tensor | None = None) -> RunTrace:
         """What was done in this run, at its end.
@@ -121,12 +129,12 @@ class Guidance:
             samples: The finished samples of this run, with shape `(B, *shape)`.
             together: All finished samples that count as one batch with them; None for these alone.
         """
-        together = samples if together is None else together
+        together = self.workers.gather(samples) if together is None else together
         unbiased = min(len(together), len(self.weights)) > 1
         index, distances = self.comparison.nearest(samples)
         return RunTrace(
             self.config,
-            len(samples),
+            len(samples) * self.workers.size,
             len(self.weights),
             tuple(self.trace),
             self.comparison.mmd2(together, unbiased).item(),
@@ -143,7 +151,21 @@ class Guidance:
         return Step.find(sigma, self.sigmas, self.window, self.noise)
 
     def _coupling(self, batch: int, prompts: Tensor | None) -> Coupling:
-        """The weights of all rows for a batch whose prompts have features with shape `(B, E)`."""
+        """The weights of all rows for B samples, of which this worker's prompts have features `(b, E)`."""
+        if prompts is not None:
+            prompts = self.workers.gather(prompts)
+        if self.couplings is not None:
+            b, known, coupling = self.couplings
+            same = known is prompts or (
+                None not in (known, prompts) and torch.equal(known, prompts)
+            )
+            if b == batch and same:
+                return coupling
+        coupling = self._new_coupling(batch, prompts)
+        self.couplings = batch, prompts, coupling
+        return coupling
+
+    def _new_coupling(self, batch: int, prompts: Tensor | None) -> Coupling:
         finished = 0 if self.memory is None else len(self.memory.latents)
         p, s = memory_weights(batch, finished, self.config.mode)
         p = self.weights.new_full((batch,), p)
@@ -170,30 +192,31 @@ class Guidance:
     ) -> Coupling:
         """A coupling in which a sample sees nothing but the reference that its noise chose."""
         n = len(self.weights)
+        batch = len(coupling.p)
         if self.chosen is None:
-            weights = self.weights.expand(len(x), n)
+            weights = self.weights.expand(batch, n)
             if coupling.wz is not None and (coupling.wz[:, :n] > 0).any(1).all():
                 weights = weights * coupling.wz[:, :n]
             noise = (x - self.noise.signal(sigma) * x0) / sigma
-            self.chosen = companions(noise, weights)
-        alone = torch.eye(len(x)).to(x) / coupling.p  # a batch of one each
-        only = torch.zeros(len(x), len(coupling.s)).to(x)
-        only[torch.arange(len(x)), self.chosen] = 1 / self.weights[self.chosen]
+            self.chosen = companions(self.workers.gather(noise), weights)
+        alone = torch.eye(batch).to(x) / coupling.p  # a batch of one each
+        only = torch.zeros(batch, len(coupling.s)).to(x)
+        only[torch.arange(batch), self.chosen] = 1 / self.weights[self.chosen]
         return Coupling(coupling.p, coupling.s, alone, only, coupling.zz)
 
     def _row(
-        self, sigma: float, step: Step | None, move: "Move", coupling: Coupling, noise: Tensor
+        self, sigma: float, step: Step | None, move: "Move", coupling: Coupling, own: Tensor
     ) -> TraceRow:
-        """What `move` did; `noise` is x − x̂0, which an Euler step shortens by the step's fraction."""
+        """What `move` did; `own` is ‖x − x̂0‖ of each sample, which an Euler step shortens by its fraction."""
         done = sum(s > sigma * (1 + 1e-5) for s in self.sigmas)
-        change = move.change.flatten(1).norm(dim=1)
-        relative = (change / noise.norm(dim=1).clamp_min(1e-30)).mean()
+        ours = torch.zeros_like(own) if step is None else move.norms * move.scale.abs()
+        sizes = self.workers.gather(torch.stack([ours, ours / own.clamp_min(1e-30)], 1)).mean(0)
         before = move.start.mmd2(coupling)
         numbers = [  # told at once: each number asked of a GPU makes it wait
             before,
             before if step is None else move.end.mmd2(coupling),
-            change.mean() * (0 if step is None else step.fraction / self.spread),
-            relative,
+            sizes[0] * (0 if step is None else step.fraction / self.spread),
+            sizes[1],
             move.start.saturated(),
             move.end.nearest().mean(),
         ]
@@ -205,41 +228,64 @@ class Guidance:
 
 
 class Move(NamedTuple):
-    """Where guidance found the compared samples, where it leaves them, and the change of x̂0."""
+    """Where guidance found the compared samples, where it leaves them, and the change of x̂0.
+
+    The change is `scale · displacement`, with one scale for each sample of this worker, with shape `(b,)`.
+    """
 
     start: Compared | Patched
     end: Compared | Patched
-    change: Tensor
+    displacement: Tensor | None
+    scale: Tensor
     substeps: int = 1
+
+    @property
+    def norms(self) -> Tensor:
+        """How long the displacement of each sample is, with shape `(b,)`."""
+        return _norms(self.displacement)
+
+
+def _norms(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+
+
+def _per_sample(factors: Tensor, x: Tensor) -> Tensor:
+    return factors.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _seen(run: Guidance, x0: Tensor, x: Tensor, sigma: float) -> Compared | Patched:
     """What the mode compares with the references, as it is."""
     if run.config.mode == "flow":
-        return run.comparison.start(x0, x, sigma)
+        return run.comparison.start(x0, _residual(run, x0, x, sigma), sigma)
     return run.comparison.as_it_is(x * run.noise.published_scale(sigma), sigma)
 
 
+def _residual(run: Guidance, x0: Tensor, x: Tensor, sigma: float) -> Tensor | None:
+    """x − x̂0 with x per unit of signal; None where there is no signal."""
+    signal = run.noise.signal(sigma)
+    return torch.sub(x, x0, alpha=signal).div_(signal) if signal > 0 else None
+
+
 def _flow(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
-    """w ← w − λ·Ĝ(w) from x̂0, in sub-steps; an Euler step then moves x by exactly w − x̂0.
+    """w' = −Ĝ(w) from x̂0 for the time λ · rate; an Euler step then moves x by exactly w − x̂0.
 
     `preserve` p keeps that below (1 − p)/p of how far the model's own step moves a sample.
     """
-    reach = min(run.config.strength * step.rate, MAX_REACH)
-    n = max(1, math.ceil(reach / MAX_RATE))
-    start = run.comparison.start(x0, x, step.sigma)
-    end = start.flowed(coupling, reach, n)
+    residual = _residual(run, x0, x, step.sigma)
+    own = None if residual is None else _norms(residual)
+    start = run.comparison.start(x0, residual, step.sigma)
+    del residual  # as large as the batch
+    end, substeps = start.flowed(coupling, min(run.config.strength * step.rate, MAX_REACH))
     displacement = end.displacement()
-    preserve, level = run.config.preserve, run.noise.level(step.sigma)
-    if preserve > 0 and level < math.inf:
-        ahead = 1 - run.noise.level(step.sigma_next) / level
-        own = ahead * (x / run.noise.signal(step.sigma) - x0).flatten(1).norm(dim=1)
-        ours = displacement.flatten(1).norm(dim=1).clamp_min(1e-30)
-        share = ((1 - preserve) / preserve * own / ours).clamp_max(1)
-        end = end.shortened(share)
-        displacement = displacement * share.reshape(-1, *[1] * (x.ndim - 1))
-    change = displacement * (step.signal / step.fraction)
-    return Move(start, end, change, n)
+    share = torch.ones(len(x0)).to(run.weights)
+    preserve = run.config.preserve
+    if preserve > 0 and own is not None:
+        ahead = 1 - run.noise.level(step.sigma_next) / run.noise.level(step.sigma)
+        bound = (1 - preserve) / preserve * ahead * own
+        share = (bound / _norms(displacement).clamp_min(1e-30)).clamp_max(1)
+        if run.record:
+            end = end.shortened(run.workers.gather(share))
+    return Move(start, end, displacement, share * (step.signal / step.fraction), substeps)
 
 
 def _paper(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
@@ -253,18 +299,16 @@ def _official(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupli
 
     As in the authors' code, a single image without finished ones before it is not guided.
     """
-    arrival = x + (x - x0) * (step.sigma_next / step.sigma - 1)
-    z = arrival * run.noise.published_scale(step.sigma_next)
-    alone = len(z) == 1 and run.memory is None
-    norms = z.flatten(1).norm(dim=1)
+    z = torch.lerp(x0, x, step.sigma_next / step.sigma)
+    z.mul_(run.noise.published_scale(step.sigma_next))
+    alone = len(coupling.p) == 1 and run.memory is None
+    norms = _norms(z)
     return _published_move(
         run,
         z,
         step,
         coupling,
-        lambda grad: (
-            run.config.strength * (not alone) * norms / (grad.flatten(1).norm(dim=1) + 1e-5)
-        ),
+        lambda grad: run.config.strength * (not alone) * norms / (_norms(grad) + 1e-5),
     )
 
 
@@ -276,16 +320,15 @@ def _published_move(
     rate: Callable[[Tensor], Tensor | float],
 ) -> Move:
     """z ← z − rate(g) · g with g = ∂MMD²/∂z, and the change of x̂0 that makes an Euler step do so."""
-    start = run.comparison.as_it_is(z, step.sigma)
-    to_w, to_z = (
-        m * coupling.p[:, None]
-        for m in coupling.gradient(run.comparison.kernel, *start.w.grams(), in_units=False)
-    )
-    grad = start.moved(to_w, to_z).displacement()
-    by = torch.as_tensor(rate(grad)).to(z).expand(len(z))
+    start = end = run.comparison.as_it_is(z, step.sigma)
+    kernel = run.comparison.kernel
+    by = coupling.gradient(kernel, start.w.gram, in_units=False) * coupling.p[:, None]
+    grad = start.moved(by).displacement()
+    rates = torch.as_tensor(rate(grad)).to(z).expand(len(z))
+    if run.record:
+        end = start.moved(-run.workers.gather(rates)[:, None] * by)
     carried = run.noise.published_scale(step.sigma_next) * step.fraction
-    change = -by.reshape(-1, *[1] * (z.ndim - 1)) * grad / carried
-    return Move(start, start.moved(-by[:, None] * to_w, -by[:, None] * to_z), change)
+    return Move(start, end, grad, -rates / carried)
 
 
 _MODES = {"flow": _flow, "paper": _paper, "official": _official}

@@ -48,46 +48,47 @@ class Gram(NamedTuple):
 
     def sq_dist(self) -> Tensor:
         """‖x_i − z_j‖², with shape `(n, m)`; never negative."""
-        return (self.sq_x[:, None] + self.sq_z - 2 * self.dot).clamp_min(0)
+        squares = self.sq_x[:, None] + self.sq_z
+        return squares.sub_(self.dot, alpha=2).clamp_min_(0)
 
 
 class RadialProfile(NamedTuple):
     """One family of radial kernels in u = ‖x − z‖² / h².
 
     Arguments:
-        value: k as a function of `(u, h)`.
-        pull: unit(h) · pull as a function of `u`.
+        value: k as a function of `(u, h)`; it may write into u.
+        pull: unit(h) · pull as a function of `u`; it may write into u.
         unit: What makes the gradient a displacement, as a function of `h`.
     """
 
-    value: Callable[[Tensor, Tensor], Tensor]
+    value: Callable[[Tensor, float], Tensor]
     pull: Callable[[Tensor], Tensor]
-    unit: Callable[[Tensor], Tensor]
+    unit: Callable[[float], float]
 
 
 def _inverse_root(u: Tensor) -> Tensor:
     """u^(−1/2), bounded where two rows coincide: there the direction z − x vanishes anyway."""
-    return u.clamp_min(torch.finfo(u.dtype).eps).rsqrt()
+    return u.clamp_min_(torch.finfo(u.dtype).eps).rsqrt_()
 
 
 RADIAL_PROFILES = {
     # exp(−d²/2h²)
     "rbf": RadialProfile(
-        value=lambda u, h: (-u / 2).exp(),
-        pull=lambda u: (-u / 2).exp(),
-        unit=lambda h: h.square(),
+        value=lambda u, h: u.mul_(-0.5).exp_(),
+        pull=lambda u: u.mul_(-0.5).exp_(),
+        unit=lambda h: h**2,
     ),
     # (1 + d²/h²)^(−1/2)
     "imq": RadialProfile(
-        value=lambda u, h: (1 + u).rsqrt(),
-        pull=lambda u: (1 + u).pow(-1.5),
-        unit=lambda h: h.square(),
+        value=lambda u, h: u.add_(1).rsqrt_(),
+        pull=lambda u: u.add_(1).pow_(-1.5),
+        unit=lambda h: h**2,
     ),
     # exp(−d/h)
     "laplacian": RadialProfile(
-        value=lambda u, h: (-u.sqrt()).exp(),
-        pull=lambda u: (-u.sqrt()).exp() * _inverse_root(u),
-        unit=lambda h: h.square(),
+        value=lambda u, h: (-u.sqrt()).exp_(),
+        pull=lambda u: (-u.sqrt()).exp_() * _inverse_root(u),
+        unit=lambda h: h**2,
     ),
     # −d: its MMD² is the energy distance; h only sets the unit
     "energy": RadialProfile(
@@ -123,23 +124,24 @@ class RadialKernel:
         if not self.bandwidths or not all(0 < h < float("inf") for h in self.bandwidths):
             raise ValueError(f"kernel bandwidths must be positive numbers, not {self.bandwidths}")
 
-    def _scaled(self, gram: Gram) -> tuple[Tensor, Tensor]:
-        """u, with shape `(H, n, m)`, and h, with shape `(H, 1, 1)`."""
-        d2 = gram.sq_dist()
-        h = torch.tensor(self.bandwidths, dtype=d2.dtype, device=d2.device)[:, None, None]
-        return d2 / h.square(), h
-
     def values(self, gram: Gram) -> Tensor:
         """k(x_i, z_j), with shape `(n, m)`."""
-        u, h = self._scaled(gram)
-        return RADIAL_PROFILES[self.name].value(u, h).mean(0)
+        value, d2 = RADIAL_PROFILES[self.name].value, gram.sq_dist()
+        return self._mean(lambda h: value(d2 / h**2, h))
 
     def pulls(self, gram: Gram, in_units: bool = False) -> Tensor:
         """p with ∇₁k(x_i, z_j) = p_ij (z_j − x_i), with shape `(n, m)`; `in_units` scales it by `unit`."""
-        u, h = self._scaled(gram)
-        profile = RADIAL_PROFILES[self.name]
-        pull = profile.pull(u)
-        return (pull if in_units else pull / profile.unit(h)).mean(0)
+        profile, d2 = RADIAL_PROFILES[self.name], gram.sq_dist()
+        if in_units:
+            return self._mean(lambda h: profile.pull(d2 / h**2))
+        return self._mean(lambda h: profile.pull(d2 / h**2) / profile.unit(h))
+
+    def _mean(self, of: Callable[[float], Tensor]) -> Tensor:
+        """Over bandwidths, one after the other: together they would not stay near the processor."""
+        total = of(self.bandwidths[0])
+        for h in self.bandwidths[1:]:
+            total = total + of(h)
+        return total if len(self.bandwidths) == 1 else total / len(self.bandwidths)
 
     def saturated(self, values: Tensor) -> Tensor:
         """Which `values` tell nothing: two rows so far apart, or so near, that all bandwidths take them alike."""

@@ -21,14 +21,19 @@ from torch import Tensor
 from .config import KernelConfig
 from .coupling import Coupling
 from .kernels import Gram
-from .mmd import mmd2
-from .nearest import relative_distances
+from .latents import Latents
+from .mmd import mmd2, uniform
+from .nearest import nearest_rows, spacing
+from .rows import Rows
+from .workers import ALONE, Workers
 
 __all__ = ["PatchComparison", "PatchEmbedding", "patch_rows", "tile", "untile"]
 
 LANDMARKS = 512  # patches that stand for all of the references, and as many for the batch
 ROWS = 2048  # that move in a call, unless a single tiling has more
 CHUNK = 1024  # of them at once, which bounds the memory
+CHOSEN = 64  # images at once that patches are taken of
+MAX_RATE = 0.5  # λ · rate of one sub-step of the flow
 
 
 def tiling(
@@ -73,22 +78,31 @@ def untile(tiles: Tensor, shape: tuple[int, ...], places: Tensor) -> Tensor:
 
 
 def patch_rows(
-    x: Tensor, weights: Tensor, size: tuple[int, ...], count: int, seed: int = 0
+    images: Latents, size: tuple[int, ...], count: int, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Patches of images `(N, C, *)`, chosen by the seed: rows `(count, C · patch)`, and whose they are `(count,)`.
 
     Arguments:
-        weights: How often an image is chosen, with shape `(N,)`, not negative.
+        images: An image is chosen as often as it weighs.
         size: Of a patch, along each axis.
     """
-    rng = torch.Generator().manual_seed(seed)
-    owners = torch.multinomial(weights.double().cpu(), count, replacement=True, generator=rng)
-    windows, index = x, []
-    for axis, p in enumerate(size, 2):
-        windows = windows.unfold(axis, p, 1)
-        index.append(torch.randint(0, windows.shape[axis], (count,), generator=rng).to(x.device))
-    owners = owners.to(x.device)
-    return windows.movedim(1, x.ndim - 1)[(owners, *index)].flatten(1), owners
+    rng, device = torch.Generator().manual_seed(seed), images.weights.device
+    weights = images.weights.double().cpu()
+    owners = torch.multinomial(weights, count, replacement=True, generator=rng)
+    places = [
+        torch.randint(0, n - p + 1, (count,), generator=rng)
+        for n, p in zip(images.shape[1:], size, strict=True)
+    ]
+    rows = images.weights.new_empty(count, images.shape[0] * math.prod(size))
+    for some in owners.unique().split(CHOSEN):
+        windows = images.of(some)
+        for axis, p in enumerate(size, 2):
+            windows = windows.unfold(axis, p, 1)
+        windows = windows.movedim(1, len(images.shape))
+        mine = torch.isin(owners, some)
+        index = torch.searchsorted(some, owners[mine]), *(place[mine] for place in places)
+        rows[mine.to(device)] = windows[tuple(i.to(device) for i in index)].flatten(1)
+    return rows, owners.to(device)
 
 
 class Landmarks:
@@ -96,8 +110,7 @@ class Landmarks:
 
     Arguments:
         config: The kernel; its median bandwidth is that between the landmarks.
-        references: With shape `(N, C, *)`, fp32 or better.
-        weights: Their weights, with shape `(N,)`, not negative.
+        references: Latents with shape `(N, C, *)`.
 
     Attributes:
         size: Of a patch, along each axis.
@@ -106,9 +119,9 @@ class Landmarks:
         gram: Their inner products.
     """
 
-    def __init__(self, config: KernelConfig, references: Tensor, weights: Tensor):
-        self.size = tuple(min(config.patch_size, n) for n in references.shape[2:])
-        rows, self.owners = patch_rows(references, weights, self.size, LANDMARKS)
+    def __init__(self, config: KernelConfig, references: Latents):
+        self.size = tuple(min(config.patch_size, n) for n in references.shape[1:])
+        rows, self.owners = patch_rows(references, self.size, LANDMARKS)
         # As in `GramSpace`: distances keep their digits about the mean, dot products need the origin.
         self.centre = rows.mean(0) if config.radial else torch.zeros_like(rows[0])
         self.rows = rows - self.centre
@@ -132,7 +145,7 @@ class PatchEmbedding:
     """
 
     def __init__(self, config: KernelConfig, references: Tensor, weights: Tensor):
-        landmarks = Landmarks(config, references, weights)
+        landmarks = Landmarks(config, Latents(references, weights))
         self.size, self.centre, self.rows = landmarks.size, landmarks.centre, landmarks.rows
         self.kernel = landmarks.kernel
         values = self.kernel.values(Gram.within(landmarks.gram))
@@ -160,38 +173,38 @@ class PatchComparison:
 
     Arguments:
         config: The kernel; its median bandwidth is that between patches of references.
-        references: With shape `(N, C, *)`, fp32 or better.
-        weights: Their weights, with shape `(N,)`, sum 1.
+        references: Latents with shape `(N, C, *)`.
         finished: Samples that count as drawn together with the batch, with shape `(m, C, *)`.
+        workers: Those that the batch is drawn by; each moves the patches of all.
     """
 
     def __init__(
         self,
         config: KernelConfig,
-        references: Tensor,
-        weights: Tensor,
+        references: Latents,
         finished: Tensor | None = None,
+        workers: Workers = ALONE,
     ):
-        self.references, self.weights = references, weights
-        landmarks = Landmarks(config, references, weights)
+        self.references, self.weights, self.workers = references, references.weights, workers
+        landmarks = Landmarks(config, references)
         self.size, self.centre, self.rows = landmarks.size, landmarks.centre, landmarks.rows
         self.kernel, self.owners = landmarks.kernel, landmarks.owners
         if finished is not None:
-            equal = weights.new_ones(len(finished))
-            rows, owners = patch_rows(finished, equal, self.size, LANDMARKS)
+            rows, owners = patch_rows(_alike(finished, self.weights), self.size, LANDMARKS)
             self.rows = torch.cat([self.rows, rows - self.centre])
             self.owners = torch.cat([self.owners, len(references) + owners])
-        lengths = references.shape[2:]
+        lengths = references.shape[1:]
         offsets = itertools.product(
             *(range(min(p, n - p + 1)) for p, n in zip(self.size, lengths, strict=True))
         )
         tilings = [tiling(lengths, self.size, offset) for offset in offsets]
         order = torch.randperm(len(tilings), generator=torch.Generator().manual_seed(0))
-        self.tilings = [[part.to(references.device) for part in tilings[i]] for i in order]
+        self.tilings = [[part.to(self.weights.device) for part in tilings[i]] for i in order]
         self.calls = 0
 
-    def start(self, x0: Tensor, x: Tensor, sigma: float) -> "Patched":
+    def start(self, x0: Tensor, residual: Tensor | None, sigma: float) -> "Patched":
         """The batch as it is compared: estimates `x0`, in the tilings whose turn it is."""
+        x0 = self.workers.gather(x0)
         every = len(self.tilings)
         wanted = max(1, min(every, ROWS // (len(x0) * len(self.tilings[0][0]))))
         first = self.calls * wanted
@@ -208,17 +221,20 @@ class PatchComparison:
 
     def mmd2(self, x: Tensor, unbiased: bool) -> Tensor:
         """MMD² between finished latents `x` and the references, of patches that guidance has not seen."""
-        equal = self.weights.new_ones(len(x))
-        rows = [
-            patch_rows(images, weights, self.size, 2 * LANDMARKS, seed=1)[0]
-            for images, weights in ((x.to(self.references), equal), (self.references, self.weights))
-        ]
+        both = _alike(x.to(self.weights), self.weights), self.references
+        rows = [patch_rows(images, self.size, 2 * LANDMARKS, seed=1)[0] for images in both]
         return mmd2(*rows, self.kernel, unbiased=unbiased)
 
     def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Which reference is nearest to each of the finished latents `x` as a whole, and how far."""
-        rows = x.to(self.references).flatten(1)
-        return relative_distances(rows, self.references.flatten(1))
+        rows = Rows(self.references, budget=0)  # looked at once
+        index, distances = nearest_rows(x.to(self.weights).flatten(1) - rows.centre, rows)
+        return index, distances / spacing(rows)
+
+
+def _alike(latents: Tensor, like: Tensor) -> Latents:
+    """Latents that all count alike."""
+    return Latents(latents, uniform(len(latents), like))
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,12 +265,12 @@ class Patched:
         )
         return candidates[step.long()]
 
-    def flowed(self, coupling: Coupling, reach: float, substeps: int) -> "Patched":
-        """w ← w − λ·Ĝ(w) for every patch, in `substeps`."""
-        rows = self.rows
+    def flowed(self, coupling: Coupling, reach: float) -> tuple["Patched", int]:
+        """w ← w − λ·Ĝ(w) for every patch, in sub-steps, and in how many."""
+        rows, substeps = self.rows, max(1, math.ceil(reach / MAX_RATE))
         for _ in range(substeps):
             rows = rows - reach / substeps * self._gradient(rows, coupling)
-        return replace(self, rows=rows)
+        return replace(self, rows=rows), substeps
 
     def _gradient(self, rows: Tensor, coupling: Coupling) -> Tensor:
         """Ĝ of all patches, as in `coupling.py`, with shape `(B, T, d)`."""
@@ -287,13 +303,13 @@ class Patched:
         return each, (coupling.p.sum() / len(self.landmarks)).item()
 
     def displacement(self) -> Tensor:
-        """How far the images have moved, with shape `(B, *shape)`: the mean of what their patches want."""
+        """How far this worker's images have moved, with shape `(b, *shape)`: the mean of what their patches want."""
         total, covered, parts = 0, 0, self.rows - self.began
         split = parts.split([len(places) for places in self.places], 1)
         for places, tiles in zip(self.places, split, strict=True):
             total = total + untile(tiles, self.shape, places)
             covered = covered + untile(torch.ones_like(tiles[:1]), (1, *self.shape[1:]), places)
-        return total / covered
+        return total[self.comparison.workers.own(len(total))] / covered
 
     def shortened(self, share: Tensor) -> "Patched":
         """With one share of the way for each image, with shape `(B,)`."""

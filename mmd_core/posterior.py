@@ -23,7 +23,9 @@ import math
 import torch
 from torch import Tensor
 
+from .latents import Latents
 from .schedule import NoiseModel
+from .workers import ALONE, Workers
 
 __all__ = ["Posterior"]
 
@@ -35,14 +37,13 @@ class Posterior:
     """The squared norm E that samples lack, for models that draw latents like the references.
 
     Arguments:
-        references: Reference latents, with shape `(N, C, *)`, fp32 or better.
-        weights: Their weights, with shape `(N,)`, sum 1.
+        references: Latents with shape `(N, C, *)`.
         noise: The model's noise.
     """
 
-    def __init__(self, references: Tensor, weights: Tensor, noise: NoiseModel):
+    def __init__(self, references: Latents, noise: NoiseModel):
         self.noise = noise
-        self.variances, self.counts = band_variances(references, weights)
+        self.variances, self.counts = (part.cpu() for part in band_variances(references))
 
     @classmethod
     def of_rows(cls, rows: Tensor, weights: Tensor, noise: NoiseModel) -> "Posterior":
@@ -51,7 +52,7 @@ class Posterior:
         scaled = weights.sqrt()[:, None] * (rows - weights @ rows)
         degrees = 1 - weights.square().sum().item()
         self.noise = noise
-        self.variances = torch.linalg.svdvals(scaled).square() / max(degrees, 1e-12)
+        self.variances = torch.linalg.svdvals(scaled).square().cpu() / max(degrees, 1e-12)
         self.counts = torch.ones_like(self.variances)
         return self
 
@@ -66,49 +67,55 @@ class Posterior:
         total = self.bound(math.inf)
         return self.bound(self.noise.level(sigma)) / total if total > 0 else 1.0
 
-    def lacking(self, x0: Tensor, x: Tensor, sigma: float) -> float:
+    def lacking(
+        self, residual: Tensor | None, sigma: float, workers: Workers = ALONE
+    ) -> float | Tensor:
         """E of a batch: the bound, lowered by the measurement as far as that can be trusted.
 
         Arguments:
-            x0: The model's estimate of the clean samples, with shape `(B, *)`.
-            x: The noisy samples, with the same shape.
-            sigma: Their noise level.
+            residual: x − x̂0 with x per unit of signal, with shape `(b, *)`; None where there is no signal.
+            sigma: The noise level.
+            workers: Those that the batch is drawn by.
         """
         level = self.noise.level(sigma)
         bound = self.bound(level)
-        if level == math.inf or bound == 0:
+        if residual is None or bound == 0:
             return bound
-        left = (x / self.noise.signal(sigma) - x0).square().sum().item() / len(x)
-        dim = x0[0].numel()
-        measured = dim * level**2 - left
-        spread = level**2 * math.sqrt(2 * dim / len(x))  # of the noise's norm, about its mean
+        left = workers.gather(torch.linalg.vector_norm(residual.flatten(1), dim=1)).square()
+        dim = residual[0].numel()
+        measured = (dim * level**2 - left.mean()).clamp(LEAST * bound, bound)
+        spread = level**2 * math.sqrt(2 * dim / len(left))  # of the noise's norm, about its mean
         trust = bound**2 / (bound**2 + spread**2)
-        return bound + trust * (min(max(measured, LEAST * bound), bound) - bound)
+        return bound + trust * (measured - bound)
 
 
-def band_variances(references: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def band_variances(references: Latents) -> tuple[Tensor, Tensor]:
     """The variance of a coefficient in each frequency band, and how many coefficients a band has.
 
     Bands are radial, over the orthonormal cosine transform of all axes behind the channels.
 
     Arguments:
-        references: Latents, with shape `(N, C, *)`.
-        weights: Their weights, with shape `(N,)`, sum 1.
+        references: Latents with shape `(N, C, *)`.
     """
-    f = references - torch.tensordot(weights, references, 1)
-    radius = f.new_zeros(f.shape[2:])
-    for axis in range(2, f.ndim):
-        n = f.shape[axis]
-        f = (f.movedim(axis, -1) @ cosine_basis(n).to(f).T).movedim(-1, axis)
-        along = [-1 if a == axis else 1 for a in range(2, f.ndim)]
-        radius = radius + (torch.arange(n).to(f) / n).square().reshape(along)
+    weights, places = references.weights, references.shape[1:]
+    bases = [cosine_basis(n).to(weights) for n in places]
+    power = weights.new_zeros(references.shape)
+    for which, piece in references.pieces():
+        f = piece - references.mean
+        for axis, basis in enumerate(bases, 2):
+            f = (f.movedim(axis, -1) @ basis.T).movedim(-1, axis)
+        power += torch.tensordot(weights[which], f.square_(), 1)
     degrees = 1 - weights.square().sum().item()  # (N − 1)/N for equal weights
-    power = torch.tensordot(weights, f.square(), 1).sum(0) / max(degrees, 1e-12)
+    power = power.sum(0) / max(degrees, 1e-12)
+    radius = power.new_zeros(places)
+    for axis, n in enumerate(places):
+        along = [-1 if a == axis else 1 for a in range(len(places))]
+        radius = radius + (torch.arange(n).to(power) / n).square().reshape(along)
     # The mean is a band of its own; the others grow by a constant factor, as spectra do.
-    lowest = 1 / max(2, *f.shape[2:], 2)
-    edges = torch.logspace(math.log10(lowest), math.log10(math.sqrt(2)), BANDS).to(f)
+    lowest = 1 / max(2, *places, 2)
+    edges = torch.logspace(math.log10(lowest), math.log10(math.sqrt(2)), BANDS).to(power)
     band = torch.bucketize(radius.sqrt() * (1 + 1e-4), edges).flatten()
-    counts = torch.bincount(band, minlength=BANDS + 1).to(f) * f.shape[1]
+    counts = torch.bincount(band, minlength=BANDS + 1).to(power) * references.shape[0]
     totals = counts.new_zeros(BANDS + 1).index_add_(0, band, power.flatten())
     return totals / counts.clamp_min(1), counts
 

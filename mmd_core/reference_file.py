@@ -23,21 +23,14 @@ A reader takes no notice of further keys. Names, captions and `vae` are shown to
 that could disturb or forge a message: no characters U+0000-001F, 007F-009F, 2028-202E, 2066-2069, D800-DFFF;
 captions may have tabs and line ends (U+0009, 000A, 000D). Sides of pictures are below 2^31.
 
-`digest` is the SHA-256, in lower-case hex, of the following, each preceded by its length in bytes as 8 bytes,
-little-endian, and all text in UTF-8: the number of metadata entries without `digest`, in decimals; the key and
-the value of each of them, sorted by key; the name, dtype ("F32"), shape ("64,4,8,8") and bytes of each tensor,
-sorted by name.
+`digest` is described in `tensor_file.py`.
 
 Nothing of time or place is written: equal references make equal files.
 """
 
-import hashlib
 import json
-import os
 import re
-import uuid
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -45,6 +38,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from .reference import References
+from .tensor_file import CODES, PIECE, Stored, file_bytes, write_whole
+from .tensor_file import digest as _digest
 
 __all__ = ["DTYPES", "NOT_IN_NAMES", "PACK_VERSION", "ReferenceFileError", "holds", "read", "write"]
 
@@ -52,21 +47,16 @@ PACK_VERSION = "0.1.0"  # that of pyproject.toml; a test keeps them equal
 DTYPES = {"float32": torch.float32, "float16": torch.float16}  # of the latents
 
 FORMAT, VERSION = "mmd_references", "1"
-CODES = {torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8"}
 TENSORS = {
     "latents": ("F32", "F16"),
     "weights": ("F32",),
     "prompts": ("F32",),
     "thumbnails": ("U8",),
 }
-MAX_HEADER = 100_000_000  # bytes, of any .safetensors file
 MAX_NAME, MAX_CAPTION, MAX_SIDE = 4096, 65536, 2**31 - 1
 FORGING = r"\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 NOT_IN_NAMES = re.compile(rf"[\x00-\x1f{FORGING}]")
 NOT_IN_CAPTIONS = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f{FORGING}]")
-PIECE = 2**22  # numbers that are converted, hashed or written at once
-
-Stored = dict[str, tuple[Tensor, torch.dtype]]  # by name: a tensor, and its type in the file
 
 
 class ReferenceFileError(ValueError):
@@ -87,18 +77,7 @@ def write(references: References, path: str | Path, dtype: str = "float32") -> N
         ValueError: Latents that float16 cannot hold, too much text, or what is no consistent set.
         OSError: The file cannot be written.
     """
-    path = Path(path)
-    pieces = _pieces_of_file(references, dtype)
-    draft = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with open(draft, "xb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(Path(path), _pieces_of_file(references, dtype))
 
 
 def holds(path: str | Path, references: References, dtype: str = "float32") -> bool:
@@ -268,50 +247,5 @@ def _json(value) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _pieces(tensor: Tensor, dtype: torch.dtype) -> Iterator[bytes]:
-    """The bytes of the tensor as `dtype`, a few megabytes at a time."""
-    for part in tensor.detach().flatten().split(PIECE):
-        if dtype == torch.uint8 and part.is_floating_point():
-            part = part.nan_to_num(0).clamp(0, 1).mul(255).round()
-        yield part.to("cpu", dtype).view(torch.uint8).numpy().tobytes()
-
-
-def _digest(metadata: dict[str, str], tensors: Stored) -> str:
-    digest = hashlib.sha256()
-
-    def add(n_bytes: int, pieces: Iterable[bytes]) -> None:
-        digest.update(n_bytes.to_bytes(8, "little"))
-        for piece in pieces:
-            digest.update(piece)
-
-    def add_texts(*texts: str) -> None:
-        for text in map(str.encode, texts):
-            add(len(text), [text])
-
-    entries = sorted(entry for entry in metadata.items() if entry[0] != "digest")
-    add_texts(str(len(entries)), *chain.from_iterable(entries))
-    for name, (tensor, dtype) in sorted(tensors.items()):
-        add_texts(name, CODES[dtype], ",".join(map(str, tensor.shape)))
-        add(tensor.numel() * dtype.itemsize, _pieces(tensor, dtype))
-    return digest.hexdigest()
-
-
 def _pieces_of_file(references: References, dtype: str) -> Iterator[bytes]:
-    """The file's bytes. safetensors' own writer orders metadata by chance, and older ones copy all tensors."""
-    metadata, tensors = _content(references, dtype)
-    entries = {"__metadata__": {**metadata, "digest": _digest(metadata, tensors)}}
-    end = 0
-    for name, (tensor, kind) in tensors.items():
-        start, end = end, end + tensor.numel() * kind.itemsize
-        shape = list(tensor.shape)
-        entries[name] = {"dtype": CODES[kind], "shape": shape, "data_offsets": [start, end]}
-    header = _json(entries).encode()
-    header += b" " * (-len(header) % 8)
-    if len(header) > MAX_HEADER:
-        raise ValueError(
-            f"names and captions take {len(header) / 1e6:.0f} MB, and a file holds 100 MB of them: "
-            "leave out captions or references"
-        )
-    yield len(header).to_bytes(8, "little") + header
-    for tensor, kind in tensors.values():
-        yield from _pieces(tensor, kind)
+    return file_bytes(*_content(references, dtype))

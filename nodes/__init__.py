@@ -8,6 +8,7 @@ from .load_reference_set import LoadReferenceSet
 from .merge_references import MergeReferences
 from .mmd_guided_ksampler import MMDGuidedKSampler
 from .mmd_kernel import MMDKernel
+from .mmd_memory import MMDMemory
 from .mmd_plot import MMDPlot
 from .mmd_score import MMDScore
 from .mmd_strengths import MMDStrengths
@@ -25,6 +26,7 @@ NODES = [
     MMDKernel,
     ApplyMMDGuidance,
     MMDGuidedKSampler,
+    MMDMemory,
     MMDStrengths,
     MMDPlot,
     MMDScore,

@@ -46,7 +46,7 @@ class ApplyMMDGuidance(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, references, strength, start_percent, end_percent, mode, kernel=None,
-        micro_batch=0, preserve=DEFAULTS.preserve, preview_batch=False, vae=None,
+        micro_batch=0, preserve=DEFAULTS.preserve, preview_batch=False, vae=None, memory=None,
     ):  # fmt: skip
         node = "ApplyMMDGuidance"
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
@@ -57,6 +57,7 @@ class ApplyMMDGuidance(io.ComfyNode):
             config,
             node,
             trace,
+            memory,
             preview_batch=preview_batch,
             node_id=executing_node(),
         )

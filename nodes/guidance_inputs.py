@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..mmd_core import MODES, GuidanceConfig, References
 from ._compat import advanced
-from .sockets import KernelSocket, ReferencesSocket
+from .sockets import KernelSocket, MemorySocket, ReferencesSocket
 from .trace import Trace
 from .vae_match import other_vae
 
@@ -107,6 +107,12 @@ def later_inputs() -> list:
             optional=True,
             tooltip="Not needed. With the VAE of the checkpoint connected, it is checked that the references "
             "were encoded with it.",
+        ),
+        MemorySocket.Input(
+            "memory",
+            optional=True,
+            tooltip="Images of earlier runs, or of other machines, that count as drawn together with these, from "
+            "MMDMemory. Unconnected: these alone.",
         ),
     ]
 

@@ -9,8 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
-import time
 from pathlib import Path
 
 import folder_paths
@@ -18,9 +16,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ..mmd_core.tensor_file import abandoned, remove, write_whole
+
 FORMAT = 1  # to be raised when entries get another meaning
 LIMIT = 16 * 2**30  # bytes: beyond it, what was not used for longest goes
-ABANDONED = 24 * 3600  # seconds: no run still writes a temporary file of this age
 
 log = logging.getLogger("mmd_guidance")
 
@@ -83,7 +82,8 @@ class LatentCache:
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         data = safetensors.torch.save(tensors, {"key": key, "sha256": _digest(tensors)})
         try:
-            _replace(path, data)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, [data], lasting=False)
         except OSError as error:
             self.trouble = error.strerror or str(error)
             log.warning("Nothing more is cached, since %s cannot be written: %s", path, error)
@@ -110,20 +110,12 @@ class LatentCache:
                     about = file.stat()
                     if file.name.endswith(".safetensors"):
                         entries.append((about.st_mtime, about.st_size, file.name, file.path))
-                    elif file.name.endswith(".tmp") and about.st_mtime < time.time() - ABANDONED:
-                        _remove(file.path)
+                    elif abandoned(file):
+                        remove(file.path)
         total = sum(size for _, size, _, _ in entries)
         for _, size, name, path in sorted(entries):
             if total > LIMIT and name not in self.used:
-                total -= size * _remove(path)
-
-
-def _remove(path: str) -> bool:
-    """Whether it could be removed; not what is in use on Windows, or what another ComfyUI removed already."""
-    with contextlib.suppress(OSError):
-        os.unlink(path)
-        return True
-    return False
+                total -= size * remove(path)
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -145,20 +137,3 @@ def _parse(data: bytes, key: str) -> dict[str, Tensor]:
     if about["sha256"] != _digest(tensors):
         raise ValueError("its content has changed")
     return tensors
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes the file as a whole or not at all.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with open(number, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:  # an interrupt as well
-        os.unlink(temporary)
-        raise

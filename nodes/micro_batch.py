@@ -20,6 +20,7 @@ from comfy.patcher_extension import WrappersMP
 from .control_parts import ControlParts
 from .groups import take
 
+AT_ONCE = "mmd_guidance_at_once"  # among transformer_options: how many images the network works on
 OF_THE_WHOLE_BATCH = "num_video_frames", "latent_shapes"  # conditioning that parts would contradict
 
 
@@ -59,6 +60,8 @@ def micro_batched(model, size: int):
         return [torch.cat(estimates) for estimates in zip(*parts, strict=True)]
 
     model = model.clone()
+    options = model.model_options["transformer_options"]
+    options[AT_ONCE] = min(size, options.get(AT_ONCE, size))
     model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, key, prepare)
     model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, start_run)
     model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, key, in_parts)

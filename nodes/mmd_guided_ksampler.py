@@ -17,7 +17,7 @@ from .guidance_inputs import (
 from .live import executing_node
 from .micro_batch import micro_batched
 from .report import report
-from .sampling import Session, apply_guidance
+from .sampling import apply_guidance
 from .sockets import CATEGORY, TraceSocket
 
 
@@ -111,7 +111,7 @@ class MMDGuidedKSampler(io.ComfyNode):
     def execute(
         cls, model, references, seed, steps, cfg, sampler_name, scheduler, positive, negative,
         latent_image, denoise, strength, start_percent, end_percent, mode, group_size=0, kernel=None,
-        micro_batch=0, preserve=DEFAULTS.preserve, preview_batch=False, vae=None,
+        micro_batch=0, preserve=DEFAULTS.preserve, preview_batch=False, vae=None, memory=None,
     ):  # fmt: skip
         from nodes import common_ksampler  # ComfyUI's, which may load custom nodes before itself
 
@@ -124,9 +124,10 @@ class MMDGuidedKSampler(io.ComfyNode):
             config,
             node,
             trace,
-            Session(),
-            preview_batch,
-            executing_node(),
+            memory,
+            grouped=True,
+            preview_batch=preview_batch,
+            node_id=executing_node(),
         )
         batch = len(latent_image["samples"])
         parts = []

@@ -5,21 +5,17 @@ A workflow names a file in these places, and reads and writes nothing else.
 
 import itertools
 import os
-import re
 from pathlib import Path
 
 import folder_paths
 
 from ..mmd_core import References
-from ..mmd_core.reference_file import NOT_IN_NAMES, holds, write
-from .folders import below
+from ..mmd_core.reference_file import holds, write
+from .folders import below, name_parts
 from .list_files import natural_key
 
 KIND = "mmd_references"
 ENDING = ".safetensors"
-# Windows keeps these for devices, whatever follows the first dot.
-DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
-MAX_BYTES = 200  # of a part of a path; systems have 255, and a number and the ending are added
 
 folder_paths.add_model_folder_path(KIND, os.path.join(folder_paths.models_dir, KIND))
 folder_paths.folder_names_and_paths[KIND][1].add(ENDING)  # what ComfyUI lists of it
@@ -63,21 +59,6 @@ def find(name: str) -> Path | None:
     return None
 
 
-def trouble_with(part: str) -> str | None:
-    """Why some system cannot have a file or folder of that name, or would take it for something else."""
-    if not part:
-        return "a part of it is empty"
-    if part[0] in ". " or part[-1] in ". ":
-        return "a part of it starts or ends with a dot or space"
-    if NOT_IN_NAMES.search(part) or set(part) & set('<>:"|?*'):
-        return 'it has a character that file names cannot have, such as : ? * " < > |'
-    if DEVICE.fullmatch(part):
-        return f"Windows keeps the name {part} for a device"
-    if len(part.encode()) > MAX_BYTES:
-        return f"a part of it is longer than {MAX_BYTES} bytes"
-    return None
-
-
 def place_for(filename: str) -> tuple[Path, str]:
     """The folder for a new set called `filename`, links resolved, and its name there without ending.
 
@@ -85,15 +66,16 @@ def place_for(filename: str) -> tuple[Path, str]:
         ValueError: A name that leads out of the first place, or that not every system can have.
     """
     name = filename[: -len(ENDING)] if filename.lower().endswith(ENDING) else filename
-    *folders, stem = name.replace("\\", "/").split("/")
-    trouble = next(filter(None, map(trouble_with, (*folders, stem))), None)
-    folder = None if trouble else below(places()[0], "/".join(folders))
-    if folder is None:
-        trouble = trouble or f"a link leads out of models/{KIND}"
+    try:
+        *folders, stem = name_parts(name)
+        folder = below(places()[0], "/".join(folders))
+        if folder is None:
+            raise ValueError(f"a link leads out of models/{KIND}")
+    except ValueError as trouble:
         raise ValueError(
             f"{filename[:100]!r} cannot be the name of a file ({trouble}): give `filename` a name "
             "such as my_style, or styles/ink for a folder"
-        )
+        ) from None
     return folder, stem
 
 

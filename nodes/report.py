@@ -61,9 +61,10 @@ def summary(trace: Trace) -> str:
 def remarks(trace: Trace) -> list[Remark]:
     """All that keeps guidance from doing what it should."""
     config, acted = trace.config, trace.acted
+    said = [Remark(*words) for words in trace.said]
     if config.strength == 0 or not trace.runs:
-        return []
-    said = [Remark("another VAE", sentence) for sentence in trace.noticed]
+        return said
+    said += [Remark("another VAE", sentence) for sentence in trace.noticed]
     few = any(run.config.companions for run in trace.runs)
     if not acted:
         said.append(
@@ -128,6 +129,8 @@ def report(trace: Trace, references: int) -> str:
             f"{batch} images drawn towards {references} references{groups}, mode {config.mode}, "
             f"strength {config.strength:g}."
         ]
+    if trace.remembered:
+        lines.append(f"{trace.remembered} remembered images count as drawn together with them.")
     if acted:
         lines.append(
             f"Guidance acted at {len(acted)} of {len(trace.rows)} model calls, from sigma {acted[0].sigma:.3g} to "

@@ -6,6 +6,7 @@ lies in the run's own copy of the model options and dies with it, however the ru
 """
 
 import logging
+import math
 import uuid
 from collections.abc import Callable
 
@@ -13,33 +14,18 @@ import comfy.model_sampling
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..mmd_core import Guidance, GuidanceConfig, Memory, NoiseModel, References, Window
+from ..mmd_core import Guidance, GuidanceConfig, Latents, Memory, NoiseModel, References, Window
 from ..mmd_core.schedule import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
 from .live import BatchPreview, show_text
+from .memory_files import SharedMemory
 from .prompts import batch_features, entry_feature, positive_entries
 from .report import FEW_IMAGES, ending, remarks, status, summary
+from .room import room
+from .session import Session
 from .trace import Trace
 from .vae_match import wrong_vae
 
 log = logging.getLogger("mmd_guidance")
-
-
-class Session:
-    """What consecutive runs of one batch share.
-
-    Attributes:
-        memory: The samples finished so far, in the space of the model, or None.
-        runs: How many runs have begun.
-    """
-
-    def __init__(self):
-        self.memory: Memory | None = None
-        self.runs = 0
-
-    def add(self, samples: torch.Tensor, prompts: torch.Tensor | None) -> None:
-        """Remembers finished samples."""
-        finished = Memory(samples.detach().float(), prompts)
-        self.memory = self.memory.followed_by(finished) if self.memory else finished
 
 
 class Run:
@@ -70,7 +56,8 @@ def apply_guidance(
     config: GuidanceConfig,
     node: str,
     trace: Trace | None = None,
-    session: Session | None = None,
+    memory: SharedMemory | None = None,
+    grouped: bool = False,
     preview_batch: bool = False,
     node_id: str | None = None,
 ):
@@ -79,16 +66,19 @@ def apply_guidance(
     Arguments:
         node: The name of the node, for messages.
         trace: Where to record what guidance does.
-        session: What this run shares with others of the same batch.
+        memory: What other runs share with the runs of this model.
+        grouped: Whether the runs of this model are groups of one batch.
         preview_batch: Whether the sampler's preview shows the whole batch.
         node_id: The node on which to show what happens.
 
     Raises:
-        ValueError: A prompt kernel without captions; when a run starts, references that do not fit it.
+        ValueError: A prompt kernel without captions; when a run starts, references that do not fit it, or a
+            memory that cannot be read.
     """
     check_captions(references, config, node)
-    if config.strength == 0 and trace is None and not preview_batch:
+    if config.strength == 0 and trace is None and memory is None and not preview_batch:
         return model
+    group = Session(memory) if grouped else None
     key = f"mmd_guidance_{uuid.uuid4().hex}"  # unique, so that nodes can be chained
 
     def start_run(
@@ -99,49 +89,71 @@ def apply_guidance(
         if preview_batch:
             callback = BatchPreview(callback, noise.device, latent_format)
         rest = callback, noise, latent_image, denoise_mask, disable_pbar
+        inner, session, prompts = guider.inner_model, group or Session(memory), None
+        options = extra_args["model_options"]["transformer_options"]
         if noise.ndim == 3 and latent_format.latent_dimensions >= 2:
-            log.warning("%s: latents of several kinds at once are drawn without guidance.", node)
+            forgotten = "" if memory is None else " and not remembered"
+            log.warning(
+                "%s: latents of several kinds at once are drawn without guidance%s.",
+                node,
+                forgotten,
+            )
             return executor(guider, sigmas, extra_args, *rest)
+        if trace is not None:
+            trace.begin()
+        fits = True
         try:
             check_fit(references, noise, latent_format, node)
             if config.kernel_config.prompt_kernel != "none":
                 check_prompts(references, positive_entries(guider), node)
+                prompts = references.prompts.shape[1]
         except ValueError:
-            if config.strength == 0:  # nothing is asked of them
-                return executor(guider, sigmas, extra_args, *rest)
-            raise
-        memory = None if session is None else session.memory
-        inner = guider.inner_model
-        guidance = make_guidance(
-            inner, references, config, sigmas, noise, memory, trace is not None,
-            carry_of(executor.class_obj),
-        )  # fmt: skip
-        if guidance.config.companions and config.strength > 0:
-            log.warning("%s: %s", node, FEW_IMAGES.text)
-        run = Run(guidance, latent_image, denoise_mask, node_id)
-        extra_args["model_options"]["transformer_options"][key] = run
-        if session is not None:
+            if config.strength > 0:
+                raise
+            fits = False  # nothing is asked of them
+        run = None
+        if fits:
+            try:
+                earlier, recalled = session.recall(inner, noise, prompts)
+            except ValueError as error:
+                raise ValueError(f"{node}: memory: {error}") from error
+            guidance = make_guidance(
+                inner, references, config, sigmas, noise, earlier, trace is not None,
+                carry_of(executor.class_obj), room(inner, noise, options),
+            )  # fmt: skip
+            if guidance.config.companions and config.strength > 0:
+                log.warning("%s: %s", node, FEW_IMAGES.text)
+            for notice in recalled.notices:
+                say(trace, node, logging.WARNING, "memory", notice)
+            if trace is not None and not trace.runs and recalled.latents is not None:
+                trace.remembered = len(recalled.latents)
+            run = Run(guidance, latent_image, denoise_mask, node_id)
+            options[key] = run
+        if session.runs:
             # Each group needs noise of its own: stochastic samplers seed it with the run's seed.
             seed = (extra_args.get("seed") or 0) + session.runs
             extra_args = {**extra_args, "seed": seed % 2**64}
-            session.runs += 1
-        if trace is not None:
-            trace.begin()
+        session.runs += 1
         samples = executor(guider, sigmas, extra_args, *rest)
-        if session is not None:
-            session.add(samples, run.prompts)
-        if trace is not None:
-            together = None if session is None else session.memory.latents
-            trace.runs.append(guidance.finished(samples, together))
+        if sigmas[-1] > 0:
+            if memory is not None and memory.appends:
+                log.info("%s: noise is left, so these latents are not remembered.", node)
+        elif trouble := session.keep(inner, samples, None if run is None else run.prompts):
+            say(trace, node, logging.ERROR, "not remembered", trouble)
+        if trace is not None and run is not None:
+            finished = Memory(samples.detach().float(), run.prompts)
+            together = earlier.followed_by(finished) if earlier else finished
+            trace.runs.append(guidance.finished(samples, together.latents))
             show_end(trace, node, node_id)
         return samples
 
     def predict(executor, x, timestep, model_options={}, seed=None):  # noqa: B006 (ComfyUI's signature)
-        x0 = executor(x, timestep, model_options, seed)
         run = model_options.get("transformer_options", {}).get(key)
-        if run is None:
-            return x0
-        return run.denoised(x0, x, float(timestep.flatten()[0]), executor.class_obj)
+        sigma = float(
+            timestep.flatten()[0]
+        )  # before the model is queued, which a GPU would wait for
+        x0 = executor(x, timestep, model_options, seed)
+        return x0 if run is None else run.denoised(x0, x, sigma, executor.class_obj)
 
     guided = model.clone()
     _add_outermost(guided, WrappersMP.SAMPLER_SAMPLE, key, start_run)
@@ -167,20 +179,21 @@ def make_guidance(
     memory: Memory | None,
     record: bool,
     carry: Callable,
+    budget: float = math.inf,
 ) -> Guidance:
     """The guidance of one run, with everything on the device and in the space of `noise`."""
     sampling = inner_model.model_sampling
     config = config.for_batch(len(noise))
-    latents = references.latents
-    if noise.ndim == latents.ndim + 1:  # models of video take images as one frame
-        latents = latents.unsqueeze(2)
+    frame = noise.ndim == references.latents.ndim + 1  # models of video take images as one frame
     dtype = torch.promote_types(noise.dtype, torch.float32)
-    latents = inner_model.process_latent_in(latents.to(noise.device, dtype))
+
+    def prepare(latents):
+        return inner_model.process_latent_in(latents.unsqueeze(2) if frame else latents)
+
     prompt_kernel = config.kernel_config.prompt_kernel != "none"
     return Guidance(
         config,
-        latents,
-        references.weights,
+        Latents(references.latents, references.weights.to(noise.device, dtype), prepare),
         sigmas.tolist(),
         Window(
             float(sampling.percent_to_sigma(config.start_percent)),
@@ -194,6 +207,7 @@ def make_guidance(
         prompts=references.prompts if prompt_kernel else None,
         record=record,
         carry=carry,
+        budget=budget,
     )
 
 
@@ -205,11 +219,18 @@ def carry_of(sampler) -> Callable:
     return euler_cfg_pp_carry if "euler" in name else cfg_pp_carry
 
 
+def say(trace: Trace | None, node: str, level: int, short: str, text: str) -> None:
+    """Tells something about the memory, in the log and among the remarks."""
+    log.log(level, "%s: %s", node, text)
+    if trace is not None and (short, text) not in trace.said:
+        trace.said.append((short, text))
+
+
 def show_end(trace: Trace, node: str, node_id: str | None) -> None:
     """Logs and shows how the last run of `trace` ended."""
     log.info("%s: %s.", node, summary(trace))
     for remark in remarks(trace):
-        if remark != FEW_IMAGES:  # which was said at the start
+        if remark != FEW_IMAGES and remark not in trace.said:  # which was said before
             log.warning("%s: %s", node, remark.text)
     show_text(ending(trace), node_id)
 

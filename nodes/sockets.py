@@ -7,4 +7,5 @@ CATEGORY = "MMD Guidance"
 ReferenceSetSocket = io.Custom("MMD_REFERENCE_SET")  # carries image_folder.ReferenceSet
 ReferencesSocket = io.Custom("MMD_REFERENCES")  # carries mmd_core.References
 KernelSocket = io.Custom("MMD_KERNEL")  # carries mmd_core.KernelConfig
+MemorySocket = io.Custom("MMD_MEMORY")  # carries memory_files.SharedMemory
 TraceSocket = io.Custom("MMD_TRACE")  # carries trace.Trace

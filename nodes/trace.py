@@ -19,6 +19,8 @@ class Trace:
         noticed: What was wrong before anything was drawn, in sentences.
         runs: One record for each run that has ended.
         prompt: The workflow run that they belong to.
+        remembered: How many images of a memory counted with those of its first run.
+        said: What went wrong with the memory: in two or three words, and in sentences.
     """
 
     config: GuidanceConfig
@@ -26,13 +28,15 @@ class Trace:
     noticed: tuple[str, ...] = ()
     runs: list[RunTrace] = field(default_factory=list)
     prompt: str | None = None
+    remembered: int = 0
+    said: list[tuple[str, str]] = field(default_factory=list)
 
     def begin(self) -> None:
         """A run begins: what an earlier run of the workflow left is forgotten."""
         context = get_executing_context()
         prompt = None if context is None else context.prompt_id
         if prompt != self.prompt:
-            self.prompt, self.runs = prompt, []
+            self.prompt, self.runs, self.remembered, self.said = prompt, [], 0, []
 
     @property
     def rows(self) -> list[TraceRow]:

@@ -5,7 +5,15 @@ import math
 
 import pytest
 import torch
-from mmd_pack.mmd_core import Guidance, GuidanceConfig, KernelConfig, Memory, NoiseModel, Window
+from mmd_pack.mmd_core import (
+    Guidance,
+    GuidanceConfig,
+    KernelConfig,
+    Latents,
+    Memory,
+    NoiseModel,
+    Window,
+)
 from mmd_pack.mmd_core.config import KERNELS
 from mmd_pack.mmd_core.coupling import Coupling
 from mmd_pack.mmd_core.kernels import Gram
@@ -72,9 +80,10 @@ def test_untile_is_the_transpose_of_tile(shape, size, rng):
 def test_chosen_patches_are_patches_of_their_owners_by_weight(rng):
     x = torch.arange(3, dtype=F64)[:, None, None, None] * 1000 + torch.arange(48).view(1, 2, 4, 6)
     weights = torch.tensor([0.0, 0.25, 0.75], dtype=F64)
-    rows, owners = patch_rows(x, weights, (2, 3), 2000)
-    assert torch.equal(rows, patch_rows(x, weights, (2, 3), 2000)[0])
-    assert not torch.equal(rows, patch_rows(x, weights, (2, 3), 2000, seed=1)[0])
+    images = Latents(x, weights)
+    rows, owners = patch_rows(images, (2, 3), 2000)
+    assert torch.equal(rows, patch_rows(images, (2, 3), 2000)[0])
+    assert not torch.equal(rows, patch_rows(images, (2, 3), 2000, seed=1)[0])
     shares = torch.bincount(owners, minlength=3) / 2000
     torch.testing.assert_close(shares.double(), weights, atol=0.03, rtol=0)
     first = (rows[:, 0] - owners * 1000).long()
@@ -98,8 +107,8 @@ def test_the_gradient_of_the_patch_kernel_against_autograd(kernel, rng):
         "energy",
     )  # where two patches are equal, as some of tilings are
     config = KernelConfig(kernel, feature_space="patches", patch_size=1 if singular else 2)
-    comparison = PatchComparison(config, y, equal(5))
-    start = comparison.start(x.detach(), x.detach(), 1.0)
+    comparison = PatchComparison(config, Latents(y, equal(5)))
+    start = comparison.start(x.detach(), None, 1.0)
     assert len(start.places) == (1 if singular else 4)  # every tiling
     rows = torch.cat([tile(x, places) for places in start.places], 1) - comparison.centre
     # What stands for the batch is each of its patches once.
@@ -152,7 +161,7 @@ def run_of(y, **options):
         **{"preserve": 0.0, **options.pop("config", {})},
     )
     return Guidance(
-        config, y, equal(len(y)), [5.0, 1.0, 0.0], Window(1e9, 0), NoiseModel(), record=True, **options
+        config, Latents(y, equal(len(y))), [5.0, 1.0, 0.0], Window(1e9, 0), NoiseModel(), record=True, **options
     )  # fmt: skip
 
 
@@ -161,7 +170,7 @@ def test_prompts_weigh_patches_as_they_weigh_images(memory, rng):
     """Against the sum over all pairs of patches, each with the weight of its pair of images."""
     y, x0, finished = randn(rng, 4, 2, 5, 5), randn(rng, 3, 2, 5, 5), randn(rng, 2, 2, 5, 5)
     config = KernelConfig(feature_space="patches", patch_size=2)
-    comparison = PatchComparison(config, y, equal(4), finished if memory else None)
+    comparison = PatchComparison(config, Latents(y, equal(4)), finished if memory else None)
     m = 2 if memory else 0
     s = torch.cat([-equal(4), torch.full((m,), 0.25, dtype=F64)])
     p = torch.full((3,), (1 - 0.25 * m) / 3, dtype=F64)
@@ -169,7 +178,7 @@ def test_prompts_weigh_patches_as_they_weigh_images(memory, rng):
         torch.rand(*size, generator=rng, dtype=F64) for size in ((3, 3), (3, 4 + m), (4 + m,) * 2)
     )
     coupling = Coupling(p, s, ww, wz, zz)
-    start = comparison.start(x0, x0 + 5 * randn(rng, *x0.shape), 5.0)
+    start = comparison.start(x0, None, 5.0)
     rows, z, k = start.rows.flatten(0, 1), comparison.rows, comparison.kernel
     image = torch.arange(3).repeat_interleave(start.rows.shape[1])
     each = torch.cat(
@@ -236,8 +245,7 @@ def test_style_moves_and_layout_does_not(rng):
 def latent_run(y):
     return Guidance(
         GuidanceConfig(preserve=0.0),
-        y,
-        equal(len(y)),
+        Latents(y, equal(len(y))),
         [5.0, 1.0, 0.0],
         Window(1e9, 0),
         NoiseModel(),
@@ -251,7 +259,7 @@ def test_the_distribution_of_patches_comes_closer(rng):
     before = run.comparison.mmd2(x0, unbiased=False)
     guided = run(x0, x0, 1.0)  # the last step leaves things alone
     assert torch.equal(guided, x0)
-    moved = run.comparison.start(x0, x0, 5.0).flowed(Coupling(equal(8), -equal(16)), 20.0, 40)
+    moved = run.comparison.start(x0, None, 5.0).flowed(Coupling(equal(8), -equal(16)), 20.0)[0]
     after = run.comparison.mmd2(x0 + moved.displacement(), unbiased=False)
     assert after < 0.3 * before
 
@@ -278,9 +286,11 @@ def test_every_rank_and_images_smaller_than_a_patch(shape, rng):
 def test_large_images_take_turns_with_their_tilings(rng):
     """One tiling at a call, another at the next, until all have had their turn."""
     y = randn(rng, 4, 4, 64, 64).float()
-    comparison = PatchComparison(KernelConfig(feature_space="patches"), y, equal(4).float())
+    comparison = PatchComparison(
+        KernelConfig(feature_space="patches"), Latents(y, equal(4).float())
+    )
     x0 = y.repeat(4, 1, 1, 1)
-    seen = [comparison.start(x0, x0, 5.0).places for _ in range(9)]
+    seen = [comparison.start(x0, None, 5.0).places for _ in range(9)]
     assert len({tuple(places.flatten().tolist()) for (places,) in seen}) == 9
 
 

@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from mmd_pack.mmd_core import NoiseModel
+from mmd_pack.mmd_core import Latents, NoiseModel
 from mmd_pack.mmd_core.gram_space import GramSpace
 from mmd_pack.mmd_core.kernels import Gram, RadialKernel
 from mmd_pack.mmd_core.posterior import LEAST, Posterior, band_variances, cosine_basis
+from mmd_pack.mmd_core.rows import Rows
 
 F64 = torch.float64
 SHAPE = (3, 24, 16)
@@ -46,7 +47,7 @@ def test_cosine_basis_is_orthonormal_and_ordered_by_frequency(n):
 @pytest.mark.parametrize("shape", [(40,), (4, 30), SHAPE, (3, 1, 24, 16)])
 def test_bands_hold_the_whole_variance(shape, rng):
     y = torch.randn(9, *shape, generator=rng, dtype=F64) * 2 + 5
-    v, counts = band_variances(y, equal(9))
+    v, counts = band_variances(Latents(y, equal(9)))
     assert counts.sum() == y[0].numel()
     assert (v @ counts).item() == pytest.approx(y.flatten(1).var(0).sum().item())
 
@@ -54,7 +55,7 @@ def test_bands_hold_the_whole_variance(shape, rng):
 def test_a_reference_with_weight_2_counts_as_two_in_the_mean_and_spread(rng):
     y = torch.randn(4, *SHAPE, generator=rng, dtype=F64)
     weights = torch.tensor([0.4, 0.2, 0.2, 0.2], dtype=F64)
-    v, counts = band_variances(y, weights)
+    v, counts = band_variances(Latents(y, weights))
     mean = (weights[:, None, None, None] * y).sum(0)
     spread = (weights[:, None, None, None] * (y - mean).square()).sum() / (1 - (weights**2).sum())
     assert (v @ counts).item() == pytest.approx(spread.item())
@@ -65,7 +66,7 @@ def test_the_bound_is_the_posterior_variance_of_a_gaussian(sigma, rng):
     y, _ = gaussians(rng, 64)
     v = spectrum().expand(SHAPE)
     expected = (v * sigma**2 / (v + sigma**2)).sum().item()
-    posterior = Posterior(y, equal(64), NoiseModel())
+    posterior = Posterior(Latents(y, equal(64)), NoiseModel())
     assert posterior.bound(sigma) == pytest.approx(expected, rel=0.05)
     assert posterior.bound(math.inf) == pytest.approx(y.flatten(1).var(0).sum().item())
 
@@ -90,8 +91,8 @@ def test_the_measurement_finds_a_model_that_knows_more(sigma, flow_matching, rng
     assert (x0 - clean).square().flatten(1).sum(1).mean().item() == pytest.approx(
         expected, rel=0.05
     )
-    posterior = Posterior(y, equal(64), noise)
-    found = posterior.lacking(x0, x * noise.signal(sigma), sigma)
+    posterior = Posterior(Latents(y, equal(64)), noise)
+    found = float(posterior.lacking(x - x0, sigma))
     assert found == pytest.approx(expected, rel=0.05)
     assert found < 0.95 * posterior.bound(level)
 
@@ -99,32 +100,35 @@ def test_the_measurement_finds_a_model_that_knows_more(sigma, flow_matching, rng
 def test_e_stays_between_a_part_of_the_bound_and_the_bound(rng):
     """Whatever guidance or a large cfg does to x; and the bound alone where noise hides the rest."""
     y, _ = gaussians(rng, 16)
-    posterior = Posterior(y, equal(16), NoiseModel())
+    posterior = Posterior(Latents(y, equal(16)), NoiseModel())
     x0, sigma = y[:4], 0.5
     bound = posterior.bound(sigma)
-    assert posterior.lacking(x0, x0 + 9 * sigma, sigma) == pytest.approx(LEAST * bound, rel=0.01)
-    assert posterior.lacking(x0, x0, sigma) == pytest.approx(bound)
-    assert posterior.lacking(x0, x0 * 0, 1e4) == pytest.approx(posterior.bound(1e4), rel=1e-3)
+    assert float(posterior.lacking(torch.full_like(x0, 9 * sigma), sigma)) == pytest.approx(
+        LEAST * bound, rel=0.01
+    )
+    assert float(posterior.lacking(0 * x0, sigma)) == pytest.approx(bound)
+    assert float(posterior.lacking(-x0, 1e4)) == pytest.approx(posterior.bound(1e4), rel=1e-3)
 
 
 def test_a_single_reference_lacks_nothing(rng):
     y, _ = gaussians(rng, 1)
-    assert Posterior(y, equal(1), NoiseModel()).lacking(y, y, 1.0) == 0
+    assert Posterior(Latents(y, equal(1)), NoiseModel()).lacking(y, 1.0) == 0
 
 
 def test_distances_are_those_of_posterior_samples(rng):
     """E on the Gram diagonal against kernels averaged over samples x̂0 + ε drawn one by one."""
     shape, lacking = (4, 40, 40), 900.0
     y, x0 = (torch.randn(n, *shape, generator=rng, dtype=F64) for n in (6, 4))
-    space = GramSpace(y, equal(6))
+    space = GramSpace(Rows(Latents(y, equal(6))))
     kernel = RadialKernel("rbf", (60.0, 120.0))
-    ww, wz = space.project(x0, lacking).start().grams()
-    assert torch.equal(ww.sq_dist().diagonal(), torch.zeros(4, dtype=F64))
+    gram = space.project(x0, lacking).start().gram
+    assert torch.equal(gram.sq_dist().diagonal(), torch.zeros(4, dtype=F64))
+    values = kernel.values(gram)
     within, across = torch.zeros(4, 4, dtype=F64), torch.zeros(4, 6, dtype=F64)
     for _ in range(200):
         noise = torch.randn(x0.shape, generator=rng, dtype=F64)
         drawn = (x0 + noise * math.sqrt(lacking / x0[0].numel())).flatten(1)
         within += kernel.values(Gram.within(drawn @ drawn.T)) / 200
         across += kernel.values(Gram.of(drawn, y.flatten(1))) / 200
-    torch.testing.assert_close(kernel.values(ww), within, rtol=0.01, atol=0)
-    torch.testing.assert_close(kernel.values(wz), across, rtol=0.01, atol=0)
+    torch.testing.assert_close(values[:, :4], within, rtol=0.01, atol=0)
+    torch.testing.assert_close(values[:, 4:], across, rtol=0.01, atol=0)

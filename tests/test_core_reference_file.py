@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from mmd_pack.mmd_core import References, reference_file
+from mmd_pack.mmd_core import References, reference_file, tensor_file
 from mmd_pack.mmd_core.reference_file import ReferenceFileError, holds, read, write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -187,7 +187,7 @@ def test_arguments_are_not_changed_and_may_lie_anyhow_in_memory(path):
 def test_pieces_make_the_same_file_as_one(path, monkeypatch):
     write(references(100), path)
     whole = path.read_bytes()
-    monkeypatch.setattr(reference_file, "PIECE", 50)
+    monkeypatch.setattr(tensor_file, "PIECE", 50)
     write(references(100), path)
     assert path.read_bytes() == whole
     read(path)
@@ -229,7 +229,7 @@ def test_what_could_not_be_read_is_not_written(path, changes, message):
 
 
 def test_more_text_than_a_file_holds_is_refused(path, monkeypatch):
-    monkeypatch.setattr(reference_file, "MAX_HEADER", 800)
+    monkeypatch.setattr(tensor_file, "MAX_HEADER", 800)
     with pytest.raises(ValueError, match="leave out captions"):
         write(references(captions=("x" * 500,) * 3), path)
     assert not list(path.parent.iterdir())

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.comfy
 
 FILES = {
     **{"png": 50, "jpeg": 30, "webp": 30, "gif": 30, "bmp": 30, "tiff": 40, "avif": 20},
-    **{"large jpeg": 2, "folders": 40, "captions": 40, "references": 50, "cache": 40},
+    **{"large jpeg": 2, "folders": 40, "captions": 40, "references": 50, "cache": 40, "memory": 40},
 }
 
 
@@ -145,10 +145,17 @@ def test_a_reader_that_looks_at_no_checksum_is_found_out(pictures, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("references", "reference_file"), ("cache", "latent_cache")]
+    ("name", "module", "digest"),
+    [
+        ("references", "reference_file", "_digest"),
+        ("cache", "latent_cache", "_digest"),
+        ("memory", "memory_file", "digest"),
+    ],
 )
-def test_a_reader_that_does_not_see_damage_is_found_out(tmp_path, monkeypatch, name, module):
-    from mmd_pack.mmd_core import reference_file
+def test_a_reader_that_does_not_see_damage_is_found_out(
+    tmp_path, monkeypatch, name, module, digest
+):
+    from mmd_pack.mmd_core import memory_file, reference_file
     from mmd_pack.nodes import latent_cache
     from mmd_tests.fuzz.targets import TARGETS
 
@@ -162,8 +169,9 @@ def test_a_reader_that_does_not_see_damage_is_found_out(tmp_path, monkeypatch, n
             return False
 
     TARGETS[name].cases()  # the whole files are written as they should be
-    module = {"reference_file": reference_file, "latent_cache": latent_cache}[module]
-    monkeypatch.setattr(module, "_digest", lambda *_: Anything())
+    modules = (reference_file, latent_cache, memory_file)
+    module = next(each for each in modules if each.__name__.endswith(module))
+    monkeypatch.setattr(module, digest, lambda *_: Anything())
     assert kind_of_fault(name, tmp_path, 400)
 
 

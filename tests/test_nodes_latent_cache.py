@@ -312,13 +312,15 @@ def test_what_cannot_be_removed_does_not_keep_the_rest(module, tmp_path, monkeyp
 
 
 def test_abandoned_temporary_files_go_and_young_ones_stay(module, tmp_path):
+    from mmd_pack.mmd_core.tensor_file import ABANDONED
+
     fill(module, tmp_path, "a", 0)
     folder = tmp_path / key("a")[:2]
     old, young, foreign = (folder / name for name in ("old.tmp", "young.tmp", "notes.txt"))
     for path in (old, young, foreign):
         path.write_bytes(b"half")
     for path in (old, foreign):
-        os.utime(path, (time.time() - 2 * module.ABANDONED,) * 2)
+        os.utime(path, (time.time() - 2 * ABANDONED,) * 2)
     fill(module, tmp_path, "b", 0)
     assert [path.exists() for path in (old, young, foreign)] == [False, True, True]
 

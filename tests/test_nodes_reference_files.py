@@ -142,14 +142,21 @@ def test_references_are_the_same_after_saving_and_loading(place, tmp_path, monke
 
 def latents_guide_alike(one, other) -> bool:
     """Whether both move a batch to the same place, bit by bit."""
-    from mmd_pack.mmd_core import Guidance, GuidanceConfig, KernelConfig, NoiseModel, Window
+    from mmd_pack.mmd_core import (
+        Guidance,
+        GuidanceConfig,
+        KernelConfig,
+        Latents,
+        NoiseModel,
+        Window,
+    )
 
     x = torch.randn(8, 4, 3, 4, generator=torch.Generator().manual_seed(1))
     config = GuidanceConfig(kernel=KernelConfig(prompt_kernel="rbf"))
     moved = []
     for r in (one, other):
         guidance = Guidance(
-            config, r.latents, r.weights, [3.0, 2.0, 1.0, 0.0], Window(99.0, 0.1), NoiseModel(),
+            config, Latents(r.latents, r.weights), [3.0, 2.0, 1.0, 0.0], Window(99.0, 0.1), NoiseModel(),
             prompts=r.prompts,
         )  # fmt: skip
         moved.append(guidance(x * 0.5, x * 3, 3.0, torch.ones(8, 2)))

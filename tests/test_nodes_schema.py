@@ -103,7 +103,7 @@ def test_a_static_scanner_finds_our_nodes_and_no_others():
     assert set(classes) == set(listed) == {
         "LoadReferenceSet", "EncodeReferenceLatents", "SaveReferenceLatents", "LoadReferenceLatents",
         "MergeReferences", "CompressReferences", "ReferencePreview", "MMDKernel", "ApplyMMDGuidance",
-        "MMDGuidedKSampler", "MMDStrengths", "MMDPlot", "MMDScore",
+        "MMDGuidedKSampler", "MMDMemory", "MMDStrengths", "MMDPlot", "MMDScore",
     }  # fmt: skip
 
 

@@ -35,6 +35,7 @@ MASK = (5, 3, 30, 26)  # of the picture to inpaint
 PICTURE = "a green disc"
 LORA = "triangles.safetensors"
 STRENGTHS = (0, 3, 10, 30, 100)  # the world is small: strengths that are weak elsewhere show
+RUNS = 3
 Pictures = dict[str, list[Image.Image]]  # by title of the node that shows them, and "references"
 
 
@@ -145,6 +146,15 @@ def swept(pictures: Pictures) -> Image.Image:
     return page(rows, close=True)
 
 
+def run_by_run(pictures: Pictures) -> Image.Image:
+    """References, and what each run adds."""
+    few = Block("references", pictures["references"][::16], 8)
+    images = pictures["Guided images"]
+    each = len(images) // RUNS
+    made = [Block(f"run {i + 1}", images[i * each :][:each], 8) for i in range(RUNS)]
+    return page([[few], *([block] for block in made)])
+
+
 @dataclass(frozen=True)
 class Scene:
     """A workflow in the world of shapes, and how its pictures are laid out."""
@@ -156,6 +166,7 @@ class Scene:
     prompted: bool = False
     watched: str = ""  # a node whose images are saved as well
     off: Mapping[str, Mapping] = field(default_factory=dict)  # changes for "Without guidance"
+    runs: int = 1  # each with another seed
 
 
 SCENES = {
@@ -207,6 +218,12 @@ SCENES = {
             "MMDStrengths": {"strengths": ", ".join(map(str, STRENGTHS))},
         },
         watched="VAEDecode",
+    ),
+    "One batch over many runs": Scene(
+        ["blue triangle", "red disc"],
+        run_by_run,
+        {"MMDDemoLatent": {"batch_size": 16}},
+        runs=RUNS,
     ),
 }
 
@@ -263,6 +280,9 @@ def thumbnail(server: Server, title: str, scene: Scene) -> Image.Image:
     if "LoadReferenceLatents" in kinds:  # the file must be there before it is loaded
         run(server, without(prompt, "LoadReferenceLatents"))
     pictures = {"references": references, **run(server, prompt)}
+    for i in range(1, scene.runs):
+        more = run(server, changed(prompt, {"Seed": {"value": 1 + i}}))
+        pictures["Guided images"] += more["Guided images"]
     if scene.off:
         plain = run(server, changed(prompt, scene.off))
         pictures["Without guidance"] = plain["Guided images"]

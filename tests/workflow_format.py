@@ -48,6 +48,7 @@ class Node:
     colors: tuple[str, str] | None = None
     models: list[dict] = field(default_factory=list)  # files the frontend offers to download
     muted: bool = False
+    control: str = "fixed"  # what becomes of its seed after a run
 
     def __getitem__(self, output: str | int) -> Link:
         names = [name.lower() for name, _ in self.schema.outputs]
@@ -229,7 +230,7 @@ class Workflow:
         for name in schema.widgets:
             entry["widgets_values"].append(node.value(name))
             if schema.is_seed(name):
-                entry["widgets_values"].append("fixed")
+                entry["widgets_values"].append(node.control)
         entry["properties"] = node.properties()
         return entry
 

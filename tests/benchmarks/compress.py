@@ -18,23 +18,16 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 from pathlib import Path
 
+import pack  # noqa: F401  beside this script; makes the pack importable
 import torch
-from substeps import ROOT  # beside this script; makes the pack importable
-
-for name, folder in (("mmd_tests", "tests"), ("mmd_demo", "tests/demo/pack")):
-    package = types.ModuleType(name)
-    package.__path__ = [str(ROOT / folder)]
-    sys.modules[name] = package
-
-from mmd_pack.mmd_core.compression import compress  # noqa: E402
-from mmd_pack.mmd_core.config import KernelConfig  # noqa: E402
-from mmd_pack.mmd_core.herding import Centred, best_weights, herd  # noqa: E402
-from mmd_pack.mmd_core.kernels import Gram  # noqa: E402
-from mmd_tests.quality.mixture import Dct  # noqa: E402
-from mmd_tests.quality.mixture_worlds import latent_mixture  # noqa: E402
+from mmd_pack.mmd_core.compression import compress
+from mmd_pack.mmd_core.config import KernelConfig
+from mmd_pack.mmd_core.herding import Centred, best_weights, herd
+from mmd_pack.mmd_core.kernels import Gram
+from mmd_tests.quality.mixture import Dct
+from mmd_tests.quality.mixture_worlds import latent_mixture
 
 KERNELS = {
     "default: rbf × 0.5, 1, 2": KernelConfig(),

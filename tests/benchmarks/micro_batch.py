@@ -7,75 +7,12 @@ once, weights aside, as PyTorch's allocator counts them on a GPU and as counted 
 """
 
 import argparse
-import os
-import subprocess
 import sys
-import weakref
-from pathlib import Path
 
 import torch
-from substeps import best_times  # beside this script; makes the pack importable
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-
-TESTS = Path(__file__).resolve().parents[1]
-
-
-class TensorBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that come to life within it, and their peak."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive, self.now, self.peak = set(), 0, 0
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = operation(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
-        return result
-
-    def _count(self, storage):
-        place, size = storage.data_ptr(), storage.nbytes()
-        if size and place not in self.alive:
-            self.alive.add(place)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, place, size)
-
-    def _forget(self, place, size):
-        self.alive.discard(place)
-        self.now -= size
-
-
-def peak_bytes(run) -> int:
-    """The most bytes that tensors made by `run` take at once."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    with TensorBytes() as count:
-        run()
-    return count.peak
-
-
-def start_comfyui():
-    """Makes ComfyUI importable: the one of COMFYUI_PATH, else in a new process with the tests' own."""
-    sys.path.append(str(TESTS))
-    if "COMFYUI_PATH" not in os.environ:
-        from engine import get_engine
-
-        engine = get_engine()
-        env = {**os.environ, "COMFYUI_PATH": str(engine.path)}
-        sys.exit(subprocess.call([engine.python, *sys.argv], env=env))
-    sys.path.insert(0, os.environ["COMFYUI_PATH"])
-    from comfy.cli_args import args
-
-    args.cpu = not torch.cuda.is_available()  # before comfy.model_management asks for a GPU
-    import comfy.utils
-
-    comfy.utils.set_progress_bar_enabled(False)
+from comfyui import start_comfyui  # beside this script; makes the pack importable, too
+from peak_memory import peak_bytes
+from timing import best_times
 
 
 def variants(batch: int, side: int) -> dict:

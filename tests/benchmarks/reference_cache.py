@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from micro_batch import start_comfyui  # beside this script; makes the pack and ComfyUI importable
+from comfyui import start_comfyui  # beside this script; makes the pack importable, too
 from PIL import Image
 
 BAR = 0.02

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from . import cache_files, caption_files, folders, pictures, reference_files
+from . import cache_files, caption_files, folders, memory_files, pictures, reference_files
 from .edits import Case
 
 
@@ -48,4 +48,5 @@ TARGETS = {
     "captions": Target(8, caption_files.cases, caption_files.check, 2),
     "references": Target(12, reference_files.cases, reference_files.check),
     "cache": Target(6, cache_files.cases, cache_files.check),
+    "memory": Target(6, memory_files.cases, memory_files.check),
 }

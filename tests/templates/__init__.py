@@ -7,6 +7,7 @@ from . import (
     from_folder,
     inpainting,
     lora_controlnet,
+    many_runs,
     style_set,
     sweep,
 )
@@ -22,4 +23,5 @@ TEMPLATES = {
     "MMD Guidance - Share a style set": style_set.describe,
     "MMD Guidance - Compare with and without": compare.describe,
     "MMD Guidance - Strength sweep": sweep.describe,
+    "MMD Guidance - One batch over many runs": many_runs.describe,
 }
