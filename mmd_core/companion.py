@@ -5,23 +5,46 @@ between the references, and everything that makes an image itself is pulled out 
 becomes the average of the set. So below `FEW` images each gets a companion, one reference drawn at
 random by its weight, and goes towards it gently, and only while the model has much of the picture still
 to settle; the model draws the rest. Each image thus follows the gradient of MMD² between itself and a
-random part of the set, and what is drawn over many runs is again distributed like the set.
+random part of the set, and what is drawn over many runs is again distributed like the set; where finished images are
+remembered, faster than by chance: of some references drawn at random an image gets the one that they lack most.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["FEW", "GENTLY", "OPEN", "companions"]
+__all__ = ["FEW", "GENTLY", "OPEN", "Finished", "companions"]
 
 FEW = 8
 GENTLY = 0.02  # of the strength
 OPEN = 0.4  # of the references' variance: companions count while more than this is open
 PLACES = 1024  # of the noise that are looked at
+CANDIDATES = 8  # of which the one is taken that finished samples lack most
 
 
-def companions(noise: Tensor, weights: Tensor) -> Tensor:
+class Finished(NamedTuple):
+    """How like finished samples the references are.
+
+    Arguments:
+        similar: Kernel values of the references with finished samples, with shape `(N, m)`.
+        within: Kernel values between references, with shape `(N, N)`.
+        q: Weights of the references, with shape `(N,)`, sum 1.
+    """
+
+    similar: Tensor
+    within: Tensor
+    q: Tensor
+
+    def witness(self, chosen: list[int]) -> Tensor:
+        """By how much finished and `chosen` ones exceed the references where each of these lies, with shape `(N,)`."""
+        total = self.similar.sum(1) + self.within[:, chosen].sum(1)
+        witness = total / (self.similar.shape[1] + len(chosen)) - self.within @ self.q
+        return witness.cpu()
+
+
+def companions(noise: Tensor, weights: Tensor, finished: Finished | None = None) -> Tensor:
     """The index of a reference for each sample, with shape `(B,)`; different ones as far as there are.
 
     Drawn by the samples' own noise, so that a seed decides it, on every device alike.
@@ -29,6 +52,7 @@ def companions(noise: Tensor, weights: Tensor) -> Tensor:
     Arguments:
         noise: The noise of the samples, standard normal, with shape `(B, *)`.
         weights: The weight of each reference for each sample, with shape `(B, N)`, not negative.
+        finished: The finished samples that these follow.
     """
     rows, n = noise.flatten(1).cpu().double(), weights.shape[1]
     rows = rows[:, :: max(rows.shape[1] // PLACES, 1)]
@@ -42,5 +66,10 @@ def companions(noise: Tensor, weights: Tensor) -> Tensor:
     for row in scores:
         rest = row.clone()
         rest[chosen[-(n - 1) :] if n > 1 else []] = -math.inf
-        chosen.append(int((rest if rest.max() > -math.inf else row).argmax()))
+        rest = rest if rest.max() > -math.inf else row
+        if finished is None:
+            chosen.append(int(rest.argmax()))
+        else:
+            best = rest.topk(min(CANDIDATES, int(rest.isfinite().sum()))).indices
+            chosen.append(int(best[finished.witness(chosen)[best].argmin()]))
     return torch.tensor(chosen, device=noise.device)

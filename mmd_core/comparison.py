@@ -69,7 +69,9 @@ class FeatureComparison:
         compared = self.features.fit(references, noise)
         self.posterior = self.features.whole
         grams = self.weights.element_size() * len(compared) ** 2
-        compact = grams > max(budget / 2, ALWAYS)
+        # All exchange the same, whatever room each has.
+        least = workers.gather(self.weights.new_tensor([budget])).min().item()
+        compact = grams > max(least / 2, ALWAYS)
         rows = Rows(compared, config.radial, budget if compact else budget - grams)
         added = None if finished is None else self.features(finished)
         self.space = GramSpace(rows, added, compact)
@@ -146,8 +148,9 @@ class Compared:
 
     def flowed(self, coupling: Coupling, reach: float) -> tuple["Compared", int]:
         """w' = −Ĝ(w) for the time `reach`, and in how many sub-steps."""
-        kernel, lengths = self.comparison.kernel, substeps(reach)
-        w = flowed(self.w, lambda w: coupling.gradient(kernel, w.gram).neg_(), lengths)
+        kernel = self.comparison.kernel
+        lengths = substeps(reach, kernel.singular)
+        w = flowed(self.w, lambda w: coupling.velocity(kernel, w.gram), lengths, kernel.singular)
         return replace(self, w=w), len(lengths)
 
     def moved(self, by: Tensor) -> "Compared":

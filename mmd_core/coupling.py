@@ -44,18 +44,22 @@ class Coupling:
         weights = torch.cat([self.p, self.s])
         return weights if self.ww is None else torch.cat([self.ww, self.wz], 1) * weights
 
-    def gradient(self, kernel: Kernel, gram: Gram, in_units: bool = True) -> Tensor:
-        """[L | F] with Ĝ = L·w + F·z, with shape `(B, B + M)`.
+    @cached_property
+    def _downwards(self) -> Tensor:
+        return -2 * self.pairs
+
+    def velocity(self, kernel: Kernel, gram: Gram, in_units: bool = True) -> Tensor:
+        """[L | F] with −Ĝ = L·w + F·z, with shape `(B, B + M)`.
 
         Arguments:
             gram: Inner products of the samples w with w and z.
             in_units: Whether to apply the kernel's unit; else unit is 1.
         """
-        by = kernel.pulls(gram, in_units) * (2 * self.pairs)
+        by = kernel.pulls(gram, in_units) * self._downwards
         if kernel.radial:
             # A row does not pull itself; stated, since the pull of a singular kernel is rounding noise there.
-            by.diagonal().zero_()
-            by.diagonal().copy_(-by.sum(1))
+            diagonal = by.diagonal().zero_()
+            diagonal.sub_(by.sum(1))
         return by
 
     def mmd2(self, values: Tensor, of_rows: Tensor) -> Tensor:

@@ -124,7 +124,8 @@ class ChannelStats(Whole):
 
     def _spectrum(self, covariances: Tensor) -> tuple[Tensor, Tensor]:
         """The eigenvalues `(B, C)` of the square root, and its eigenvectors."""
-        values, vectors = torch.linalg.eigh(covariances)
+        # NaN of a broken model is told by who knows its cause, and here would end in an error of another kind.
+        values, vectors = torch.linalg.eigh(covariances.nan_to_num(0, 0, 0))
         return values.clamp_min(0).sqrt(), vectors
 
     def _lacking(self, sigma: float | None) -> Tensor | float:

@@ -4,8 +4,8 @@ With kernel values frozen the flow is linear, and is solved exactly by a matrix 
 
     w' = L·w + F·z      w(h) = w + h φ(hL) (L·w + F·z)      φ(X) = (eˣ − 1) / X = 1 + X/2 + X²/6 + …
 
-Kernel values change slowly, so that sub-steps may be long. Each is taken twice, with the values of its start (the
-predictor) and with the mean of these and of those at the predicted end (the corrector); the latter are the next
+Kernel values change slowly, so that sub-steps may be long. Each goes there (the predictor), and is corrected by half
+of what L and F have changed on the way, which makes it exact to second order; the values found there are the next
 sub-step's first. The flow slows down on its way: sub-steps grow from `FIRST` to `LONGEST`.
 
 References:
@@ -22,21 +22,26 @@ from .gram_space import Combination
 
 __all__ = ["flowed", "substeps"]
 
-# As exact as Euler's method in sub-steps of 0.5, with a third as many (tests/benchmarks/substeps.py).
+# About as exact as Euler's method in sub-steps of 0.5, with a third as many (tests/benchmarks/substeps.py).
 FIRST, GROWTH, LONGEST = 0.4, 1.5, 2.0
+SINGULAR = 0.7  # the longest where values change without bound: longer ones overshoot more and more
 TERMS = 4  # of the series of φ, for matrices of norms up to 1/2
 
 
-def substeps(reach: float) -> list[float]:
-    """The lengths of the sub-steps, which sum to `reach`."""
+def substeps(reach: float, singular: bool = False) -> list[float]:
+    """The lengths of the sub-steps, which sum to `reach`; `singular` as in `kernels.py`."""
+    longest = SINGULAR if singular else LONGEST
     lengths = []
     while sum(lengths) < reach * (1 - 1e-9):
-        lengths.append(min(FIRST * GROWTH ** len(lengths), LONGEST))
+        lengths.append(min(FIRST * GROWTH ** len(lengths), longest))
     return [length * reach / sum(lengths) for length in lengths]
 
 
 def flowed(
-    w: Combination, velocity: Callable[[Combination], Tensor], lengths: list[float]
+    w: Combination,
+    velocity: Callable[[Combination], Tensor],
+    lengths: list[float],
+    singular: bool = False,
 ) -> Combination:
     """Where w' = velocity leads in time `lengths`.
 
@@ -44,31 +49,25 @@ def flowed(
         velocity: `[L | F]` of w' = L·w + F·z, with shape `(B, B + M)`.
     """
     begun = velocity(w)
+    share = 0.25 if singular else 0.5  # less is not as exact, but damps
+    one = torch.eye(len(begun), dtype=begun.dtype, device=begun.device)
     for h in lengths:
-        predicted = w.moved(_displacement(begun, h))
-        if len(lengths) == 1:  # too short for values to change
-            return predicted
-        ended = velocity(predicted)
-        w = w.moved(_displacement((begun + ended).div_(2), h))
-        begun = ended
+        weights = phi(begun[:, : len(begun)], h, one)
+        w = w.moved(torch.addmm(begun, weights, begun, beta=0, alpha=h))
+        if len(lengths) > 1:  # else too short for values to change
+            ended = velocity(w)
+            w = w.moved(torch.addmm(begun, weights, ended - begun, beta=0, alpha=h * share))
+            begun = ended
     return w
 
 
-def _displacement(velocity: Tensor, h: float) -> Tensor:
-    """h φ(hL) · `[L | F]`."""
-    linear = velocity[:, : len(velocity)]
-    return h * (phi(linear, h) @ velocity)
-
-
-def phi(matrix: Tensor, h: float) -> Tensor:
-    """φ(h · matrix), for a matrix whose norm is at most about 4, with shape `(B, B)`."""
-    halvings = max(0, math.ceil(math.log2(8 * h)))
-    x = matrix * (h / 2**halvings)
-    one = torch.eye(len(x), dtype=x.dtype, device=x.device)
-    series = torch.add(one, x, alpha=1 / (TERMS + 1))
+def phi(matrix: Tensor, h: float, one: Tensor) -> Tensor:
+    """φ(h · matrix), for a matrix whose norm is at most about 4, with shape `(B, B)`; `one` is the unit matrix."""
+    doublings = max(0, math.ceil(math.log2(8 * h)))
+    h = h / 2**doublings
+    series = torch.add(one, matrix, alpha=h / (TERMS + 1))
     for k in range(TERMS, 1, -1):
-        series = torch.addmm(one, x, series, alpha=1 / k)
-    for _ in range(halvings):  # φ(2X) = φ(X) + φ(X) X φ(X) / 2
-        series = torch.addmm(series, x @ series, series, alpha=0.5)
-        x = 2 * x
+        series = torch.addmm(one, matrix, series, alpha=h / k)
+    for k in range(doublings):  # φ(2X) = φ(X) + φ(X) X φ(X) / 2
+        series = torch.addmm(series, matrix @ series, series, alpha=h * 2**k / 2)
     return series

@@ -22,10 +22,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .companion import OPEN, companions
+from .companion import OPEN, Finished, companions
 from .comparison import Compared, FeatureComparison
 from .config import GuidanceConfig
 from .coupling import Coupling
+from .kernels import Gram
 from .latents import Latents
 from .memory import Memory, memory_weights
 from .patches import PatchComparison, Patched
@@ -34,9 +35,23 @@ from .schedule import NoiseModel, Step, Window, euler_carry
 from .trace import RunTrace, TraceRow
 from .workers import ALONE, Workers
 
-__all__ = ["Guidance"]
+__all__ = ["Guidance", "NotFinite"]
 
 MAX_REACH = 50.0  # λ · rate of one step: by then the flow has come to rest, and would only copy
+
+
+class NotFinite(ValueError):
+    """An estimate that is NaN or infinite, which would spoil the whole batch: all its samples see each other.
+
+    Attributes:
+        sigma: The noise level.
+        images: The samples of all workers whose it is, counted from 1.
+    """
+
+    def __init__(self, sigma: float, images: list[int]):
+        self.sigma, self.images = sigma, images
+        which = ", ".join(map(str, images))
+        super().__init__(f"the estimate at sigma {sigma:g} is NaN or infinite for samples {which}")
 
 
 class Guidance:
@@ -80,6 +95,13 @@ class Guidance:
             None  # the last one, and of what
         )
         finished = None if self.memory is None else self.memory.latents.to(self.weights)
+        workers.agree(
+            self.weights.device,
+            references=len(references),
+            remembered=0 if finished is None else len(finished),
+            strength=config.strength,
+            record=record,
+        )
         kernel = config.kernel_config
         if config.patches:
             self.comparison = PatchComparison(kernel, references, finished, workers)
@@ -99,22 +121,26 @@ class Guidance:
             x: The noisy samples, with the same shape.
             sigma: Their noise level.
             prompts: Prompt features of the samples, with shape `(B, E)`, for a prompt kernel.
+
+        Raises:
+            NotFinite: If `record`, and `x0` or `x` is not finite.
         """
+        self._agree(x0, sigma, prompts)
         step = self._step(sigma)
         if step is None and not self.record:
             return x0
         coupling = self._coupling(len(x0) * self.workers.size, prompts)
-        x0_, x_ = x0.to(self.weights), x.to(self.weights)
+        x0_ = x0.to(self.weights)
         if step is None:
-            start = _seen(self, x0_, x_, sigma)
+            start = _seen(self, x0_, x, sigma)
             move = Move(start, start, None, self.weights.new_zeros(len(x0)), 0)
         else:
             pulls = coupling
             if self.config.companions:
-                pulls = self._each_to_its_companion(coupling, x0_, x_, sigma)
-            move = _MODES[self.config.mode](self, x0_, x_, step, pulls)
+                pulls = self._each_to_its_companion(coupling, x0_, x, sigma)
+            move = _MODES[self.config.mode](self, x0_, x, step, pulls)
         if self.record:
-            own = _norms(x_ - x0_)
+            own = _norms(x - x0_)
             self.trace.append(self._row(sigma, step, move, coupling, own))
         if step is None:
             return x0
@@ -129,6 +155,7 @@ class Guidance:
             samples: The finished samples of this run, with shape `(B, *shape)`.
             together: All finished samples that count as one batch with them; None for these alone.
         """
+        self._agree(samples, 0.0)
         together = self.workers.gather(samples) if together is None else together
         unbiased = min(len(together), len(self.weights)) > 1
         index, distances = self.comparison.nearest(samples)
@@ -140,6 +167,16 @@ class Guidance:
             self.comparison.mmd2(together, unbiased).item(),
             tuple(index.tolist()),
             tuple(distances.tolist()),
+        )
+
+    def _agree(self, x: Tensor, sigma: float, prompts: Tensor | None = None) -> None:
+        features = 0 if prompts is None else prompts.shape[1]
+        self.workers.agree(
+            self.weights.device,
+            samples=len(x),
+            sizes=x[0].numel(),
+            sigmas=sigma,
+            prompts=features,
         )
 
     def _step(self, sigma: float) -> Step | None:
@@ -198,11 +235,20 @@ class Guidance:
             if coupling.wz is not None and (coupling.wz[:, :n] > 0).any(1).all():
                 weights = weights * coupling.wz[:, :n]
             noise = (x - self.noise.signal(sigma) * x0) / sigma
-            self.chosen = companions(self.workers.gather(noise), weights)
-        alone = torch.eye(batch).to(x) / coupling.p  # a batch of one each
-        only = torch.zeros(batch, len(coupling.s)).to(x)
+            finished = self._finished_for_companions(coupling)
+            self.chosen = companions(self.workers.gather(noise), weights, finished)
+        alone = torch.eye(batch).to(x0) / coupling.p  # a batch of one each
+        only = torch.zeros(batch, len(coupling.s)).to(x0)
         only[torch.arange(batch), self.chosen] = 1 / self.weights[self.chosen]
         return Coupling(coupling.p, coupling.s, alone, only, coupling.zz)
+
+    def _finished_for_companions(self, coupling: Coupling) -> Finished | None:
+        space, n = self.comparison.space, len(self.weights)
+        if self.memory is None or space.gram is None:
+            return None
+        values = self.comparison.kernel.values(Gram.within(space.gram))[:n]
+        values = values if coupling.zz is None else values * coupling.zz[:n]
+        return Finished(values[:, n:], values[:, :n], self.weights)
 
     def _row(
         self, sigma: float, step: Step | None, move: "Move", coupling: Coupling, own: Tensor
@@ -210,7 +256,8 @@ class Guidance:
         """What `move` did; `own` is ‖x − x̂0‖ of each sample, which an Euler step shortens by its fraction."""
         done = sum(s > sigma * (1 + 1e-5) for s in self.sigmas)
         ours = torch.zeros_like(own) if step is None else move.norms * move.scale.abs()
-        sizes = self.workers.gather(torch.stack([ours, ours / own.clamp_min(1e-30)], 1)).mean(0)
+        each = self.workers.gather(torch.stack([ours, ours / own.clamp_min(1e-30), own], 1))
+        sizes = each.mean(0)
         before = move.start.mmd2(coupling)
         numbers = [  # told at once: each number asked of a GPU makes it wait
             before,
@@ -219,8 +266,12 @@ class Guidance:
             sizes[1],
             move.start.saturated(),
             move.end.nearest().mean(),
+            sizes[2],
         ]
-        before, after, change, relative, saturated, nearest = torch.stack(numbers).tolist()
+        before, after, change, relative, saturated, nearest, far = torch.stack(numbers).tolist()
+        if not math.isfinite(far):
+            bad = each[:, 2].isfinite().logical_not().nonzero().flatten()
+            raise NotFinite(sigma, (bad + 1).tolist())
         progress = done / max(len(self.sigmas) - 1, 1)
         return TraceRow(
             sigma, progress, before, after, change, move.substeps, relative, saturated, nearest
@@ -257,7 +308,7 @@ def _seen(run: Guidance, x0: Tensor, x: Tensor, sigma: float) -> Compared | Patc
     """What the mode compares with the references, as it is."""
     if run.config.mode == "flow":
         return run.comparison.start(x0, _residual(run, x0, x, sigma), sigma)
-    return run.comparison.as_it_is(x * run.noise.published_scale(sigma), sigma)
+    return run.comparison.as_it_is(x.to(x0) * run.noise.published_scale(sigma), sigma)
 
 
 def _residual(run: Guidance, x0: Tensor, x: Tensor, sigma: float) -> Tensor | None:
@@ -290,7 +341,7 @@ def _flow(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) 
 
 def _paper(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
     """−λ ∂MMD²/∂z at the noisy latent z."""
-    z = x * run.noise.published_scale(step.sigma)
+    z = x.to(x0) * run.noise.published_scale(step.sigma)
     return _published_move(run, z, step, coupling, lambda grad: run.config.strength)
 
 
@@ -299,7 +350,7 @@ def _official(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupli
 
     As in the authors' code, a single image without finished ones before it is not guided.
     """
-    z = torch.lerp(x0, x, step.sigma_next / step.sigma)
+    z = torch.lerp(x0, x.to(x0), step.sigma_next / step.sigma)
     z.mul_(run.noise.published_scale(step.sigma_next))
     alone = len(coupling.p) == 1 and run.memory is None
     norms = _norms(z)
@@ -322,7 +373,7 @@ def _published_move(
     """z ← z − rate(g) · g with g = ∂MMD²/∂z, and the change of x̂0 that makes an Euler step do so."""
     start = end = run.comparison.as_it_is(z, step.sigma)
     kernel = run.comparison.kernel
-    by = coupling.gradient(kernel, start.w.gram, in_units=False) * coupling.p[:, None]
+    by = coupling.velocity(kernel, start.w.gram, in_units=False) * -coupling.p[:, None]
     grad = start.moved(by).displacement()
     rates = torch.as_tensor(rate(grad)).to(z).expand(len(z))
     if run.record:

@@ -53,47 +53,47 @@ class Gram(NamedTuple):
 
 
 class RadialProfile(NamedTuple):
-    """One family of radial kernels in u = ‖x − z‖² / h².
+    """One family of radial kernels in d² = ‖x − z‖² and h.
 
     Arguments:
-        value: k as a function of `(u, h)`; it may write into u.
-        pull: unit(h) · pull as a function of `u`; it may write into u.
+        value: k as a function of `(d², h)`.
+        pull: unit(h) · pull as a function of `(d², h)`.
         unit: What makes the gradient a displacement, as a function of `h`.
     """
 
     value: Callable[[Tensor, float], Tensor]
-    pull: Callable[[Tensor], Tensor]
+    pull: Callable[[Tensor, float], Tensor]
     unit: Callable[[float], float]
 
 
-def _inverse_root(u: Tensor) -> Tensor:
-    """u^(−1/2), bounded where two rows coincide: there the direction z − x vanishes anyway."""
-    return u.clamp_min_(torch.finfo(u.dtype).eps).rsqrt_()
+def _inverse(d2: Tensor, h: float) -> Tensor:
+    """h/d, bounded where two rows coincide: there the direction z − x vanishes anyway."""
+    return (d2 * h**-2).clamp_min_(torch.finfo(d2.dtype).eps).rsqrt_()
 
 
 RADIAL_PROFILES = {
     # exp(−d²/2h²)
     "rbf": RadialProfile(
-        value=lambda u, h: u.mul_(-0.5).exp_(),
-        pull=lambda u: u.mul_(-0.5).exp_(),
+        value=lambda d2, h: (d2 * (-0.5 / h**2)).exp_(),
+        pull=lambda d2, h: (d2 * (-0.5 / h**2)).exp_(),
         unit=lambda h: h**2,
     ),
     # (1 + d²/h²)^(−1/2)
     "imq": RadialProfile(
-        value=lambda u, h: u.add_(1).rsqrt_(),
-        pull=lambda u: u.add_(1).pow_(-1.5),
+        value=lambda d2, h: (d2 * h**-2 + 1).rsqrt_(),
+        pull=lambda d2, h: (d2 * h**-2 + 1).rsqrt_().pow_(3),
         unit=lambda h: h**2,
     ),
     # exp(−d/h)
     "laplacian": RadialProfile(
-        value=lambda u, h: (-u.sqrt()).exp_(),
-        pull=lambda u: (-u.sqrt()).exp_() * _inverse_root(u),
+        value=lambda d2, h: (d2.sqrt() * (-1 / h)).exp_(),
+        pull=lambda d2, h: (d2.sqrt() * (-1 / h)).exp_() * _inverse(d2, h),
         unit=lambda h: h**2,
     ),
     # −d: its MMD² is the energy distance; h only sets the unit
     "energy": RadialProfile(
-        value=lambda u, h: -h * u.sqrt(),
-        pull=_inverse_root,
+        value=lambda d2, h: -d2.sqrt(),
+        pull=_inverse,
         unit=lambda h: h,
     ),
 }
@@ -116,6 +116,11 @@ class RadialKernel:
 
     radial = True
 
+    @property
+    def singular(self) -> bool:
+        """Whether the pull between two rows grows without bound as they meet."""
+        return self.name in ("laplacian", "energy")
+
     def __post_init__(self):
         if self.name not in RADIAL_PROFILES:
             raise ValueError(
@@ -127,14 +132,14 @@ class RadialKernel:
     def values(self, gram: Gram) -> Tensor:
         """k(x_i, z_j), with shape `(n, m)`."""
         value, d2 = RADIAL_PROFILES[self.name].value, gram.sq_dist()
-        return self._mean(lambda h: value(d2 / h**2, h))
+        return self._mean(lambda h: value(d2, h))
 
     def pulls(self, gram: Gram, in_units: bool = False) -> Tensor:
         """p with ∇₁k(x_i, z_j) = p_ij (z_j − x_i), with shape `(n, m)`; `in_units` scales it by `unit`."""
         profile, d2 = RADIAL_PROFILES[self.name], gram.sq_dist()
         if in_units:
-            return self._mean(lambda h: profile.pull(d2 / h**2))
-        return self._mean(lambda h: profile.pull(d2 / h**2) / profile.unit(h))
+            return self._mean(lambda h: profile.pull(d2, h))
+        return self._mean(lambda h: profile.pull(d2, h) / profile.unit(h))
 
     def _mean(self, of: Callable[[float], Tensor]) -> Tensor:
         """Over bandwidths, one after the other: together they would not stay near the processor."""
@@ -166,7 +171,7 @@ class DotKernel:
     offset: float = 0.0
     unit: float = 1.0
 
-    radial = False
+    radial = singular = False
 
     def __post_init__(self):
         if self.degree < 1 or self.width <= 0:

@@ -5,7 +5,7 @@ it travel to the device, each while the one before is worked on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ class Latents:
         if device.type != "cuda" or self.stored.device.type != "cpu":
             yield from (part.to(device) for part in parts)
             return
-        stream, ahead = torch.cuda.Stream(device), None
+        stream, ahead = _stream(device), None
         shape = min(step, len(self)), *self.stored.shape[1:]
         pinned = [torch.empty(shape, dtype=self.stored.dtype, pin_memory=True) for _ in range(2)]
         left = [torch.cuda.Event() for _ in pinned]
@@ -76,7 +76,9 @@ class Latents:
         """Their weighted mean, with shape `shape`."""
         total = self.weights.new_zeros(self.shape)
         for which, piece in self.pieces():
-            total += torch.tensordot(self.weights[which], piece, 1)
+            # No matrix product: with TF32 it would keep three digits, of latents that may be far from 0.
+            weights = self.weights[which].reshape(-1, *[1] * len(self.shape))
+            total += (piece * weights).sum(0)
         return total
 
     @cached_property
@@ -86,6 +88,12 @@ class Latents:
         for which, piece in self.pieces():
             total += self.weights[which] @ (piece - self.mean).flatten(1).square().sum(1)
         return total.sqrt().item() or 1.0
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The one for copies: memory that was freed on a stream serves that stream only."""
+    return torch.cuda.Stream(device)
 
 
 def _arrived(piece: Tensor, event: torch.cuda.Event) -> Tensor:

@@ -75,14 +75,16 @@ class Rows:
 
     def dots(self, x: Tensor) -> Tensor:
         """Inner products with rows `x`, with shape `(B, D)`: `(B, N)`."""
-        parts = [x @ rows.T for _, rows in self.pieces()]
+        # The large matrix first: on a CPU that is up to twice as fast.
+        parts = [(rows @ x.T).T for _, rows in self.pieces()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def mix(self, c: Tensor) -> Tensor:
         """Sums of rows with the factors `c`, with shape `(B, N)`: `(B, D)`."""
         total = None
         for which, rows in self.pieces():
-            total = c @ rows if total is None else total.addmm_(c[:, which], rows)
+            part = c[:, which]
+            total = part @ rows if total is None else total.addmm_(part, rows)
         return total
 
     def gram(self) -> Tensor:

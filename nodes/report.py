@@ -40,7 +40,8 @@ def ending(trace: Trace) -> str:
     parts = [f"MMD² {rows[0].mmd2_before:.2g} → {rows[-1].mmd2_after:.2g}"] if rows else []
     said = [f"⚠ {remark.short}" for remark in remarks(trace)]
     known = _known(trace.runs[-1].distances)
-    return " · ".join(parts + (said or [f"nearest {fmean(known):.2f}"] * bool(known)))
+    nearest = [f"nearest {fmean(known):.2f}"] if known else []
+    return " · ".join(parts + (said or nearest))
 
 
 def summary(trace: Trace) -> str:

@@ -15,7 +15,9 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..mmd_core import Guidance, GuidanceConfig, Latents, Memory, NoiseModel, References, Window
+from ..mmd_core.guidance import NotFinite
 from ..mmd_core.schedule import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
+from .faults import check_latent_image, explained, telling_the_mend
 from .live import BatchPreview, show_text
 from .memory_files import SharedMemory
 from .prompts import batch_features, entry_feature, positive_entries
@@ -33,7 +35,7 @@ class Run:
 
     def __init__(self, guidance, latent_image, mask, node_id):
         self.guidance, self.latent_image, self.mask = guidance, latent_image, mask
-        self.node_id, self.prompts = node_id, None
+        self.node_id, self.prompts, self.broken = node_id, None, False
 
     def denoised(self, x0, x, sigma: float, guider):
         """The guided estimate; what a mask keeps is compared as it will be, and not changed."""
@@ -90,7 +92,6 @@ def apply_guidance(
             callback = BatchPreview(callback, noise.device, latent_format)
         rest = callback, noise, latent_image, denoise_mask, disable_pbar
         inner, session, prompts = guider.inner_model, group or Session(memory), None
-        options = extra_args["model_options"]["transformer_options"]
         if noise.ndim == 3 and latent_format.latent_dimensions >= 2:
             forgotten = "" if memory is None else " and not remembered"
             log.warning(
@@ -99,9 +100,12 @@ def apply_guidance(
                 forgotten,
             )
             return executor(guider, sigmas, extra_args, *rest)
+        options = extra_args["model_options"]["transformer_options"]
         if trace is not None:
             trace.begin()
         fits = True
+        if config.strength > 0:
+            check_latent_image(latent_image, node)
         try:
             check_fit(references, noise, latent_format, node)
             if config.kernel_config.prompt_kernel != "none":
@@ -135,15 +139,18 @@ def apply_guidance(
             extra_args = {**extra_args, "seed": seed % 2**64}
         session.runs += 1
         samples = executor(guider, sigmas, extra_args, *rest)
+        record = None
+        if trace is not None and run is not None:  # first, lest it fails once they are remembered
+            finished = Memory(samples.detach().float(), run.prompts)
+            together = earlier.followed_by(finished) if earlier else finished
+            record = guidance.finished(samples, together.latents)
         if sigmas[-1] > 0:
             if memory is not None and memory.appends:
                 log.info("%s: noise is left, so these latents are not remembered.", node)
         elif trouble := session.keep(inner, samples, None if run is None else run.prompts):
             say(trace, node, logging.ERROR, "not remembered", trouble)
-        if trace is not None and run is not None:
-            finished = Memory(samples.detach().float(), run.prompts)
-            together = earlier.followed_by(finished) if earlier else finished
-            trace.runs.append(guidance.finished(samples, together.latents))
+        if record is not None:
+            trace.runs.append(record)
             show_end(trace, node, node_id)
         return samples
 
@@ -153,10 +160,20 @@ def apply_guidance(
             timestep.flatten()[0]
         )  # before the model is queued, which a GPU would wait for
         x0 = executor(x, timestep, model_options, seed)
-        return x0 if run is None else run.denoised(x0, x, sigma, executor.class_obj)
+        if run is None or run.broken:
+            return x0
+        try:
+            return run.denoised(x0, x, sigma, executor.class_obj)
+        except NotFinite as error:
+            trouble = explained(error, x)
+            if config.strength > 0:
+                raise ValueError(f"{node}: {trouble}.") from error
+            run.broken = True  # nothing is asked of it
+            say(trace, node, logging.WARNING, "not finite", f"Strength is 0, but {trouble}.")
+            return x0
 
     guided = model.clone()
-    _add_outermost(guided, WrappersMP.SAMPLER_SAMPLE, key, start_run)
+    _add_outermost(guided, WrappersMP.SAMPLER_SAMPLE, key, telling_the_mend(start_run, node))
     _add_outermost(guided, WrappersMP.PREDICT_NOISE, key, predict)
     return guided
 

@@ -49,7 +49,7 @@ class Session:
         return earlier.followed_by(self.finished) if self.finished else earlier, found
 
     def keep(self, inner_model, samples: torch.Tensor, prompts: torch.Tensor | None) -> str | None:
-        """Remembers finished samples; a sentence if the shared memory could not take them."""
+        """Remembers finished samples if they are finite; a sentence if the shared memory could not take them."""
         samples = samples.detach().float()
         shared, trouble = self.shared, None
         if shared is not None and shared.appends:
@@ -57,6 +57,8 @@ class Session:
             trouble = shared.append(inner_model.process_latent_out(samples), kind, prompts)
             if trouble is None and shared.loads:
                 return None  # the next run finds them there
+        if not samples.isfinite().all():
+            return trouble  # they would spoil the next run
         finished = Memory(samples, prompts)
         self.finished = self.finished.followed_by(finished) if self.finished else finished
         return trouble

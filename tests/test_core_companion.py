@@ -75,13 +75,33 @@ def test_companions_stay_for_the_run_and_leave_when_most_is_settled(rng):
     assert torch.equal(run(x0, x, 0.4), x0)
 
 
-def test_finished_samples_do_not_matter(rng):
-    memory = Memory(latents(rng, 4, -3.0))
-    state = rng.get_state()
-    *_, alone = moves(rng, 2, few())
-    rng.set_state(state)
-    *_, after = moves(rng, 2, few(), memory=memory)
-    torch.testing.assert_close(alone, after)
+@pytest.mark.parametrize("prompts", [False, True])
+def test_companions_are_of_the_kind_that_finished_samples_lack(prompts, rng):
+    """Six of one kind are finished: the next two are of the other. Those with another prompt do not count."""
+    y = torch.cat([latents(rng, 6, 0.5), latents(rng, 6, -0.5)])
+    x0 = latents(rng, 2)
+    memory, given, kernel = Memory(latents(rng, 6, 0.5)), {}, None
+    if prompts:
+        memory = memory._replace(prompts=torch.eye(2)[1].expand(6, 2))
+        kernel = KernelConfig(prompt_kernel="cosine")
+        given = {"prompts": torch.eye(2)[0].expand(12, 2)}
+    of_other_kind = 0
+    for _ in range(10):
+        run = guidance(few(kernel=kernel), y, memory=memory, **given)
+        x = x0 + 14.0 * torch.randn(x0.shape, generator=rng, dtype=F64)
+        run(x0, x, 14.0, torch.eye(2)[:1].expand(2, 2) if prompts else None)
+        of_other_kind += int((run.chosen >= 6).sum())
+    assert of_other_kind == 20 if not prompts else 4 < of_other_kind < 16
+
+
+def test_with_finished_samples_the_noise_still_decides(rng):
+    memory, x0 = Memory(latents(rng, 3)), latents(rng, 1)
+    y, chosen = latents(rng, 40), set()
+    for _ in range(30):
+        run = guidance(few(), y, memory=memory)
+        run(x0, x0 + 6.0 * torch.randn(x0.shape, generator=rng, dtype=F64), 6.0)
+        chosen.add(int(run.chosen))
+    assert len(chosen) > 5
 
 
 def test_with_a_prompt_kernel_companions_have_a_caption_like_the_prompt(rng):

@@ -57,7 +57,7 @@ def test_gradient_and_mmd2_equal_the_direct_ones(name, rng):
         of_rows = coupling.mmd2_of_rows(kernel, space.gram, torch.arange(6))
         found = coupling.mmd2(kernel.values(w.gram), of_rows)
         assert found.item() == pytest.approx(mmd2(moved, y, kernel, q).item(), abs=1e-7)
-        by = coupling.gradient(kernel, w.gram, in_units=False)
+        by = -coupling.velocity(kernel, w.gram, in_units=False)
         grad = (w.moved(by).displacement() - w.displacement()).reshape(x.shape)
         torch.testing.assert_close(grad / 4, mmd2_grad(moved, y, kernel, q), rtol=1e-6, atol=1e-10)
         w = w.moved(-0.3 * by)
@@ -82,7 +82,7 @@ def test_float32_gram_space_equals_the_direct_result(dim, rng):
     coupling = Coupling(torch.full((8,), 1 / 8), -q.float())
     w, direct, rate = space.project(x.float()).start(), x.clone(), 0.5
     for _ in range(20):
-        w = w.moved(-rate * coupling.gradient(kernel, w.gram))
+        w = w.moved(rate * coupling.velocity(kernel, w.gram))
         direct = direct - rate * scaled_gradient(direct, y, kernel)
     error = w.displacement().double() - (direct - x)
     assert error.norm() / (direct - x).norm() < 1e-4

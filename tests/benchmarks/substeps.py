@@ -40,7 +40,7 @@ class Flow:
         self.coupling = Coupling(x.new_full((batch,), 1 / batch), y.new_full((n,), -1 / n))
 
     def velocity(self, w):
-        return self.coupling.gradient(self.kernel, w.gram).neg_()
+        return self.coupling.velocity(self.kernel, w.gram)
 
     def start(self):
         return self.space.project(self.x).start()

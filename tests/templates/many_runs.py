@@ -27,7 +27,7 @@ or another prompt.
 **Try next**
 
 - Out of memory: micro_batch 4 or 1. Take 8 images or more per run: fewer follow one reference each, \
-whatever is remembered.
+one that those remembered lack.
 - The output *latents* of *MMD Memory* is all that is remembered: decode it to see the whole batch.
 """
 
