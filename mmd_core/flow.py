@@ -22,18 +22,19 @@ from .gram_space import Combination
 
 __all__ = ["flowed", "substeps"]
 
-# About as exact as Euler's method in sub-steps of 0.5, with a third as many (tests/benchmarks/substeps.py).
+# About as exact as Euler's method in sub-steps of 0.5, with a third as many (tests/benchmarks/substeps.py); three
+# quarters for kernels whose values change without bound, where longer ones overshoot.
 FIRST, GROWTH, LONGEST = 0.4, 1.5, 2.0
-SINGULAR = 0.7  # the longest where values change without bound: longer ones overshoot more and more
+SINGULAR = 0.7  # the longest for these
 TERMS = 4  # of the series of φ, for matrices of norms up to 1/2
 
 
 def substeps(reach: float, singular: bool = False) -> list[float]:
     """The lengths of the sub-steps, which sum to `reach`; `singular` as in `kernels.py`."""
-    longest = SINGULAR if singular else LONGEST
+    first, longest = (FIRST / 2, SINGULAR) if singular else (FIRST, LONGEST)
     lengths = []
     while sum(lengths) < reach * (1 - 1e-9):
-        lengths.append(min(FIRST * GROWTH ** len(lengths), longest))
+        lengths.append(min(first * GROWTH ** len(lengths), longest))
     return [length * reach / sum(lengths) for length in lengths]
 
 

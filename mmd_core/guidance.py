@@ -30,6 +30,7 @@ from .kernels import Gram
 from .latents import Latents
 from .memory import Memory, memory_weights
 from .patches import PatchComparison, Patched
+from .precision import full_precision
 from .prompt import balanced, caption_bandwidth, prompt_weights
 from .schedule import NoiseModel, Step, Window, euler_carry
 from .trace import RunTrace, TraceRow
@@ -71,6 +72,7 @@ class Guidance:
         workers: Those that the batch is drawn by; all make the same calls.
     """
 
+    @full_precision()
     def __init__(
         self,
         config: GuidanceConfig,
@@ -111,6 +113,7 @@ class Guidance:
             )
         self.spread = references.spread
 
+    @full_precision()
     def __call__(
         self, x0: Tensor, x: Tensor, sigma: float, prompts: Tensor | None = None
     ) -> Tensor:
@@ -148,6 +151,7 @@ class Guidance:
         change = move.displacement.mul_(_per_sample(move.scale * carried, x0))
         return change.add_(x0_).to(x0.dtype)
 
+    @full_precision()
     def finished(self, samples: Tensor, together: Tensor | None = None) -> RunTrace:
         """What was done in this run, at its end.
 

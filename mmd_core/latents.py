@@ -12,7 +12,7 @@ from torch import Tensor
 
 __all__ = ["Latents"]
 
-PIECE = 2**20  # numbers looked at together: little memory, and near the processor
+PIECE = 2**17  # numbers looked at together: little memory, and near the processor
 
 
 class Latents:

@@ -16,6 +16,7 @@ from .latents import Latents
 __all__ = ["Rows"]
 
 STREAMED = 2**24  # numbers of a piece: large enough for full speed, small beside any model
+BLOCK = 16, 2**14  # rows and columns that stay near the processor
 SMALLER = torch.float16  # about the centre latents are small numbers, which it holds best
 
 
@@ -83,8 +84,8 @@ class Rows:
         """Sums of rows with the factors `c`, with shape `(B, N)`: `(B, D)`."""
         total = None
         for which, rows in self.pieces():
-            part = c[:, which]
-            total = part @ rows if total is None else total.addmm_(part, rows)
+            part = _product(c[:, which], rows)
+            total = part if total is None else total.add_(part)
         return total
 
     def gram(self) -> Tensor:
@@ -97,3 +98,15 @@ class Rows:
                     across = rows @ more.T
                     gram[which, others], gram[others, which] = across, across.T
         return gram
+
+
+def _product(c: Tensor, rows: Tensor) -> Tensor:
+    """c · rows; for few sums on a CPU block by block, which is up to three times as fast there."""
+    if rows.device.type != "cpu" or not 2 < len(c) <= 16:
+        return c @ rows
+    total, (n, d) = rows.new_zeros(len(c), rows.shape[1]), BLOCK
+    for columns in range(0, rows.shape[1], d):
+        part = total[:, columns : columns + d]
+        for first in range(0, len(rows), n):
+            part.addmm_(c[:, first : first + n], rows[first : first + n, columns : columns + d])
+    return total

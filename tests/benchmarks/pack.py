@@ -12,6 +12,7 @@ for name, folder in (
     ("mmd_tests", TESTS),
     ("mmd_demo", TESTS / "demo" / "pack"),
 ):
-    package = types.ModuleType(name)  # without its __init__.py, which may need ComfyUI
-    package.__path__ = [str(folder)]
-    sys.modules[name] = package
+    if name not in sys.modules:
+        package = types.ModuleType(name)  # without its __init__.py, which may need ComfyUI
+        package.__path__ = [str(folder)]
+        sys.modules[name] = package
