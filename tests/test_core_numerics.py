@@ -82,7 +82,7 @@ def test_tf32_is_off_within_guidance_and_as_chosen_afterwards(chosen):
     run.finished(x)
     with pytest.raises(RuntimeError):
         run(x[:, :2], x, 5.0)
-    assert len(seen) > 5 and set(seen) <= {"ieee", False}
+    assert len(seen) > 5 and set(seen[1:]) <= {"ieee", False}  # the first: its shape is asked
     assert torch.get_float32_matmul_precision() == chosen
 
 
