@@ -48,6 +48,8 @@ def flowed(
 
     Arguments:
         velocity: `[L | F]` of w' = L·w + F·z, with shape `(B, B + M)`.
+        lengths: Of the sub-steps; a single one is not corrected.
+        singular: Whether the values of the kernel change without bound, see `kernels.py`.
     """
     begun = velocity(w)
     share = 0.25 if singular else 0.5  # less is not as exact, but damps
@@ -55,7 +57,7 @@ def flowed(
     for h in lengths:
         weights = phi(begun[:, : len(begun)], h, one)
         w = w.moved(torch.addmm(begun, weights, begun, beta=0, alpha=h))
-        if len(lengths) > 1:  # else too short for values to change
+        if len(lengths) > 1:
             ended = velocity(w)
             w = w.moved(torch.addmm(begun, weights, ended - begun, beta=0, alpha=h * share))
             begun = ended

@@ -66,7 +66,7 @@ class Guidance:
         noise: The model's noise.
         memory: Samples finished earlier.
         prompts: Prompt features of the references, with shape `(N, E)`, for a prompt kernel.
-        record: Whether to keep a trace, which costs the kernel values between references.
+        record: Whether to keep a trace.
         carry: By which factor a change of x̂0 enters x in one step of the sampler; an Euler step's by default.
         budget: How many bytes of the device the references may take; beyond, they are streamed to it.
         workers: Those that the batch is drawn by; all make the same calls.
@@ -93,9 +93,8 @@ class Guidance:
         self.weights = references.weights
         self.trace: list[TraceRow] = []
         self.chosen: Tensor | None = None  # each sample's companion
-        self.couplings: tuple[int, Tensor | None, Coupling] | None = (
-            None  # the last one, and of what
-        )
+        # The last one, and of what.
+        self.couplings: tuple[int, Tensor | None, Coupling] | None = None
         finished = None if self.memory is None else self.memory.latents.to(self.weights)
         workers.agree(
             self.weights.device,
