@@ -2,10 +2,11 @@
 
 The displacement of one guidance call in float32, relative to that of the same formulas in float64 on the same numbers:
 over the dimension D, an offset that all latents share (in standard deviations of a latent's entry), kernels, and ways to
-keep the references. TF32 rounds the factors of each matrix product to 10 bits behind the point; on a CPU that is
-done here, on a GPU by the GPU.
+keep the references.
 
-The last column is the difference that TF32 makes, which is to stay below 1e-3.
+After the stroke is the difference that TF32 makes, which rounds the factors of each matrix product to 10 bits behind
+the point. On a GPU there is to be none, since guidance turns it off (`mmd_core/precision.py`); on a CPU it is done here
+all the same, and shows why.
 """
 
 import argparse
