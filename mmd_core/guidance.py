@@ -133,6 +133,7 @@ class Guidance:
             return x0
         coupling = self._coupling(len(x0) * self.workers.size, prompts)
         x0_ = x0.to(self.weights)
+        own = _norms(x - x0_) if self.record else None  # first: it takes as much as the batch
         if step is None:
             start = _seen(self, x0_, x, sigma)
             move = Move(start, start, None, self.weights.new_zeros(len(x0)), 0)
@@ -142,7 +143,6 @@ class Guidance:
                 pulls = self._each_to_its_companion(coupling, x0_, x, sigma)
             move = _MODES[self.config.mode](self, x0_, x, step, pulls)
         if self.record:
-            own = _norms(x - x0_)
             self.trace.append(self._row(sigma, step, move, coupling, own))
         if step is None:
             return x0
