@@ -17,19 +17,19 @@ References:
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .companion import OPEN, Finished, companions
-from .comparison import Compared, FeatureComparison
+from .comparison import FeatureComparison
 from .config import GuidanceConfig
 from .coupling import Coupling
 from .kernels import Gram
 from .latents import Latents
 from .memory import Memory, memory_weights
-from .patches import PatchComparison, Patched
+from .modes import MODES, Move, norms, seen
+from .patches import PatchComparison
 from .precision import full_precision
 from .prompt import balanced, caption_bandwidth, prompt_weights
 from .schedule import NoiseModel, Step, Window, euler_carry
@@ -37,8 +37,6 @@ from .trace import RunTrace, TraceRow
 from .workers import ALONE, Workers
 
 __all__ = ["Guidance", "NotFinite"]
-
-MAX_REACH = 50.0  # λ · rate of one step: by then the flow has come to rest, and would only copy
 
 
 class NotFinite(ValueError):
@@ -133,15 +131,15 @@ class Guidance:
             return x0
         coupling = self._coupling(len(x0) * self.workers.size, prompts)
         x0_ = x0.to(self.weights)
-        own = _norms(x - x0_) if self.record else None  # first: it takes as much as the batch
+        own = norms(x - x0_) if self.record else None  # first: it takes as much as the batch
         if step is None:
-            start = _seen(self, x0_, x, sigma)
+            start = seen(self, x0_, x, sigma)
             move = Move(start, start, None, self.weights.new_zeros(len(x0)), 0)
         else:
             pulls = coupling
             if self.config.companions:
                 pulls = self._each_to_its_companion(coupling, x0_, x, sigma)
-            move = _MODES[self.config.mode](self, x0_, x, step, pulls)
+            move = MODES[self.config.mode](self, x0_, x, step, pulls)
         if self.record:
             self.trace.append(self._row(sigma, step, move, coupling, own))
         if step is None:
@@ -254,11 +252,11 @@ class Guidance:
         return Finished(values[:, n:], values[:, :n], self.weights)
 
     def _row(
-        self, sigma: float, step: Step | None, move: "Move", coupling: Coupling, own: Tensor
+        self, sigma: float, step: Step | None, move: Move, coupling: Coupling, own: Tensor
     ) -> TraceRow:
         """What `move` did; `own` is ‖x − x̂0‖ of each sample, which an Euler step shortens by its fraction."""
         done = sum(s > sigma * (1 + 1e-5) for s in self.sigmas)
-        ours = torch.zeros_like(own) if step is None else move.norms * move.scale.abs()
+        ours = torch.zeros_like(own) if step is None else move.lengths * move.scale.abs()
         each = self.workers.gather(torch.stack([ours, ours / own.clamp_min(1e-30), own], 1))
         sizes = each.mean(0)
         before = move.start.mmd2(coupling)
@@ -281,108 +279,5 @@ class Guidance:
         )
 
 
-class Move(NamedTuple):
-    """Where guidance found the compared samples, where it leaves them, and the change of x̂0.
-
-    The change is `scale · displacement`, with one scale for each sample of this worker, with shape `(b,)`.
-    """
-
-    start: Compared | Patched
-    end: Compared | Patched
-    displacement: Tensor | None
-    scale: Tensor
-    substeps: int = 1
-
-    @property
-    def norms(self) -> Tensor:
-        """How long the displacement of each sample is, with shape `(b,)`."""
-        return _norms(self.displacement)
-
-
-def _norms(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x.flatten(1), dim=1)
-
-
 def _per_sample(factors: Tensor, x: Tensor) -> Tensor:
     return factors.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def _seen(run: Guidance, x0: Tensor, x: Tensor, sigma: float) -> Compared | Patched:
-    """What the mode compares with the references, as it is."""
-    if run.config.mode == "flow":
-        return run.comparison.start(x0, _residual(run, x0, x, sigma), sigma)
-    return run.comparison.as_it_is(x.to(x0) * run.noise.published_scale(sigma), sigma)
-
-
-def _residual(run: Guidance, x0: Tensor, x: Tensor, sigma: float) -> Tensor | None:
-    """x − x̂0 with x per unit of signal; None where there is no signal."""
-    signal = run.noise.signal(sigma)
-    return torch.sub(x, x0, alpha=signal).div_(signal) if signal > 0 else None
-
-
-def _flow(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
-    """w' = −Ĝ(w) from x̂0 for the time λ · rate; an Euler step then moves x by exactly w − x̂0.
-
-    `preserve` p keeps that below (1 − p)/p of how far the model's own step moves a sample.
-    """
-    residual = _residual(run, x0, x, step.sigma)
-    own = None if residual is None else _norms(residual)
-    start = run.comparison.start(x0, residual, step.sigma)
-    del residual  # as large as the batch
-    end, substeps = start.flowed(coupling, min(run.config.strength * step.rate, MAX_REACH))
-    displacement = end.displacement()
-    share = torch.ones(len(x0)).to(run.weights)
-    preserve = run.config.preserve
-    if preserve > 0 and own is not None:
-        ahead = 1 - run.noise.level(step.sigma_next) / run.noise.level(step.sigma)
-        bound = (1 - preserve) / preserve * ahead * own
-        share = (bound / _norms(displacement).clamp_min(1e-30)).clamp_max(1)
-        if run.record:
-            end = end.shortened(run.workers.gather(share))
-    return Move(start, end, displacement, share * (step.signal / step.fraction), substeps)
-
-
-def _paper(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
-    """−λ ∂MMD²/∂z at the noisy latent z."""
-    z = x.to(x0) * run.noise.published_scale(step.sigma)
-    return _published_move(run, z, step, coupling, lambda grad: run.config.strength)
-
-
-def _official(run: Guidance, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
-    """−α · g / (‖g‖ + 1e-5) · ‖z‖ at the latent z that an Euler step arrives at.
-
-    As in the authors' code, a single image without finished ones before it is not guided.
-    """
-    z = torch.lerp(x0, x.to(x0), step.sigma_next / step.sigma)
-    z.mul_(run.noise.published_scale(step.sigma_next))
-    alone = len(coupling.p) == 1 and run.memory is None
-    norms = _norms(z)
-    return _published_move(
-        run,
-        z,
-        step,
-        coupling,
-        lambda grad: run.config.strength * (not alone) * norms / (_norms(grad) + 1e-5),
-    )
-
-
-def _published_move(
-    run: Guidance,
-    z: Tensor,
-    step: Step,
-    coupling: Coupling,
-    rate: Callable[[Tensor], Tensor | float],
-) -> Move:
-    """z ← z − rate(g) · g with g = ∂MMD²/∂z, and the change of x̂0 that makes an Euler step do so."""
-    start = end = run.comparison.as_it_is(z, step.sigma)
-    kernel = run.comparison.kernel
-    by = coupling.velocity(kernel, start.w.gram, in_units=False) * -coupling.p[:, None]
-    grad = start.moved(by).displacement()
-    rates = torch.as_tensor(rate(grad)).to(z).expand(len(z))
-    if run.record:
-        end = start.moved(-run.workers.gather(rates)[:, None] * by)
-    carried = run.noise.published_scale(step.sigma_next) * step.fraction
-    return Move(start, end, grad, -rates / carried)
-
-
-_MODES = {"flow": _flow, "paper": _paper, "official": _official}

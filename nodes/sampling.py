@@ -156,9 +156,8 @@ def apply_guidance(
 
     def predict(executor, x, timestep, model_options={}, seed=None):  # noqa: B006 (ComfyUI's signature)
         run = model_options.get("transformer_options", {}).get(key)
-        sigma = float(
-            timestep.flatten()[0]
-        )  # before the model is queued, which a GPU would wait for
+        # Asked before the model is queued, which a GPU would wait for.
+        sigma = float(timestep.flatten()[0])
         x0 = executor(x, timestep, model_options, seed)
         if run is None or run.broken:
             return x0

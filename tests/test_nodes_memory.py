@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmd_tests.test_nodes_sampling import make_references
 from mmd_tests.tiny_models import (
     empty_latent,
     family_latent,
@@ -46,14 +47,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def references():
-    return make_references()
-
-
-def make_references(n=12, shape=(4, 8, 8), **options):
-    from mmd_pack.mmd_core import References
-
-    generator = torch.Generator().manual_seed(1)
-    return References(torch.randn(n, *shape, generator=generator) * 5 + 2, **options)
+    return make_references(12)
 
 
 def memory_node(name="a", action="load and append", limit=256):
@@ -264,7 +258,7 @@ def test_strength_0_changes_no_bit_and_is_remembered(model, references):
 
 
 def test_strength_0_asks_nothing_of_the_references(model):
-    other = make_references(shape=(4, 8, 10))
+    other = make_references(12, shape=(4, 8, 10))
     samples, _, report = guided_draw(model, other, strength=0.0, memory=handle())
     assert torch.equal(samples, core_draw(model)) and torch.equal(remembered(), samples)
     assert "Strength is 0" in report
@@ -295,7 +289,7 @@ def test_every_kind_of_latents_comes_back_to_rounding(family, monkeypatch):
     monkeypatch.setattr(session.Session, "recall", noted)
     model, latent = tiny_family(family), family_latent(family, 8)
     shape = tuple(latent["samples"].shape[1:])
-    references = make_references(shape=shape if len(shape) == 3 else shape[:1] + shape[2:])
+    references = make_references(12, shape=shape if len(shape) == 3 else shape[:1] + shape[2:])
     prompts = {"positive": family_prompt(family, 1), "negative": family_prompt(family, 2)}
     guided, trace = patched(model, references, handle())
     first = core_draw(guided, latent, **prompts)
@@ -333,7 +327,7 @@ def prompted_references():
 
     (tokens, options), *_ = prompt(3, batch=2)
     features = entry_feature({"cross_attn": tokens, **options})
-    return make_references(prompts=features.repeat_interleave(6, 0))
+    return make_references(12, prompts=features.repeat_interleave(6, 0))
 
 
 def test_prompts_are_remembered_with_the_images(model):
