@@ -1,0 +1,94 @@
+"""The base chain: what one step of an ancestral Euler sampler draws.
+
+    x' = μ(x) + s ξ,  ξ ~ N(0, 1),  μ(x) = a x + b x̂0
+
+with a, b and s of the step alone. The chain is defined by the sampler, not by a differential equation that it
+discretises: what is exact about TRI-TSMC is exact for the samples that this sampler draws.
+
+    eps, v, EDM       s² = min(σ'², η² σ'² (σ² − σ'²)/σ²),  σ_d² = σ'² − s²,  μ = x̂0 + (σ_d/σ)(x − x̂0)
+    flow matching     σ_d = σ' (1 + (σ'/σ − 1) η),  μ = (1 − σ')/(1 − σ_d) · (x̂0 + (σ_d/σ)(x − x̂0)),
+                      s² = σ'² − (σ_d (1 − σ')/(1 − σ_d))²
+
+as `euler_ancestral` of ComfyUI (k-diffusion) and its form for flow matching do. η = 1 of the first is the posterior of
+DDPM. The last step, to σ' = 0, ends at x̂0 and draws nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Transition", "transitions"]
+
+
+class Transition(NamedTuple):
+    """One step, from `sigma` to `sigma_next`.
+
+    Attributes:
+        of_x: a, the weight of x in the mean.
+        of_x0: b, the weight of the denoised estimate x̂0.
+        noise: s, the standard deviation of what is drawn; 0 on the last step.
+        slope: c(σ) = ∂x̂0/∂x for clean samples of variance 1: turns a gradient at x̂0 into one at x.
+        settled: κ(σ), the share of that variance which x has settled, in [0, 1].
+    """
+
+    sigma: float
+    sigma_next: float
+    of_x: float
+    of_x0: float
+    noise: float
+    slope: float
+    settled: float
+
+    def mean(self, x: Tensor, x0: Tensor) -> Tensor:
+        """μ, with the shape of `x`."""
+        return self.of_x * x + self.of_x0 * x0
+
+
+def transitions(
+    sigmas: Sequence[float], flow_matching: bool = False, eta: float = 1.0, noise_scale: float = 1.0
+) -> tuple[Transition, ...]:
+    """The steps of a falling schedule of noise levels.
+
+    Arguments:
+        sigmas: σ_0 > … > σ_T = 0.
+        flow_matching: Whether x = (1 − σ) x0 + σ n, else x = x0 + σ n.
+        eta: η in ]0, 1], how much of the noise is drawn anew.
+        noise_scale: By what the sampler multiplies `s`.
+
+    Raises:
+        ValueError: A schedule that does not fall to 0, or η = 0.
+    """
+    sigmas = [float(sigma) for sigma in sigmas]
+    if len(sigmas) < 3 or sigmas[-1] != 0 or any(a <= b for a, b in pairwise(sigmas)):
+        raise ValueError(
+            "sigmas must fall from step to step and end at 0, with two steps or more: connect BasicScheduler with "
+            "steps of 2 or more, and not a part of a schedule"
+        )
+    if not 0 < eta <= 1:
+        raise ValueError(
+            f"eta must lie above 0 and not above 1, not {eta}: without noise of its own each duplicate of a sample "
+            "stays one, so set eta to 1"
+        )
+    return tuple(_transition(a, b, flow_matching, eta, noise_scale) for a, b in pairwise(sigmas))
+
+
+def _transition(sigma: float, after: float, flow: bool, eta: float, scale: float) -> Transition:
+    signal = 1 - sigma if flow else 1.0
+    spread = signal**2 + sigma**2
+    slope, settled = signal / spread, signal**2 / spread
+    if after == 0:
+        return Transition(sigma, after, 0.0, 1.0, 0.0, slope, settled)
+    if flow:
+        down = after * (1 + (after / sigma - 1) * eta)
+        shrink = (1 - after) / (1 - down)
+        noise = math.sqrt(max(after**2 - (down * shrink) ** 2, 0.0))
+    else:
+        noise = min(after, eta * math.sqrt(after**2 * (sigma**2 - after**2) / sigma**2))
+        down, shrink = math.sqrt(max(after**2 - noise**2, 0.0)), 1.0
+    keep = down / sigma
+    return Transition(
+        sigma, after, shrink * keep, shrink * (1 - keep), scale * noise, slope, settled
+    )

@@ -1,0 +1,78 @@
+"""Rewards: fixed functions of finished samples that are to be large."""
+
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..config import KernelConfig
+from ..feature_space import make_features
+from .expansion import KernelExpansion
+
+__all__ = ["Reward", "Witness"]
+
+
+class Reward(Protocol):
+    """A reward of latents, in the space of the model. Its gradient is optional."""
+
+    def value(self, x: Tensor) -> Tensor:
+        """r of latents `(B, *)`, with shape `(B,)`."""
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """∇r, with the shape of `x`."""
+
+
+class Witness:
+    """The witness function of MMD: w(x) = Σ_j q_j k(x, y_j) − mean_i k(x, x_i), large where references are that the
+    model does not reach by itself.
+
+    The samples x_i are those that the model draws by itself. They stay the same, so that the reward is a fixed function.
+
+    Arguments:
+        config: The kernel and the feature space; prompts are not compared.
+        y: References, with shape `(N, *)`.
+        weights: q, with shape `(N,)`, sum 1.
+        base: Samples of the model, with shape `(n, *)`.
+
+    Raises:
+        ValueError: The feature space `patches`.
+
+    References:
+        Gretton et al., A Kernel Two-Sample Test, JMLR 2012, section 2.3. https://jmlr.org/papers/v13/gretton12a.html
+    """
+
+    def __init__(self, config: KernelConfig, y: Tensor, weights: Tensor, base: Tensor):
+        if config.feature_space == "patches":
+            raise ValueError(
+                "patches have no witness of whole images: set feature_space of MMDKernel to latent, low_pass or "
+                "channel_stats"
+            )
+        features = make_features(config.feature_space, y.shape[1:], config.pool)
+        references = features(y).flatten(1)
+        centered = references - weights.to(references) @ references if config.radial else references
+        compared = replace(config, feature_space="latent")
+        kernel = compared.resolve(centered @ centered.T, references.shape[1])
+        rows = torch.cat([references, features(base.to(y)).flatten(1)])
+        share = references.new_full((len(base),), -1 / len(base))
+        coefficients = torch.cat([weights.to(references), share])
+        self.base, self.expansion = base, KernelExpansion(kernel, rows, coefficients, 0.0, features)
+
+    def value(self, x: Tensor) -> Tensor:
+        return self.expansion.value(x)
+
+    def gradient(self, x: Tensor) -> Tensor:
+        return self.expansion.gradient(x)
+
+    def of_base(self) -> Tensor:
+        """w of the base samples, each compared with the others but not with itself, with shape `(n,)`.
+
+        As they are among the x_i, w itself has a dip at each of them, which no fresh sample would ever meet.
+        """
+        n = len(self.base)
+        if n < 2:
+            return self.value(self.base)
+        values = self.expansion.values(self.base)
+        references, others = values[:, :-n], values[:, -n:]
+        among = (others.sum(1) - others.diagonal()) / (n - 1)
+        return references @ self.expansion.coefficients[:-n] - among

@@ -1,0 +1,109 @@
+"""One pass of sequential Monte Carlo with the twisted proposal: particles are duplicated on the way.
+
+    log w += [V_{i+1} − V_i] + log p/q,   log p/q = −s u·e − ½ s² ‖u‖²
+
+for any potentials V with V_T = λ r. Here V_i = κ(σ_i) λ r(x̂0): r of the estimate itself would count what noise still
+hides, and duplicate the wrong particles where λ is large.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .chain import Transition
+from .paths import Denoise, Noise
+from .twist import Twist, drift
+from .weights import effective, log_mean_exp, systematic
+
+__all__ = ["Swarm", "smc"]
+
+THRESHOLD = 0.5  # of the particles: below such an effective number they are resampled
+
+
+@dataclass(frozen=True, eq=False)
+class Swarm:
+    """The particles at the end.
+
+    Attributes:
+        z: Samples, with shape `(N, *)`.
+        log_weights: Their weights, with shape `(N,)`, float64 on the CPU.
+        log_z: log Ẑ; Ẑ is unbiased.
+        ancestors: Which first sample each one comes from, with shape `(N,)`.
+        resampled: How often they were resampled.
+    """
+
+    z: Tensor
+    log_weights: Tensor
+    log_z: float
+    ancestors: Tensor
+    resampled: int
+
+
+def smc(
+    denoise: Denoise,
+    x: Tensor,
+    steps: Sequence[Transition],
+    noise: Noise,
+    uniform: Callable[[int], float],
+    tilt: Callable[[Tensor], Tensor],
+    potential: Callable[[Tensor, int], Tensor] | None = None,
+    twist: Twist | None = None,
+    theta: Tensor | None = None,
+) -> Swarm:
+    """Particles in lock step.
+
+    Arguments:
+        denoise, x, steps, noise, twist, theta: As for `propose`.
+        uniform: A random number in [0, 1[ for each step.
+        tilt: λ r of finished samples, with shape `(N,)`.
+        potential: V of estimates x̂0 at a step; None is 0 throughout.
+
+    References:
+        Chopin, Papaspiliopoulos, An Introduction to Sequential Monte Carlo, 2020, chapter 10.
+        https://doi.org/10.1007/978-3-030-47845-2
+    """
+    n, log_z, resampled = len(x), 0.0, 0
+    log_w, at, ancestors = (
+        torch.zeros(n, dtype=torch.float64),
+        torch.zeros(n, dtype=torch.float64),
+        torch.arange(n),
+    )
+    for i, step in enumerate(steps):
+        x0 = denoise(x, i)
+        if i and potential is not None:
+            new = _usable(potential(x0, i))
+            log_w, at = _added(log_w, new - at), new
+        if 0 < effective(log_w) < THRESHOLD * n:
+            log_z += log_mean_exp(log_w)
+            chosen = systematic(torch.softmax(log_w, 0), uniform(i))
+            x, x0 = x[chosen.to(x.device)], x0[chosen.to(x.device)]
+            at, ancestors = at[chosen], ancestors[chosen]
+            log_w, resampled = torch.zeros_like(log_w), resampled + 1
+        mean = step.mean(x, x0)
+        if step.noise == 0:
+            x = mean
+            continue
+        e = noise(i)
+        if twist is not None:
+            which, features = twist(x0, i)
+            u = step.noise * drift(theta, which, features)
+            flat = u.flatten(1)
+            ratio = -(flat * e.flatten(1)).sum(1) - 0.5 * flat.square().sum(1)
+            log_w, e = log_w + ratio.to("cpu").double(), e + u
+        x = mean + step.noise * e
+    log_w = _added(log_w, _usable(tilt(x)) - at)
+    return Swarm(x, log_w, log_z + log_mean_exp(log_w), ancestors, resampled)
+
+
+def _added(log_weights: Tensor, more: Tensor) -> Tensor:
+    """The sum; what has no weight gets none."""
+    return torch.where(log_weights == -math.inf, log_weights, log_weights + more)
+
+
+def _usable(values: Tensor) -> Tensor:
+    """On the CPU in float64; what is not finite has no weight."""
+    values = values.detach().to("cpu").double()
+    return torch.where(torch.isfinite(values), values, -math.inf)
