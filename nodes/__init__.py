@@ -14,6 +14,15 @@ from .mmd_score import MMDScore
 from .mmd_strengths import MMDStrengths
 from .reference_preview import ReferencePreview
 from .save_reference_latents import SaveReferenceLatents
+from .tsmc.reward_clip_vision import TSMCRewardCLIPVision
+from .tsmc.reward_image_stats import TSMCRewardImageStats
+from .tsmc.reward_reference import TSMCRewardReference
+from .tsmc.score_images import TSMCScoreImages
+from .tsmc.tri_tsmc_sampler import TRITSMCSampler
+from .tsmc.tsmc_init import TSMCInit
+from .tsmc.tsmc_propose import TSMCPropose
+from .tsmc.tsmc_select import TSMCSelect
+from .tsmc.tsmc_update import TSMCUpdate
 
 NODES = [
     LoadReferenceSet,
@@ -30,4 +39,13 @@ NODES = [
     MMDStrengths,
     MMDPlot,
     MMDScore,
+    TSMCRewardReference,
+    TSMCRewardCLIPVision,
+    TSMCRewardImageStats,
+    TSMCScoreImages,
+    TRITSMCSampler,
+    TSMCInit,
+    TSMCPropose,
+    TSMCUpdate,
+    TSMCSelect,
 ]

@@ -27,6 +27,7 @@ from .session import Session
 from .trace import Trace
 from .vae_match import wrong_vae
 
+KEY = "mmd_guidance_"  # what the names of the wrappers begin with
 log = logging.getLogger("mmd_guidance")
 
 
@@ -81,7 +82,7 @@ def apply_guidance(
     if config.strength == 0 and trace is None and memory is None and not preview_batch:
         return model
     group = Session(memory) if grouped else None
-    key = f"mmd_guidance_{uuid.uuid4().hex}"  # unique, so that nodes can be chained
+    key = f"{KEY}{uuid.uuid4().hex}"  # unique, so that nodes can be chained
 
     def start_run(
         executor, guider, sigmas, extra_args, callback, noise,

@@ -9,3 +9,5 @@ ReferencesSocket = io.Custom("MMD_REFERENCES")  # carries mmd_core.References
 KernelSocket = io.Custom("MMD_KERNEL")  # carries mmd_core.KernelConfig
 MemorySocket = io.Custom("MMD_MEMORY")  # carries memory_files.SharedMemory
 TraceSocket = io.Custom("MMD_TRACE")  # carries trace.Trace
+RewardSocket = io.Custom("TSMC_REWARD")  # carries a tsmc.reward.Reward
+StateSocket = io.Custom("TSMC_STATE")  # carries tsmc.state.State

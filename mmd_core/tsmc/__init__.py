@@ -12,22 +12,22 @@ from .config import FEATURES, FINALS, TSMCConfig
 from .expansion import KernelExpansion
 from .learning import Learning, Pass
 from .paths import Paths, Recording, propose, replayed
-from .rewards import Reward, Witness
 from .smc import Swarm, smc
 from .surrogate import fitted
-from .twist import GradientTwist, Twist
+from .twist import MOST, GradientTwist, Twist
 from .weights import effective, log_mean_exp, systematic
+from .witness import Witness
 
 __all__ = [
     "FEATURES",
     "FINALS",
+    "MOST",
     "GradientTwist",
     "KernelExpansion",
     "Learning",
     "Pass",
     "Paths",
     "Recording",
-    "Reward",
     "Swarm",
     "TSMCConfig",
     "Transition",

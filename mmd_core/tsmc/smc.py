@@ -8,7 +8,7 @@ hides, and duplicate the wrong particles where λ is large.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +41,12 @@ class Swarm:
     ancestors: Tensor
     resampled: int
 
+    def rewarded(self, tilt: Tensor) -> "Swarm":
+        """With λ r of the samples, with shape `(N,)`, the last potential."""
+        log_weights = _added(self.log_weights, _usable(tilt))
+        log_z = self.log_z + log_mean_exp(log_weights)
+        return replace(self, log_weights=log_weights, log_z=log_z)
+
 
 def smc(
     denoise: Denoise,
@@ -48,7 +54,7 @@ def smc(
     steps: Sequence[Transition],
     noise: Noise,
     uniform: Callable[[int], float],
-    tilt: Callable[[Tensor], Tensor],
+    tilt: Callable[[Tensor], Tensor] | None = None,
     potential: Callable[[Tensor, int], Tensor] | None = None,
     twist: Twist | None = None,
     theta: Tensor | None = None,
@@ -58,7 +64,7 @@ def smc(
     Arguments:
         denoise, x, steps, noise, twist, theta: As for `propose`.
         uniform: A random number in [0, 1[ for each step.
-        tilt: λ r of finished samples, with shape `(N,)`.
+        tilt: λ r of finished samples, with shape `(N,)`; None leaves that to `Swarm.rewarded`.
         potential: V of estimates x̂0 at a step; None is 0 throughout.
 
     References:
@@ -94,8 +100,8 @@ def smc(
             ratio = -(flat * e.flatten(1)).sum(1) - 0.5 * flat.square().sum(1)
             log_w, e = log_w + ratio.to("cpu").double(), e + u
         x = mean + step.noise * e
-    log_w = _added(log_w, _usable(tilt(x)) - at)
-    return Swarm(x, log_w, log_z + log_mean_exp(log_w), ancestors, resampled)
+    swarm = Swarm(x, _added(log_w, -at), log_z, ancestors, resampled)
+    return swarm if tilt is None else swarm.rewarded(tilt(x))
 
 
 def _added(log_weights: Tensor, more: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
-"""Rewards: fixed functions of finished samples that are to be large."""
+"""The witness function of MMD as a reward."""
 
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,17 +9,7 @@ from ..config import KernelConfig
 from ..feature_space import make_features
 from .expansion import KernelExpansion
 
-__all__ = ["Reward", "Witness"]
-
-
-class Reward(Protocol):
-    """A reward of latents, in the space of the model. Its gradient is optional."""
-
-    def value(self, x: Tensor) -> Tensor:
-        """r of latents `(B, *)`, with shape `(B,)`."""
-
-    def gradient(self, x: Tensor) -> Tensor:
-        """∇r, with the shape of `x`."""
+__all__ = ["Witness"]
 
 
 class Witness:
@@ -50,10 +39,12 @@ class Witness:
             )
         features = make_features(config.feature_space, y.shape[1:], config.pool)
         references = features(y).flatten(1)
-        centered = references - weights.to(references) @ references if config.radial else references
         compared = replace(config, feature_space="latent")
-        kernel = compared.resolve(centered @ centered.T, references.shape[1])
         rows = torch.cat([references, features(base.to(y)).flatten(1)])
+        # One reference has no distances to others: the bandwidth is then that of the base samples with it.
+        known = references if len(references) > 1 else rows
+        centered = known - known.mean(0) if config.radial else known
+        kernel = compared.resolve(centered @ centered.T, references.shape[1])
         share = references.new_full((len(base),), -1 / len(base))
         coefficients = torch.cat([weights.to(references), share])
         self.base, self.expansion = base, KernelExpansion(kernel, rows, coefficients, 0.0, features)

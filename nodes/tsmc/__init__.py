@@ -1,0 +1,1 @@
+"""TRI-TSMC: steering by twisted sequential Monte Carlo, as nodes."""

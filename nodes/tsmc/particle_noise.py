@@ -1,0 +1,35 @@
+"""Random numbers of each particle by itself, so that results do not depend on how many are drawn at once."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+__all__ = ["ParticleNoise", "uniforms"]
+
+
+def _generator(*key) -> torch.Generator:
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+class ParticleNoise:
+    """The noise of the steps of some particles.
+
+    Arguments:
+        seed: Of the run.
+        indices: The number of each particle among all that are drawn in the run.
+    """
+
+    def __init__(self, seed: int, indices):
+        self.generators = [_generator(seed, "steps", index) for index in indices]
+
+    def __call__(self, like: Tensor) -> Tensor:
+        """The next standard normal numbers, with the shape of `like`, one row for each particle."""
+        rows = [torch.randn(like.shape[1:], generator=one) for one in self.generators]
+        return torch.stack(rows).to(like)
+
+
+def uniforms(seed: int, count: int) -> list[float]:
+    """`count` random numbers in [0, 1[ for resampling."""
+    return torch.rand(count, generator=_generator(seed, "resampling"), dtype=torch.float64).tolist()

@@ -1,0 +1,127 @@
+"""TSMCRewardImageStats: brightness, saturation or sharpness as a reward."""
+
+from dataclasses import dataclass
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from .._compat import schema_options
+from ..sockets import CATEGORY, RewardSocket
+from .decode import check_vae
+
+NODE = "TSMCRewardImageStats"
+MORE, LESS = DIRECTIONS = ("more", "less")
+FLAT = 1e-6  # a mean squared Laplacian below what 8 bits can show
+
+
+def luma(images: Tensor) -> Tensor:
+    """How light each pixel looks, with shape `(B, H, W)`, of pictures `(B, H, W, 3)` in [0, 1].
+
+    References:
+        Recommendation ITU-R BT.709-6, 2015, item 3.2. https://www.itu.int/rec/R-REC-BT.709
+    """
+    return images.float() @ torch.tensor([0.2126, 0.7152, 0.0722], device=images.device)
+
+
+def brightness(images: Tensor) -> Tensor:
+    """The mean luma, in [0, 1], with shape `(B,)`."""
+    return luma(images).mean((1, 2))
+
+
+def saturation(images: Tensor) -> Tensor:
+    """The mean saturation of HSV, (max − min) / max and 0 for black, in [0, 1], with shape `(B,)`."""
+    high, low = images.float().amax(-1), images.float().amin(-1)
+    return torch.where(high == 0, 0.0, (high - low) / high).mean((1, 2))
+
+
+def sharpness(images: Tensor) -> Tensor:
+    """log(mean (∇² luma)² + `FLAT`), with shape `(B,)`: the Laplacian is the sum of four neighbors − 4 · pixel.
+
+    Beyond the edge pixels repeat themselves.
+    """
+    y = luma(images)
+    padded = torch.nn.functional.pad(y[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    across = padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
+    down = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1]
+    return (across + down - 4 * y).square().mean((1, 2)).add(FLAT).log()
+
+
+STATISTICS = {"brightness": brightness, "saturation": saturation, "sharpness": sharpness}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageStatsReward:
+    """One of `STATISTICS` of pictures, or less of it.
+
+    Arguments:
+        vae: Decodes samples.
+        statistic: One of `STATISTICS`.
+        direction: One of `DIRECTIONS`.
+    """
+
+    vae: object
+    statistic: str
+    direction: str
+
+    space = "image"
+    fixed = True
+    gradient = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.direction} {self.statistic}"
+
+    def on(self, latent_format, device) -> "ImageStatsReward":
+        check_vae(self.vae, latent_format, NODE)
+        return self
+
+    def settled(self, batch: Tensor) -> tuple[Tensor, "ImageStatsReward"]:
+        return self.value(batch), self
+
+    def value(self, batch: Tensor) -> Tensor:
+        found = STATISTICS[self.statistic](batch[..., :3]).cpu()
+        return -found if self.direction == LESS else found
+
+
+class TSMCRewardImageStats(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TSMCRewardImageStats",
+            display_name="TSMC Reward Image Stats",
+            category=CATEGORY,
+            description="A reward for TRI-TSMC that needs no model: brightness, saturation or sharpness. Good for a "
+            "first try.",
+            inputs=[
+                io.Vae.Input(
+                    "vae",
+                    tooltip="Decodes what is drawn: the VAE of the checkpoint that draws.",
+                ),
+                io.Combo.Input(
+                    "statistic",
+                    options=list(STATISTICS),
+                    default="brightness",
+                    tooltip="What counts. brightness: the mean luma. saturation: the mean saturation of HSV. "
+                    "sharpness: how much neighboring pixels differ, as a logarithm.",
+                ),
+                io.Combo.Input(
+                    "direction",
+                    options=list(DIRECTIONS),
+                    default=MORE,
+                    tooltip="Whether images with more or with less of it count more.",
+                ),
+            ],
+            outputs=[
+                RewardSocket.Output(
+                    "reward", tooltip="For reward of the TSMC nodes and of TSMCScoreImages."
+                )
+            ],
+            **schema_options(
+                search_aliases=["tsmc", "brightness", "saturation", "sharpness", "reward"]
+            ),
+        )
+
+    @classmethod
+    def execute(cls, vae, statistic, direction):
+        return io.NodeOutput(ImageStatsReward(vae, statistic, direction))

@@ -1,0 +1,159 @@
+"""The iterations of TRI-TSMC on a state: a batch is drawn (`drawing.py`), scored, and learned from."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...mmd_core.tsmc import (
+    Learning,
+    TSMCConfig,
+    fitted,
+    replayed,
+    systematic,
+)
+from .particle_noise import uniforms
+from .reward import score_latents, settle_latents
+from .state import TSMCState
+
+__all__ = [
+    "begun",
+    "chosen",
+    "first_count",
+    "model_space",
+    "passes",
+    "resolved",
+    "scored",
+    "tilt_of",
+]
+
+
+def passes(config: TSMCConfig, feature: str) -> list[int]:
+    """How many paths each batch has.
+
+    A surrogate is fitted to the first batch, which then has twice as many; there is one less of them, so that the
+    whole costs the same.
+    """
+    if feature == "surrogate" and config.iterations > 1:
+        return [2 * config.particles] + [config.particles] * (config.iterations - 1)
+    return [config.particles] * (config.iterations + 1)
+
+
+def first_count(config: TSMCConfig) -> int:
+    """How many paths the first batch has where rewards are scores from elsewhere."""
+    return config.particles * (2 if config.feature in ("auto", "surrogate") else 1)
+
+
+def resolved(feature: str, reward, node: str) -> str:
+    """What turns the chain: `gradient`, `surrogate` or `none`.
+
+    Raises:
+        ValueError: The gradient of a reward that has none.
+    """
+    has = reward is not None and reward.space == "latent"
+    if feature == "auto":
+        return "gradient" if has else "surrogate"
+    if feature == "gradient" and not has:
+        raise ValueError(
+            f"{node}: feature is gradient, but this reward is only known by its scores: set feature to surrogate or auto"
+        )
+    return feature
+
+
+def begun(state: TSMCState, reward, node: str) -> TSMCState:
+    """With the reward that all batches will be scored by.
+
+    A reward whose scale and generated half are known needs no pilot: learning starts at once.
+    """
+    feature = resolved(state.config.feature, reward, node)
+    reward = reward.on(state.latent_format, state.device)
+    state = replace(state, reward=reward, feature=feature)
+    if state.config.standardize or feature == "surrogate" or not reward.fixed:
+        return state
+    state = replace(state, slope=_scaled(reward.gradient, 1.0, state.config))
+    if feature == "none":
+        state = replace(state, slope=None)
+    return replace(state, learning=Learning.start(state.config, state.size))
+
+
+def _scaled(gradient: Callable, sd: float, config: TSMCConfig) -> Callable[[Tensor], Tensor]:
+    """∇(λ r), of a reward measured in `sd`."""
+    return lambda x0: gradient(x0) * (config.reward_scale / sd)
+
+
+def model_space(state: TSMCState, samples: Tensor) -> Tensor:
+    """Latents as the model sees them, on its device."""
+    return state.latent_format.process_in(samples).to(state.device)
+
+
+def scored_by(state: TSMCState, reward) -> TSMCState:
+    """With the batch that waits scored by `reward`, see `scored`."""
+    samples = state.batch.samples
+    if reward.fixed:
+        return scored(state, score_latents(reward, samples, state.latent_format), reward)
+    scores, reward = settle_latents(reward, samples, state.latent_format)
+    return scored(state, scores, reward)
+
+
+def scored(state: TSMCState, scores: Tensor, reward=None) -> TSMCState:
+    """With the scores of the batch that waits for them, and the twist that they teach.
+
+    Arguments:
+        scores: r of each path, with shape `(B,)`; NaN or infinite ones are left out.
+        reward: The reward that they come from, as it stays from now on.
+
+    Raises:
+        ValueError: None of the scores is usable.
+    """
+    batch, scores = state.batch, scores.detach().cpu().double()
+    state = replace(state, reward=reward, scored=state.scored + len(scores))
+    if state.learning is None:
+        state, h, H = _piloted(state, scores)
+        learning = Learning.start(state.config, state.size, pilot=True).piloted(h, H, scores)
+        if learning.constant:
+            state = replace(state, slope=None, feature="none")
+            learning = Learning.start(state.config, 0, pilot=True).piloted(
+                h[:, :0], H[:, :0, :0], scores
+            )
+    else:
+        learning = state.learning.learned(batch.h, batch.H, scores)
+    samples = batch.samples if state.samples is None else torch.cat([state.samples, batch.samples])
+    return replace(state, learning=learning, samples=samples, batch=None)
+
+
+def _piloted(state: TSMCState, scores: Tensor) -> tuple[TSMCState, Tensor, Tensor]:
+    """What turns the chain from now on, and h and H of the first batch under it."""
+    config, batch, reward = state.config, state.batch, state.reward
+    mean, sd = Learning.scale_of(scores) if config.standardize else (0.0, 1.0)
+    feature = state.feature or resolved(config.feature, reward, "TSMCUpdate")
+    state = replace(state, feature=feature)
+    sd = sd or 1.0
+    if feature == "gradient":
+        state = replace(state, slope=_scaled(reward.gradient, sd, config))
+    elif feature == "surrogate":
+        tilt = config.reward_scale * (scores - mean) / sd
+        surrogate = fitted(model_space(state, batch.samples), tilt)
+        state = replace(state, slope=surrogate.gradient, surrogate=surrogate)
+    if state.slope is None:
+        return state, batch.h, batch.H
+    twist = state.twist(batch.mask)
+    return state, *replayed(batch.recording, state.steps, twist, state.device)
+
+
+def tilt_of(state: TSMCState, scores: Tensor) -> Tensor:
+    """λ r of scores, standardised as learning does."""
+    learning = state.learning
+    return state.config.reward_scale * (scores.double() - learning.mean) / learning.sd
+
+
+def chosen(state: TSMCState, mode: str, count: int) -> list[int]:
+    """Which of all paths to hand out: `best` by reward, `resample` by weight, or `all`."""
+    learning = state.learning
+    if mode == "all":
+        return list(range(state.drawn))
+    if mode == "best":
+        rewards = learning.rewards.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+        return rewards.argsort(descending=True, stable=True)[:count].tolist()
+    (u,) = uniforms(state.noise.seed, 1)
+    return systematic(learning.weights, u, count).tolist()

@@ -1,0 +1,60 @@
+"""TSMCPropose: one batch of images to be scored."""
+
+from comfy_api.latest import io
+
+from .._compat import schema_options
+from ..live import executing_node
+from ..sockets import CATEGORY, StateSocket
+from .drawing import drawn, known
+from .steering import first_count
+from .watch import Watch
+
+NODE = "TSMCPropose"
+
+
+class TSMCPropose(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TSMCPropose",
+            display_name="TSMC Propose",
+            category=CATEGORY,
+            description="Draws the next batch of a run of TRI-TSMC, steered by what the scores so far have taught. Decode "
+            "and score its images, one score for each, and hand state and scores to TSMCUpdate.",
+            inputs=[
+                StateSocket.Input("state", tooltip="From TSMCInit, or from the last TSMCUpdate."),
+                io.Guider.Input(
+                    "guider",
+                    tooltip="The model with its prompts. It must be the same in all steps of a run.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    "latent",
+                    tooltip="The images to score: particles of them, in the first batch twice as many where a surrogate "
+                    "is fitted to their scores (feature auto or surrogate).",
+                ),
+                StateSocket.Output("state", tooltip="For TSMCUpdate."),
+            ],
+            **schema_options(search_aliases=["tsmc", "smc", "steering", "candidates"]),
+        )
+
+    @classmethod
+    def execute(cls, state, guider):
+        if state.batch is not None:
+            raise ValueError(
+                f"{NODE}: the batch before this one was not scored yet: put TSMCUpdate between two TSMCPropose"
+            )
+        state = known(state, guider, NODE)
+        count = first_count(state.config) if state.learning is None else state.config.particles
+        size = state.micro_batch or count
+        watch = Watch(NODE, executing_node(), guider, -(-count // size) * len(state.steps))
+        watch.say(f"{count} images, {count * len(state.steps)} denoised estimates")
+        state = drawn(state, guider, count, watch)
+        first = state.drawn
+        latent = {
+            **state.latent,
+            "samples": state.batch.samples,
+            "batch_index": list(range(first, first + count)),
+        }
+        return io.NodeOutput(latent, state)

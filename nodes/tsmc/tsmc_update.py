@@ -1,0 +1,97 @@
+"""TSMCUpdate: what the scores of a batch teach."""
+
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from .._compat import schema_options
+from ..live import executing_node, show_text
+from ..sockets import CATEGORY, RewardSocket, StateSocket
+from .account import ending, report
+from .state import TSMCState
+from .steering import resolved, scored, scored_by
+
+NODE = "TSMCUpdate"
+
+
+def numbers(scores, count: int) -> Tensor:
+    """One score for each of `count` images, from numbers, lists and tensors.
+
+    Raises:
+        ValueError: Not as many as there are images, or something that is no number.
+    """
+    try:
+        flat = torch.cat([torch.as_tensor(one, dtype=torch.float64).reshape(-1) for one in scores])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{NODE}: scores must be numbers, one for each image ({error})") from error
+    if len(flat) != count:
+        raise ValueError(
+            f"{NODE}: {len(flat)} scores came for {count} images: score all images of latent of TSMCPropose, one number "
+            "for each, in their order"
+        )
+    return flat
+
+
+class TSMCUpdate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="TSMCUpdate",
+            display_name="TSMC Update",
+            category=CATEGORY,
+            description="Learns from the scores of a batch how to turn the next one. Connect scores of your own nodes, or "
+            "a reward.",
+            inputs=[
+                StateSocket.Input("state", tooltip="From TSMCPropose."),
+                io.Float.Input(
+                    "scores",
+                    optional=True,
+                    force_input=True,
+                    tooltip="A score for each image of the batch, in their order: higher is better. A list of numbers "
+                    "from any scorer, or from TSMCScoreImages.",
+                ),
+                RewardSocket.Input(
+                    "reward",
+                    optional=True,
+                    tooltip="Instead of scores: scores the batch by itself, with a TSMC Reward node.",
+                ),
+            ],
+            outputs=[
+                StateSocket.Output("state", tooltip="For the next TSMCPropose, or TSMCSelect."),
+                io.String.Output("report", tooltip="In words: each batch, and what to change."),
+            ],
+            is_input_list=True,
+            **schema_options(search_aliases=["tsmc", "smc", "steering", "scores"]),
+        )
+
+    @classmethod
+    def execute(cls, state, scores=None, reward=None):
+        # Every input is a list, since is_input_list is set.
+        (state, *_), reward = state, reward[0] if reward else None
+        state = updated(state, scores, reward)
+        show_text(ending(state), executing_node())
+        return io.NodeOutput(state, report(state))
+
+
+def updated(state: TSMCState, scores, reward) -> TSMCState:
+    """The state with its batch scored, by numbers or a reward.
+
+    Raises:
+        ValueError: No batch waits, neither scores nor a reward or both, or another reward than before.
+    """
+    if state.batch is None:
+        raise ValueError(f"{NODE}: there is no batch to score: connect state of TSMCPropose")
+    if (scores is None) == (reward is None):
+        both = "both are" if reward is not None else "neither is"
+        raise ValueError(f"{NODE}: connect scores or a reward; {both} connected")
+    if state.learning is None:
+        resolved(state.config.feature, reward, NODE)
+    if reward is None:
+        return scored(state, numbers(scores, len(state.batch.samples)))
+    if state.learning is not None:
+        if state.reward is None:
+            raise ValueError(
+                f"{NODE}: the first batch was scored by scores: score all batches in the same way"
+            )
+        return scored_by(state, state.reward)  # as it was fixed after the first batch
+    return scored_by(state, reward.on(state.latent_format, state.device))
