@@ -85,7 +85,7 @@ class LowPass(Whole):
 
     def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
         for axis, projection in enumerate(self.projections, 2):
-            g = (g.movedim(axis, -1) @ projection).movedim(-1, axis)
+            g = (g.movedim(axis, -1) @ projection.to(g)).movedim(-1, axis)
         return g
 
 

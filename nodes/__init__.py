@@ -20,6 +20,7 @@ from .tsmc.reward_reference import TSMCRewardReference
 from .tsmc.score_images import TSMCScoreImages
 from .tsmc.tri_tsmc_sampler import TRITSMCSampler
 from .tsmc.tsmc_init import TSMCInit
+from .tsmc.tsmc_plot import TSMCPlot
 from .tsmc.tsmc_propose import TSMCPropose
 from .tsmc.tsmc_select import TSMCSelect
 from .tsmc.tsmc_update import TSMCUpdate
@@ -48,4 +49,5 @@ NODES = [
     TSMCPropose,
     TSMCUpdate,
     TSMCSelect,
+    TSMCPlot,
 ]

@@ -1,4 +1,4 @@
-"""A line chart: some lines over a common axis in percent."""
+"""A line chart: some lines over a common axis."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
-from .lettering import FAINT, INK, PANEL, write
+from .lettering import FAINT, INK, PANEL, length, write
 
 # Okabe and Ito's colors, which people with any color vision can tell apart; from light to dark on a dark ground.
 COLORS = (
@@ -16,14 +16,26 @@ COLORS = (
 NEUTRAL = (175, 180, 188)  # of what others are compared with
 SMOOTH = 2  # drawn so many times as large, for smooth lines
 LEFT, RIGHT, TOP, BOTTOM = 74, 20, 46, 52  # margins
+NAMES = 26  # the height of the names of lines, where they have any
 GRID = (58, 63, 72)
 
 
 class Line(NamedTuple):
-    """Points `(x, y)` with x in [0, 1], drawn in one color."""
+    """Points `(x, y)` with x in [0, 1], drawn in one color; its name, if any, stands below the title."""
 
     points: Sequence[tuple[float, float]]
     color: tuple[int, int, int]
+    name: str = ""
+
+
+class Axis(NamedTuple):
+    """The x axis: places in [0, 1] with what is written there, and what they are."""
+
+    marks: Sequence[tuple[float, str]]
+    title: str
+
+
+STEPS = Axis([(share, f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)], "of the steps")
 
 
 def color_of(i: int) -> tuple[int, int, int]:
@@ -48,10 +60,22 @@ def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def label(value: float) -> str:
+def label(value: float, digits: int = 3) -> str:
     """A number as short as can be."""
-    text = f"{value:.3g}"
-    return f"{value:.10f}".rstrip("0").rstrip(".") if "e-" in text and value >= 1e-5 else text
+    text = f"{value:.{digits}g}"
+    if "e" in text and 1e-5 <= abs(value) < 1e6:
+        return f"{value:.10f}".rstrip("0").rstrip(".")
+    return text
+
+
+def labels(values: Sequence[float]) -> list[str]:
+    """Numbers as short as can be while they differ from each other."""
+    texts = [label(value) for value in values]
+    for digits in range(4, 16):
+        if len(set(texts)) == len(values):
+            break
+        texts = [label(value, digits) for value in values]
+    return texts
 
 
 def bounds(lines: Sequence[Line], logarithmic: bool) -> tuple[float, float]:
@@ -72,6 +96,8 @@ def chart(
     size: tuple[int, int],
     logarithmic: bool = False,
     percent: bool = False,
+    axis: Axis = STEPS,
+    span: tuple[float, float] | None = None,
 ) -> Image.Image:
     """A picture of the lines.
 
@@ -80,10 +106,13 @@ def chart(
         size: Width and height in pixels.
         logarithmic: Whether equal distances are equal factors.
         percent: Whether values are shares.
+        axis: The x axis.
+        span: The ends of the y axis; None takes `bounds`.
     """
-    low, high = bounds(lines, logarithmic)
+    low, high = span or bounds(lines, logarithmic)
     width, height = (SMOOTH * n for n in size)
-    left, top = SMOOTH * LEFT, SMOOTH * TOP
+    named = [line for line in lines if line.name]
+    left, top = SMOOTH * LEFT, SMOOTH * (TOP + NAMES * bool(named))
     right, bottom = width - SMOOTH * RIGHT, height - SMOOTH * BOTTOM
     picture = Image.new("RGB", (width, height), PANEL)
     draw = ImageDraw.Draw(picture)
@@ -99,15 +128,21 @@ def chart(
         return bottom - share * (bottom - top)
 
     small = SMOOTH * 15
-    for value in ticks(low, high, logarithmic):
+    values = ticks(low, high, logarithmic)
+    for value, text in zip(values, labels(values), strict=True):
         draw.line([(left, up(value)), (right, up(value))], GRID, SMOOTH)
-        text = f"{100 * value:.3g}%" if percent else label(value)
+        text = f"{100 * value:.3g}%" if percent else text
         write(draw, (left - SMOOTH * 8, up(value)), text, small, FAINT, "rm")
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        draw.line([(across(share), bottom), (across(share), bottom + SMOOTH * 5)], GRID, SMOOTH)
-        write(draw, (across(share), bottom + SMOOTH * 9), f"{share:.0%}", small, FAINT, "ma")
-    write(draw, ((left + right) / 2, height - SMOOTH * 6), "of the steps", small, FAINT, "md")
+    for place, text in axis.marks:
+        draw.line([(across(place), bottom), (across(place), bottom + SMOOTH * 5)], GRID, SMOOTH)
+        write(draw, (across(place), bottom + SMOOTH * 9), text, small, FAINT, "ma")
+    write(draw, ((left + right) / 2, height - SMOOTH * 6), axis.title, small, FAINT, "md")
     write(draw, (left, SMOOTH * 14), title, SMOOTH * 18, INK)
+    x, y = left, SMOOTH * (TOP + 2)
+    for line in named:
+        draw.rounded_rectangle([x, y - SMOOTH * 2, x + SMOOTH * 16, y + SMOOTH * 2], 2, line.color)
+        write(draw, (x + SMOOTH * 22, y), line.name, small, FAINT, "lm")
+        x += SMOOTH * 22 + length(line.name, small) + SMOOTH * 18
     for line in lines:
         places = [(across(x), up(y)) for x, y in line.points if math.isfinite(y)]
         if len(places) > 1:

@@ -10,4 +10,4 @@ KernelSocket = io.Custom("MMD_KERNEL")  # carries mmd_core.KernelConfig
 MemorySocket = io.Custom("MMD_MEMORY")  # carries memory_files.SharedMemory
 TraceSocket = io.Custom("MMD_TRACE")  # carries trace.Trace
 RewardSocket = io.Custom("TSMC_REWARD")  # carries a tsmc.reward.Reward
-StateSocket = io.Custom("TSMC_STATE")  # carries tsmc.state.State
+StateSocket = io.Custom("TSMC_STATE")  # carries tsmc.state.TSMCState

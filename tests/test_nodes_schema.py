@@ -104,6 +104,8 @@ def test_a_static_scanner_finds_our_nodes_and_no_others():
         "LoadReferenceSet", "EncodeReferenceLatents", "SaveReferenceLatents", "LoadReferenceLatents",
         "MergeReferences", "CompressReferences", "ReferencePreview", "MMDKernel", "ApplyMMDGuidance",
         "MMDGuidedKSampler", "MMDMemory", "MMDStrengths", "MMDPlot", "MMDScore",
+        "TSMCRewardReference", "TSMCRewardCLIPVision", "TSMCRewardImageStats", "TSMCScoreImages",
+        "TRITSMCSampler", "TSMCInit", "TSMCPropose", "TSMCUpdate", "TSMCSelect", "TSMCPlot",
     }  # fmt: skip
 
 

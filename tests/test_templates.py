@@ -23,6 +23,7 @@ from PIL import Image
 pytestmark = pytest.mark.comfy
 FULL = "MMD Guidance - With LoRA and ControlNet"
 STYLES = "MMD Guidance - Share a style set"
+PLOTS = {"MMDPlot": 0.6, "TSMCPlot": 0.4}  # how high they are, by their width
 SHOW = ("PreviewAny", "PreviewImage", "SaveImage")  # and what of ours is shown on its node
 QUICK = {"steps": 4}
 CHANGES = {  # in words and files of the world
@@ -31,7 +32,10 @@ CHANGES = {  # in words and files of the world
         "Second prompt": {"text": "a disc"},
     },
     FULL: {"LoraLoaderModelOnly": {"lora_name": "triangles.safetensors"}},
+    "MMD Guidance - Steer towards a set (TRI-TSMC)": {"TRITSMCSampler": FEW},
+    "MMD Guidance - Steer by your own scorer (TRI-TSMC)": {"TSMCInit": FEW},
 }
+FEW = {"particles": 8, "iterations": 1}
 RANDOM = {  # all that is changed where weights are random
     "EmptyLatentImage": {"width": 64, "height": 64, "batch_size": 2},
     "LoadReferenceSet": {"folder": "noise"},  # as far apart as random weights draw
@@ -123,12 +127,13 @@ def test_api_twin_runs(server, name):
     batches = drawn(prompt, shown)
     pixels = [np.stack([np.asarray(picture, int) for picture in batch]) for batch in batches]
     assert all(each.shape[1:] == (32, 32, 3) and each.std() > 10 for each in pixels)
-    sizes = [n["inputs"]["batch_size"] for n in prompt.values() if "batch_size" in n["inputs"]]
-    sizes += [n["inputs"]["amount"] for n in prompt.values() if "amount" in n["inputs"]]
-    assert {len(each) for each in pixels} <= set(sizes)
-    for plot in (n for n in prompt.values() if n["class_type"] == "MMDPlot"):
+    named = ("batch_size", "amount", "out_count", "count")
+    sizes = {n["inputs"][name] for n in prompt.values() for name in named if name in n["inputs"]}
+    assert {len(each) for each in pixels} <= sizes
+    for plot in (n for n in prompt.values() if n["class_type"] in PLOTS):
         (picture,) = shown[plot["_meta"]["title"]]  # with rows of images above the curves
-        assert picture.height > picture.width * 0.6 and np.asarray(picture).std() > 10
+        assert picture.height > picture.width * PLOTS[plot["class_type"]]
+        assert np.asarray(picture).std() > 10
     for one, other in itertools.pairwise(pixels):
         assert np.abs(one - other).mean() > 1, "what is compared is not the same picture twice"
 

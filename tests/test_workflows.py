@@ -19,7 +19,7 @@ from mmd_tests.workflows import (
 DIGITS = Settings("digits", world="digits", batch=4, sampler={"steps": 3, "strength": 5.0})
 EVERY = pytest.mark.parametrize("name", [*TEMPLATES, "digits"])
 # Of comfy_extras; latent comes late because it and post_processing import each other.
-EXTRAS = ("canny", "post_processing", "latent", "preview_any", "primitive")
+EXTRAS = ("canny", "custom_sampler", "post_processing", "latent", "preview_any", "primitive")
 SHIPPED_UI = sorted(EXAMPLES.glob("*.json"))
 SHIPPED_TWO = pytest.mark.parametrize("file", SHIPPED_UI, ids=lambda file: file.stem)
 FREE = ("ckpt_name", "control_net_name", "file", "folder", "image", "lora_name")  # users' files
@@ -215,7 +215,7 @@ def test_examples_are_shipped():
 def test_missing_nodes_can_be_found(file):
     for node in json.loads(file.read_text("utf-8"))["nodes"]:
         found = node["properties"].get("cnr_id"), node["properties"].get("ver")
-        if "MMD" in node["type"] or "Reference" in node["type"]:
+        if any(word in node["type"] for word in ("MMD", "TSMC", "Reference")):
             assert found == ("mmd-guidance", PACK_VERSION)
         elif node["type"] != "MarkdownNote":
             assert found == ("comfy-core", CORE_VERSION)

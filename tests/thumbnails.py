@@ -155,6 +155,20 @@ def run_by_run(pictures: Pictures) -> Image.Image:
     return page([[few], *([block] for block in made)])
 
 
+def steered(pictures: Pictures) -> Image.Image:
+    """References, and what is drawn before and after steering."""
+    shown = {"references": "references", "Unsteered images": "the model alone"}
+    shown["Steered images"] = "steered by their likeness"
+    return page([[Block(name, pictures[title][:8], 8)] for title, name in shown.items()])
+
+
+def scored(pictures: Pictures) -> Image.Image:
+    """A few images of each batch, and the best of all."""
+    rows = {"First batch": "first batch", "Second batch": "second batch"}
+    rows |= {"Third batch": "third batch", "Steered images": "the best by your scorer"}
+    return page([[Block(name, pictures[title][:8], 8)] for title, name in rows.items()])
+
+
 @dataclass(frozen=True)
 class Scene:
     """A workflow in the world of shapes, and how its pictures are laid out."""
@@ -225,6 +239,8 @@ SCENES = {
         {"MMDDemoLatent": {"batch_size": 16}},
         runs=RUNS,
     ),
+    "Steer towards a set (TRI-TSMC)": Scene(["blue triangle"], steered),
+    "Steer by your own scorer (TRI-TSMC)": Scene([], scored),
 }
 
 
@@ -269,7 +285,7 @@ def thumbnail(server: Server, title: str, scene: Scene) -> Image.Image:
     changes = {"Negative prompt": {"text": ""}, **scene.changes}
     if not scene.prompted:
         changes["Prompt"] = {"text": ""}
-    for kind in {"KSampler", "MMDGuidedKSampler"} & kinds:
+    for kind in {"KSampler", "MMDGuidedKSampler", "CFGGuider"} & kinds:
         changes[kind] = {"cfg": scene.cfg}
     prompt = in_demo_world(twin, "shapes", changes)
     if scene.watched:

@@ -23,6 +23,8 @@ MUTED = 2  # the mode of a node
 PREVIEW = {
     "KSampler": 240,
     "MMDGuidedKSampler": 220,
+    "TRITSMCSampler": 220,
+    "TSMCPropose": 240,
 }  # pixels for the live preview; ours has spare ones
 FRAME = {"color": "#3f789e", "font_size": 24, "flags": {}}
 

@@ -62,7 +62,7 @@ def transitions(
         ValueError: A schedule that does not fall to 0, or η = 0.
     """
     sigmas = [float(sigma) for sigma in sigmas]
-    if len(sigmas) < 3 or sigmas[-1] != 0 or any(a <= b for a, b in pairwise(sigmas)):
+    if len(sigmas) < 3 or sigmas[-1] != 0 or any(not a > b for a, b in pairwise(sigmas)):
         raise ValueError(
             "sigmas must fall from step to step and end at 0, with two steps or more: connect BasicScheduler with "
             "steps of 2 or more, and not a part of a schedule"

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..feature_space import Features, Whole
 from ..kernels import Gram, Kernel
+from ..precision import full_precision
 
 __all__ = ["KernelExpansion"]
 
@@ -28,6 +29,7 @@ class KernelExpansion:
     constant: float = 0.0
     features: Features = Whole()
 
+    @full_precision()
     def values(self, x: Tensor) -> Tensor:
         """k(x_i, y_j) of latents `(B, *)`, with shape `(B, m)`."""
         return self.kernel.values(self._gram(self._rows(x)))
@@ -36,6 +38,7 @@ class KernelExpansion:
         """f of latents `(B, *)`, with shape `(B,)`."""
         return self.values(x) @ self.coefficients + self.constant
 
+    @full_precision()
     def gradient(self, x: Tensor) -> Tensor:
         """∇f, with the shape of `x`."""
         x_, rows = x.to(self.rows), self._rows(x)

@@ -74,9 +74,11 @@ class Sums:
 
     def add(self, which: slice, features: Tensor, noise: Tensor, s: float) -> None:
         """One step: features `(B, q, *)` of the parameters `which`, and ξ `(B, *)`."""
+        # Row by row, not by a matrix product: a path's sums must not depend on how many are drawn together.
         rows = features.flatten(2) * s
-        h = (rows @ noise.flatten(1)[:, :, None])[:, :, 0]
-        self._pending.append((which, h, rows @ rows.transpose(1, 2)))
+        h = (rows * noise.flatten(1)[:, None]).sum(2)
+        H = (rows[:, :, None] * rows[:, None]).sum(3)
+        self._pending.append((which, h, H))
 
     def done(self) -> tuple[Tensor, Tensor]:
         """h and H."""

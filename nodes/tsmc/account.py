@@ -54,7 +54,7 @@ class Budget(NamedTuple):
         """
         paths = sum(counts)
         estimates = (paths + swarm) * steps
-        rewards = paths + swarm * (steps - 1 if scored_on_the_way else 1)
+        rewards = paths + swarm * (steps if scored_on_the_way else 1)
         recorded = 2 * 2 * counts[0] * (steps - 1) * numbers if pilot else 0
         memory = 4 * (paths + swarm) * numbers + recorded
         return cls(tuple(counts), estimates, estimates * evaluations, rewards, memory)

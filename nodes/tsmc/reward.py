@@ -50,7 +50,7 @@ class Reward(Protocol):
         """
 
     def value(self, batch: Tensor) -> Tensor:
-        """r, with shape `(B,)`, float32 on the CPU; of samples that are not finite NaN.
+        """r, with shape `(B,)`, float32 on the CPU; not finite of samples that are not.
 
         Arguments:
             batch: Latents in the space of the model `(B, C, *)`, or pictures `(B, H, W, 3)` in [0, 1].

@@ -79,9 +79,7 @@ class ReferenceReward:
 
     def value(self, batch: Tensor) -> Tensor:
         self._check_shape(batch)
-        scores = self.witness.value(batch).float().cpu()
-        usable = torch.isfinite(batch.flatten(1)).all(1).cpu()
-        return torch.where(usable, scores, torch.nan)  # far away kernels are 0, infinitely far too
+        return self.witness.value(batch).float().cpu()
 
     def _against(self, drawn: Tensor) -> tuple[Tensor, "ReferenceReward"]:
         """Scores of samples of the model, and the reward with them as its generated half."""

@@ -71,15 +71,17 @@ def begun(state: TSMCState, reward, node: str) -> TSMCState:
     state = replace(state, reward=reward, feature=feature)
     if state.config.standardize or feature == "surrogate" or not reward.fixed:
         return state
-    state = replace(state, slope=_scaled(reward.gradient, 1.0, state.config))
-    if feature == "none":
-        state = replace(state, slope=None)
+    if feature == "gradient":
+        slope = each_by_itself(reward.gradient, state.config.reward_scale)
+        state = replace(state, slope=slope)
     return replace(state, learning=Learning.start(state.config, state.size))
 
 
-def _scaled(gradient: Callable, sd: float, config: TSMCConfig) -> Callable[[Tensor], Tensor]:
-    """∇(λ r), of a reward measured in `sd`."""
-    return lambda x0: gradient(x0) * (config.reward_scale / sd)
+def each_by_itself(
+    gradient: Callable[[Tensor], Tensor], factor: float = 1.0
+) -> Callable[[Tensor], Tensor]:
+    """`factor` times a gradient, of one sample at a time: matrix products round by how many there are."""
+    return lambda x0: torch.cat([gradient(one) for one in x0.split(1)]) * factor
 
 
 def model_space(state: TSMCState, samples: Tensor) -> Tensor:
@@ -130,11 +132,11 @@ def _piloted(state: TSMCState, scores: Tensor) -> tuple[TSMCState, Tensor, Tenso
     state = replace(state, feature=feature)
     sd = sd or 1.0
     if feature == "gradient":
-        state = replace(state, slope=_scaled(reward.gradient, sd, config))
+        state = replace(state, slope=each_by_itself(reward.gradient, config.reward_scale / sd))
     elif feature == "surrogate":
         tilt = config.reward_scale * (scores - mean) / sd
         surrogate = fitted(model_space(state, batch.samples), tilt)
-        state = replace(state, slope=surrogate.gradient, surrogate=surrogate)
+        state = replace(state, slope=each_by_itself(surrogate.gradient), surrogate=surrogate)
     if state.slope is None:
         return state, batch.h, batch.H
     twist = state.twist(batch.mask)

@@ -38,9 +38,10 @@ SHOWS_PICTURES = (
     "PreviewImage",
     "ReferencePreview",
     "SaveImage",
+    "TSMCPlot",
 )
 SHOWS_TEXT = ("PreviewAny",)
-SAMPLERS = ("KSampler", "MMDGuidedKSampler")
+SAMPLERS = ("KSampler", "MMDGuidedKSampler", "TRITSMCSampler", "TSMCPropose")
 LIVE = "MMD² 0.0563 → 0.0421 · ⚠ possible copies"
 DRAWN = {False: "classic nodes", True: "Nodes 2.0"}
 PATIENCE = 600.0  # seconds for the digits

@@ -1,8 +1,8 @@
 """Ways to steer, each once, at equal model calls; many replicates of independent paths are drawn as one batch.
 
-    importance      paths of one proposal, weighted: of the model itself (best of n), or of the plain gradient
-    resampled       one SMC pass: plain SMC, FK steering, gradient with SMC
-    tri_tsmc        TRI-TSMC: the core's iterations
+importance      paths of one proposal, weighted: of the model itself (best of n), or of the plain gradient
+resampled       one SMC pass: plain SMC, FK steering, gradient with SMC
+tri_tsmc        TRI-TSMC: the core's iterations
 """
 
 import itertools
@@ -13,8 +13,8 @@ import torch
 from mmd_pack.mmd_core.tsmc import (
     GradientTwist,
     Learning,
-    Twist,
     TSMCConfig,
+    Twist,
     effective,
     fitted,
     log_mean_exp,
@@ -159,7 +159,7 @@ def tri_tsmc(
     rng = torch.Generator().manual_seed(seed)
     blocks, pilot = config.time_blocks, pilot or black_box
     learnings = [Learning.start(config, blocks, pilot) for _ in range(replicates)]
-    twists, last = [world.twist(blocks)] * replicates, None
+    twists = [world.twist(blocks)] * replicates
     for k in range(config.iterations + 1):
         n = config.particles * (2 if black_box and k == 0 else 1)
         each = Each(twists, torch.stack([learning.theta for learning in learnings]))
@@ -170,9 +170,15 @@ def tri_tsmc(
         rewards = world.reward.value(paths.z).split(n)
         h, H = paths.h[:, :-1].split(n), paths.H[:, :-1, :-1].split(n)
         if black_box and k == 0:
-            twists = [_surrogate(world, *each, blocks) for each in zip(paths.z.split(n), rewards, strict=True)]
+            twists = [
+                _surrogate(world, *each, blocks)
+                for each in zip(paths.z.split(n), rewards, strict=True)
+            ]
             parts = _parts(paths.recording, n)
-            sums = [replayed(part, world.steps, twist) for part, twist in zip(parts, twists, strict=True)]
+            sums = [
+                replayed(part, world.steps, twist)
+                for part, twist in zip(parts, twists, strict=True)
+            ]
             h, H = zip(*sums, strict=True)
         learn = Learning.piloted if pilot and k == 0 else Learning.learned
         learnings = list(itertools.starmap(learn, zip(learnings, h, H, rewards, strict=True)))

@@ -1,6 +1,6 @@
 """What is true of a world on a line: ψ*_i by Gauss-Hermite quadrature, backwards along the chain.
 
-    ψ*_T = e^{λ r},   ψ*_i(x) = E[ψ*_{i+1}(μ_i(x) + s_i ξ)],   Z = E[ψ*_0(x_0)]
+ψ*_T = e^{λ r},   ψ*_i(x) = E[ψ*_{i+1}(μ_i(x) + s_i ξ)],   Z = E[ψ*_0(x_0)]
 """
 
 import math
@@ -48,7 +48,9 @@ def log_twists(world: World) -> list[tuple[np.ndarray, np.ndarray]]:
 def log_z(world: World) -> float:
     """log Z of a world of one dimension."""
     x, log_psi = log_twists(world)[0]
-    density = -0.5 * x**2 / world.start_variance - 0.5 * math.log(2 * math.pi * world.start_variance)
+    density = -0.5 * x**2 / world.start_variance - 0.5 * math.log(
+        2 * math.pi * world.start_variance
+    )
     return float(np.logaddexp.reduce(log_psi + density) + math.log(x[1] - x[0]))
 
 

@@ -17,7 +17,9 @@ F64 = torch.float64
 STEPS = 15
 
 
-def karras(steps: int = STEPS, most: float = 14.6, least: float = 0.03, rho: float = 7.0) -> list[float]:
+def karras(
+    steps: int = STEPS, most: float = 14.6, least: float = 0.03, rho: float = 7.0
+) -> list[float]:
     """The noise levels of Karras et al. 2022 (https://arxiv.org/abs/2206.00364), then 0."""
     ends = most ** (1 / rho), least ** (1 / rho)
     levels = [(ends[0] + i / (steps - 1) * (ends[1] - ends[0])) ** rho for i in range(steps)]
@@ -166,19 +168,20 @@ def gaussian(
     """One mode, of which everything is known."""
     prior = Mixture(torch.ones(1, dtype=F64), 0.5 * normals(7, 1, dim), 0.8)
     reward = Linear(direction(dim)) if kind == "linear" else Quadratic(normals(8, dim))
-    name = f"{dim}-D Gaussian, {kind}{', flow' if flow else ''}"
+    name = f"{dim}-D Gaussian, {kind}{', flow' * flow}"
     return World(name, prior, chain(flow, **options), flow, reward, scale)
 
 
-def line(flow: bool = False, scale: float = 2.0, **options) -> World:
+def line(flow: bool = False, scale: float = 2.8, **options) -> World:
     """Three modes on a line, the reward largest where the fewest samples are; known by quadrature."""
-    weights, means = (0.5, 0.3, 0.2), (-0.9, 0.3, 1.5)
-    prior = Mixture(torch.tensor(weights, dtype=F64), torch.tensor(means, dtype=F64)[:, None], 0.2)
+    weights, means = (0.7, 0.25, 0.05), (-0.8, 0.6, 2.0)
+    prior = Mixture(torch.tensor(weights, dtype=F64), torch.tensor(means, dtype=F64)[:, None], 0.15)
     reward = Linear(torch.ones(1, dtype=F64))
     return World(f"1-D linear{', flow' * flow}", prior, chain(flow, **options), flow, reward, scale)
 
 
 def linear(dim: int, scale: float, flow: bool = False) -> World:
+    """The modes differ along the reward, and it also goes on beyond them."""
     name = f"{dim}-D linear{', flow' * flow}"
     return World(name, modes(dim), chain(flow), flow, Linear(direction(dim)), scale)
 
@@ -200,3 +203,13 @@ def witness(dim: int, scale: float, references: int = 64, base: int = 64) -> Wor
     share = torch.full((references,), 1 / references, dtype=F64)
     reward = Witness(KernelConfig(), y, share, bare.samples(base, rng))
     return replace(bare, name=f"{dim}-D witness", reward=reward, scale=scale)
+
+
+# How far the target lies from the model is about as in the table that these worlds follow.
+MIXTURES = {
+    "2-D linear": lambda: linear(2, 3.5),
+    "16-D linear": lambda: linear(16, 8.0),
+    "16-D linear, flow": lambda: linear(16, 8.0, flow=True),
+    "64-D quadratic": lambda: quadratic(64, 0.6),
+    "64-D witness": lambda: witness(64, 150.0),
+}

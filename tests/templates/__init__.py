@@ -8,6 +8,8 @@ from . import (
     inpainting,
     lora_controlnet,
     many_runs,
+    own_scorer,
+    steer_set,
     style_set,
     sweep,
 )
@@ -24,4 +26,6 @@ TEMPLATES = {
     "MMD Guidance - Compare with and without": compare.describe,
     "MMD Guidance - Strength sweep": sweep.describe,
     "MMD Guidance - One batch over many runs": many_runs.describe,
+    "MMD Guidance - Steer towards a set (TRI-TSMC)": steer_set.describe,
+    "MMD Guidance - Steer by your own scorer (TRI-TSMC)": own_scorer.describe,
 }

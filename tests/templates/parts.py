@@ -112,6 +112,16 @@ def references(
     return encoded["references"]
 
 
+def chain(flow: Workflow, begun: Start, title: str, steps: int = 25, cfg: float = 7.0) -> dict:
+    """A group with what core's custom samplers are wired to: noise, guider and schedule."""
+    flow.group(title)
+    noise = flow.add("RandomNoise", noise_seed=begun.seed)
+    prompts = {"positive": begun.positive, "negative": begun.negative}
+    guider = flow.add("CFGGuider", model=begun.model, **prompts, cfg=cfg)
+    sigmas = flow.add("BasicScheduler", model=begun.model, scheduler="karras", steps=steps)
+    return {"noise": noise[0], "guider": guider[0], "sigmas": sigmas[0]}
+
+
 def report(
     flow: Workflow, node: Node, title: str = "Report", room: int = 260, wide: int = 340
 ) -> Node:
