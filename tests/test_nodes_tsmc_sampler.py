@@ -229,6 +229,34 @@ def test_progress_reaches_its_end_once(monkeypatch):
     assert values == sorted(values) and values[-1] == 42 and values.count(42) == 1
 
 
+def test_previews_show_all_that_is_drawn_at_once(monkeypatch):
+    import latent_preview
+
+    class Previewer:
+        def decode_latent_to_preview_image(self, kind, x0):
+            shapes.append(tuple(x0.shape))
+            return kind, None, None
+
+    shapes = []
+    monkeypatch.setattr(latent_preview, "get_previewer", lambda *args: Previewer())
+    steered(graph(gaussian("SD15")), LinearReward(direction()), micro_batch=4)
+    assert set(shapes) == {(1, 4, 8, 8)} and len(shapes) == 18  # four latents of 4 × 4 in a square
+
+
+@pytest.mark.parametrize("size, mend", [(0, "Set micro_batch to 2"), (1, "Draw smaller images")])
+def test_memory_that_runs_out_is_told_with_its_mend(size, mend, caplog):
+    import comfy.model_management as management
+
+    def too_large(args):
+        raise management.OOM_EXCEPTION("too much")
+
+    model = gaussian("SD15").clone()
+    model.set_model_sampler_post_cfg_function(too_large)
+    with pytest.raises(management.OOM_EXCEPTION):
+        steered(graph(model), LinearReward(direction()), micro_batch=size)
+    assert mend in caplog.text
+
+
 # ---- what surrounds it
 
 

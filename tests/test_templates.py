@@ -26,6 +26,7 @@ STYLES = "MMD Guidance - Share a style set"
 PLOTS = {"MMDPlot": 0.6, "TSMCPlot": 0.4}  # how high they are, by their width
 SHOW = ("PreviewAny", "PreviewImage", "SaveImage")  # and what of ours is shown on its node
 QUICK = {"steps": 4}
+FEW = {"particles": 8, "iterations": 1}
 CHANGES = {  # in words and files of the world
     "MMD Guidance - Prompt-aware with captions": {
         "Prompt": {"text": "a triangle"},
@@ -35,7 +36,6 @@ CHANGES = {  # in words and files of the world
     "MMD Guidance - Steer towards a set (TRI-TSMC)": {"TRITSMCSampler": FEW},
     "MMD Guidance - Steer by your own scorer (TRI-TSMC)": {"TSMCInit": FEW},
 }
-FEW = {"particles": 8, "iterations": 1}
 RANDOM = {  # all that is changed where weights are random
     "EmptyLatentImage": {"width": 64, "height": 64, "batch_size": 2},
     "LoadReferenceSet": {"folder": "noise"},  # as far apart as random weights draw

@@ -1,7 +1,6 @@
 """Functions f(x) = c + Σ_j a_j k(x, y_j) of latents, with their gradients in closed form."""
 
-from dataclasses import dataclass
-
+import torch
 from torch import Tensor
 
 from ..feature_space import Features, Whole
@@ -11,7 +10,6 @@ from ..precision import full_precision
 __all__ = ["KernelExpansion"]
 
 
-@dataclass(frozen=True, eq=False)
 class KernelExpansion:
     """A kernel expansion: a witness function, or a kernel regression.
 
@@ -23,16 +21,25 @@ class KernelExpansion:
         features: What of latents is compared.
     """
 
-    kernel: Kernel
-    rows: Tensor
-    coefficients: Tensor
-    constant: float = 0.0
-    features: Features = Whole()
+    def __init__(
+        self,
+        kernel: Kernel,
+        rows: Tensor,
+        coefficients: Tensor,
+        constant: float = 0.0,
+        features: Features | None = None,
+    ):
+        self.kernel, self.coefficients, self.constant = kernel, coefficients, constant
+        self.features = features or Whole()
+        # Distances from inner products are exact only near the origin; products depend on where it is.
+        self.origin = rows.mean(0) if kernel.radial else torch.zeros_like(rows[0])
+        self.rows = rows - self.origin
+        self._squares = self.rows.square().sum(1)
 
     @full_precision()
     def values(self, x: Tensor) -> Tensor:
         """k(x_i, y_j) of latents `(B, *)`, with shape `(B, m)`."""
-        return self.kernel.values(self._gram(self._rows(x)))
+        return self.kernel.values(self._gram(self._seen(x)))
 
     def value(self, x: Tensor) -> Tensor:
         """f of latents `(B, *)`, with shape `(B,)`."""
@@ -41,29 +48,18 @@ class KernelExpansion:
     @full_precision()
     def gradient(self, x: Tensor) -> Tensor:
         """∇f, with the shape of `x`."""
-        x_, rows = x.to(self.rows), self._rows(x)
-        pulls = self.kernel.pulls(self._gram(rows)) * self.coefficients
+        seen = self._seen(x)
+        pulls = self.kernel.pulls(self._gram(seen)) * self.coefficients
         gradient = pulls @ self.rows
         if self.kernel.radial:
-            gradient = gradient - pulls.sum(1, keepdim=True) * rows
-        shape = self.features(x_).shape
-        return self.features.pull_back(x_, gradient.reshape(shape)).to(x)
+            gradient = gradient.addcmul_(pulls.sum(1, keepdim=True), seen, value=-1)
+        x_ = x.to(self.rows)
+        shape = self.features(x_[:1]).shape[1:]
+        return self.features.pull_back(x_, gradient.unflatten(1, shape)).to(x)
 
-    def _rows(self, x: Tensor) -> Tensor:
-        return self.features(x.to(self.rows)).flatten(1)
+    def _seen(self, x: Tensor) -> Tensor:
+        """Features from where the rows are seen, with shape `(B, F)`."""
+        return self.features(x.to(self.rows)).flatten(1) - self.origin
 
-    def _gram(self, rows: Tensor) -> Gram:
-        if not self.kernel.radial:
-            return Gram.of(rows, self.rows)
-        mean = self.rows.mean(0)  # distances from inner products are exact only near the origin
-        return Gram.of(rows - mean, self.rows - mean)
-
-    def to(self, device) -> "KernelExpansion":
-        """The same on another device."""
-        return KernelExpansion(
-            self.kernel,
-            self.rows.to(device),
-            self.coefficients.to(device),
-            self.constant,
-            self.features,
-        )
+    def _gram(self, seen: Tensor) -> Gram:
+        return Gram(seen @ self.rows.T, seen.square().sum(1), self._squares)

@@ -5,6 +5,7 @@ LoRA, ControlNet, MMD guidance with a fixed generated half) is part of the base 
 """
 
 import copy
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...mmd_core.tsmc import Recording, Swarm, propose, smc, transitions
+from ..faults import out_of_memory
 from ..micro_batch import micro_batched
 from ..sampling import KEY
 from .particle_noise import ParticleNoise, uniforms
@@ -24,6 +26,7 @@ from .state import Batch, TSMCState
 
 __all__ = ["drawn", "evaluations", "known", "swarm"]
 
+log = logging.getLogger("mmd_guidance")
 Watch = Callable[[Tensor], None]  # is handed each batch of denoised estimates
 
 
@@ -110,7 +113,16 @@ def _sampled(state: TSMCState, guider, indices: range, run: Callable, watch: Wat
     samples = latent["samples"]
     latent["samples"] = samples.expand(len(indices), *samples.shape[1:]).clone()
     sampler = comfy.samplers.KSAMPLER(_Chain(run, watch))
-    result = SamplerCustomAdvanced.execute(state.noise, guider, sampler, state.sigmas, latent)
+    try:
+        result = SamplerCustomAdvanced.execute(state.noise, guider, sampler, state.sigmas, latent)
+    except Exception as error:
+        if out_of_memory(error):
+            at_once = min(state.micro_batch or len(indices), len(indices))
+            mend = f"Set micro_batch to {at_once // 2}" if at_once > 1 else "Draw smaller images"
+            log.error(
+                "TRI-TSMC: the memory is not enough for %s images at once. %s.", at_once, mend
+            )
+        raise
     return result[0]["samples"].float().cpu()
 
 

@@ -30,9 +30,7 @@ def embeddings(clip_vision, images: Iterable[Tensor]) -> Tensor:
     found = []
     for image in images:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        features = (
-            clip_vision.encode_image(image[None, ..., :3])["image_embeds"].detach().float().cpu()
-        )
+        features = clip_vision.encode_image(image[None])["image_embeds"].detach().float().cpu()
         # SigLIP gives one for each place.
         found.append(features.mean(1) if features.ndim == 3 else features)
     return torch.nn.functional.normalize(torch.cat(found), dim=1)

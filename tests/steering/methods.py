@@ -113,7 +113,7 @@ def resampled(
 
 
 class Each:
-    """The twists of many replicates, each for its part of a batch, as one twist with θ of their own.
+    """The twists of many replicates, each for its part of a batch, or one for all, as one twist with θ of their own.
 
     The last parameter is Σ_k θ_k φ_k of the replicate; θ of the whole is 1 there and 0 elsewhere. So h and H of the
     others are those of φ.
@@ -127,9 +127,8 @@ class Each:
         return torch.tensor([0.0] * (self.size - 1) + [1.0], dtype=F64)
 
     def __call__(self, x0: Tensor, step: int) -> tuple[slice, Tensor]:
-        shared = self.twists.count(self.twists[0]) == len(self.twists)
-        parts = [x0] if shared else x0.chunk(len(self.twists))
-        every = [twist(part, step) for twist, part in zip(self.twists, parts, strict=False)]
+        parts = x0.chunk(len(self.twists))
+        every = [twist(part, step) for twist, part in zip(self.twists, parts, strict=True)]
         which, features = every[0][0], torch.cat([each[1] for each in every])
         each = len(x0) // len(self.thetas)
         weights = self.thetas[:, which].repeat_interleave(each, 0)
@@ -159,25 +158,24 @@ def tri_tsmc(
     rng = torch.Generator().manual_seed(seed)
     blocks, pilot = config.time_blocks, pilot or black_box
     learnings = [Learning.start(config, blocks, pilot) for _ in range(replicates)]
-    twists = [world.twist(blocks)] * replicates
+    twists: list[Twist] = [world.twist(blocks)]
     for k in range(config.iterations + 1):
         n = config.particles * (2 if black_box and k == 0 else 1)
-        each = Each(twists, torch.stack([learning.theta for learning in learnings]))
+        twist = Each(twists, torch.stack([learning.theta for learning in learnings]))
         paths = propose(
             world.denoise, world.start(replicates * n, rng), world.steps,
-            _noise(world, replicates * n, rng), each, each.theta, record=black_box and k == 0,
+            _noise(world, replicates * n, rng), twist, twist.theta, record=black_box and k == 0,
         )  # fmt: skip
         rewards = world.reward.value(paths.z).split(n)
         h, H = paths.h[:, :-1].split(n), paths.H[:, :-1, :-1].split(n)
         if black_box and k == 0:
             twists = [
-                _surrogate(world, *each, blocks)
-                for each in zip(paths.z.split(n), rewards, strict=True)
+                _surrogate(world, z, r, blocks)
+                for z, r in zip(paths.z.split(n), rewards, strict=True)
             ]
             parts = _parts(paths.recording, n)
             sums = [
-                replayed(part, world.steps, twist)
-                for part, twist in zip(parts, twists, strict=True)
+                replayed(part, world.steps, own) for part, own in zip(parts, twists, strict=True)
             ]
             h, H = zip(*sums, strict=True)
         learn = Learning.piloted if pilot and k == 0 else Learning.learned

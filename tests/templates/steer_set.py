@@ -11,25 +11,25 @@ itself (TRI-TSMC). Nothing is trained.
 
 1. Put reference images, 16 or more, into `ComfyUI/input/mmd_references`, or name another folder \
 under `input` in *Load Reference Set*.
-2. Write a prompt that the references fit, and run. It draws 80 images to hand out 8.
+2. Write a prompt that the references fit, and run. It draws 64 images to hand out 8.
 
 **What happens**
 
 - The first batch of 16 is drawn by the model itself. It fixes the reward: how much likelier an \
 image is among the references (MMD witness), in standard deviations.
 - Three more batches are steered, each by what all before it taught.
-- The last one (final: smc) duplicates images of high reward on their way. 8 of it are saved.
+- The 8 of the highest reward are saved (final: best). Below are 8 of the first batch, to compare with.
 
 **Settings that work** (in *TRI-TSMC Sampler*)
 
 - reward_scale 2: about as far as the best of 20 images. 3: as the best of 245. Above that raise \
 particles too.
 - The report says what it did and what to change. ESS below 2: lower reward_scale.
-- final best costs 16 images less, and takes the highest rewards of all that were drawn.
+- final smc or resample: samples of the tilted model in place of its best. Some may be alike.
 - Out of memory: micro_batch 1. The images stay the same.
 
 **This or MMD Guidance?** Here each image is rewarded by itself: a set of several kinds may come out \
-as one of them. Guidance makes the whole batch spread like the set, for 16 images in place of 80. Take this \
+as one of them. Guidance makes the whole batch spread like the set, for 16 images in place of 64. Take this \
 one where every image must be one that the model itself could draw, with weights you can count on.
 """
 
@@ -43,9 +43,7 @@ def describe(flow: Workflow) -> None:
     reward = flow.add("TSMCRewardReference", references=found)["reward"]
     wires = parts.chain(flow, begun, "3 · Noise, prompts, schedule")
     flow.group("4 · Steered by the reward")
-    sampler = flow.add(
-        "TRITSMCSampler", **wires, latent=begun.latent, reward=reward, final="smc", out_count=8
-    )
+    sampler = flow.add("TRITSMCSampler", **wires, latent=begun.latent, reward=reward, out_count=8)
     flow.column()
     parts.report(flow, sampler, room=440, wide=560)
     images = parts.save(flow, "Steered images", "tsmc_steered", sampler, begun.vae)
