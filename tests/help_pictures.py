@@ -211,6 +211,34 @@ def plot() -> Image.Image:
     return mmd_plot.plot(traces, [None for _ in traces])
 
 
+def tsmc_plot() -> Image.Image:
+    """What TSMCPlot makes of a run with the defaults, narrower than on the node."""
+    import comfy.samplers
+    from comfy_extras.nodes_custom_sampler import Noise_RandomNoise
+    from mmd_demo.worlds import load_world
+    from mmd_pack.mmd_core import References
+    from mmd_pack.nodes.tsmc import tsmc_plot
+    from mmd_pack.nodes.tsmc.reward_reference import TSMCRewardReference
+    from mmd_pack.nodes.tsmc.tri_tsmc_sampler import TRITSMCSampler
+
+    model, clip, _ = load_world("shapes")
+    nothing = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(nothing, nothing)
+    guider.set_cfg(1.0)
+    sigmas = comfy.samplers.calculate_sigmas(
+        model.get_model_object("model_sampling"), "karras", STEPS
+    )
+    reward = TSMCRewardReference.execute(References(shapes(MIXTURE, 8))).result[0]
+    latent = {"samples": torch.zeros(1, 3, 32, 32)}
+    *_, state = TRITSMCSampler.execute(
+        Noise_RandomNoise(SEED), guider, sigmas, latent, reward, particles=16, iterations=3,
+        reward_scale=2.0, standardize_reward=True, feature="auto", micro_batch=0,
+    ).result  # fmt: skip
+    tsmc_plot.WIDTH, tsmc_plot.HEIGHT = 1100, 360
+    return tsmc_plot.plot(state)
+
+
 def pull_and_push() -> Image.Image:
     """Points that really follow the gradient of MMD² in the plane; each is a picture of its place."""
     rng = torch.Generator().manual_seed(6)
@@ -335,8 +363,9 @@ PICTURES: dict[str, Callable[[], Image.Image]] = {
     "feature-spaces": feature_spaces,
     "shares": shares,
     "plot": plot,
+    "tsmc-plot": tsmc_plot,
 }
-FLAT = ("pull-and-push", "plot")  # of few colors: 128 of them do
+FLAT = ("pull-and-push", "plot", "tsmc-plot")  # of few colors: 128 of them do
 
 
 def main(names: Sequence[str]) -> None:

@@ -153,15 +153,30 @@ def test_an_unusable_score_has_no_weight(bad, rng):
     assert found.learned(h, H, broken).weights[[5, 21]].tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("pilot", [False, True])
-def test_no_usable_score_is_an_error(pilot, rng):
-    start = Learning.start(CONFIG, 1, pilot)
+def test_no_usable_score_is_an_error(pilot, standardize, rng):
+    start = Learning.start(dataclasses.replace(CONFIG, standardize=standardize), 1, pilot)
     h, H, rewards = batch(start, rng)
     with pytest.raises(ValueError, match="all rewards are NaN or infinite"):
-        (Learning.piloted if pilot else Learning.learned)(
-            dataclasses.replace(start, config=dataclasses.replace(CONFIG, standardize=True)),
-            h, H, torch.full_like(rewards, math.nan),
-        )  # fmt: skip
+        (start.piloted if pilot else start.learned)(h, H, torch.full_like(rewards, math.nan))
+
+
+@pytest.mark.parametrize("pilot", [False, True])
+def test_a_path_of_a_broken_model_has_no_weight(pilot, rng):
+    """Its sums are NaN, its score may be any number."""
+    start = Learning.start(CONFIG, 1, pilot)
+    learn = Learning.piloted if pilot else Learning.learned
+    h, H, rewards = batch(start, rng)
+    broken, scores = h.clone(), rewards.clone()
+    broken[5], scores[5] = math.nan, math.nan
+    found, expected = learn(start, broken, H, rewards), learn(start, h, H, scores)
+    assert found.weights[5] == 0
+    torch.testing.assert_close(found.weights, expected.weights)
+    torch.testing.assert_close(found.theta, expected.theta)
+    assert found.passes[-1].unusable == 1
+    after = found.learned(broken, H, rewards)
+    assert after.theta.isfinite().all() and math.isfinite(after.log_z)
 
 
 def test_a_constant_reward_teaches_nothing(rng):
@@ -215,7 +230,13 @@ def values_of(learning):
 
 
 def test_what_was_learned_never_changes(rng):
-    """Each batch makes a new one; two from one are independent."""
+    """Each batch makes a new one, of its own copies; two from one are independent."""
+    start = Learning.start(CONFIG, 1)
+    drawn = batch(start, rng)
+    first = start.learned(*drawn)
+    for each in drawn:
+        each.zero_()
+    assert start.h is None and (first.h != 0).any() and (first.rewards != 0).any()
     before = learned(rng)
     tensors, rest = values_of(before)
     drawn = batch(before, rng)

@@ -30,12 +30,12 @@ def test_any_potential_estimates_the_same_z(flow, potential, theta):
     assert abs(mean - 1) < 4 * error
 
 
-def swarm_of(world, n=N, potential=None, twist=None, theta=None, tilt=True, seed=5):
+def swarm_of(world, n=N, potential=None, twist=None, theta=None, tilt=True, seed=5, denoise=None):
     rng = torch.Generator().manual_seed(seed)
     start = world.start(n, rng)
     noise = lambda i: torch.randn(n, world.dim, generator=rng, dtype=F64)  # noqa: E731
     return smc(
-        world.denoise, start, world.steps, noise, lambda i: 0.5, world.tilt if tilt else None,
+        denoise or world.denoise, start, world.steps, noise, lambda i: 0.5, world.tilt if tilt else None,
         potential, twist, theta,
     )  # fmt: skip
 
@@ -122,6 +122,28 @@ def test_an_unusable_score_has_no_weight(bad):
     assert rewarded.log_weights[3] == -math.inf
     kept = torch.cat([tilt[:3], tilt[4:]])
     assert rewarded.log_z == pytest.approx(log_mean_exp(kept) + math.log((N - 1) / N))
+
+
+@pytest.mark.parametrize("theta", [0.0, 1.0])
+def test_a_path_of_a_broken_model_has_no_weight(theta):
+    """NaN from a step on, in all that follows."""
+    world = gaussian(scale=4.0)
+
+    def denoise(x, i):
+        x0 = world.denoise(x, i)
+        if i == 5:
+            x0[2] = math.nan
+        return x0
+
+    for potential in (None, settled(world)):
+        twist = world.twist() if theta else None
+        swarm = swarm_of(
+            world, 8, potential, twist, torch.full((1,), theta, dtype=F64), denoise=denoise
+        )
+        lost = ~swarm.z.isfinite().all(1)
+        assert lost.sum() == 1 if swarm.resampled == 0 else lost.sum() <= 1
+        assert (swarm.log_weights[lost] == -math.inf).all()
+        assert math.isfinite(swarm.log_z)
 
 
 def test_no_usable_score_has_no_z():

@@ -14,7 +14,10 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "nodes" / "web" / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-METHOD = DOCS / "method.md"
+METHODS = {  # pages on how things work: their pictures, and the nodes whose pages lead there
+    DOCS / "method.md": (3, ("ApplyMMDGuidance", "MMDGuidedKSampler")),
+    DOCS / "tri-tsmc.md": (1, ("TRITSMCSampler", "TSMCInit")),
+}
 KILOBYTE = 1000
 PANEL = 36  # characters of a formula that the panel shows without scrolling on a full HD screen
 
@@ -66,7 +69,7 @@ def test_every_node_has_a_page_with_all_its_inputs_and_outputs():
         outputs = {out.display_name or out.id for out in schema.outputs}
         assert tables(page, "output") == outputs, page.name
     ids = {node.GET_SCHEMA().node_id for node in NODES}
-    assert {page.stem for page in PAGES} == ids | {METHOD.stem}
+    assert {page.stem for page in PAGES} == ids | {page.stem for page in METHODS}
 
 
 @pytest.mark.comfy
@@ -87,7 +90,7 @@ def test_settings_named_on_pages_exist_on_some_node():
 
 def test_every_page_has_what_a_reader_looks_for():
     for page in PAGES:
-        if page != METHOD:
+        if page not in METHODS:
             headings = re.findall(r"^## (.+)$", text_of(page), re.M)
             assert headings[-1] == "Troubles", page.name
             settings = ("Settings that work", "Which fit", "| for | set |")
@@ -140,11 +143,13 @@ def test_links_are_whole_addresses_and_lead_to_what_is_there():
                 assert (ROOT / link.removeprefix(home)).is_file(), f"{page.name}: {link}"
 
 
-def test_the_method_is_told_in_300_words_and_three_pictures_and_can_be_found():
-    text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text_of(METHOD))
+@pytest.mark.parametrize("method", METHODS, ids=lambda page: page.stem)
+def test_methods_are_told_in_300_words_and_a_few_pictures_and_can_be_found(method):
+    count, nodes = METHODS[method]
+    text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text_of(method))
     assert len(text.split()) <= 300
-    assert len(pictures(METHOD)) == len(set(pictures(METHOD))) == 3
-    address = repository() + METHOD.relative_to(ROOT).as_posix()
-    for name in ("ApplyMMDGuidance", "MMDGuidedKSampler"):
+    assert len(pictures(method)) == len(set(pictures(method))) == count
+    address = repository() + method.relative_to(ROOT).as_posix()
+    for name in nodes:
         assert address in links(DOCS / f"{name}.md")
-    assert METHOD.relative_to(ROOT).as_posix() in (ROOT / "README.md").read_text("utf-8")
+    assert method.relative_to(ROOT).as_posix() in (ROOT / "README.md").read_text("utf-8")

@@ -158,7 +158,7 @@ def run_by_run(pictures: Pictures) -> Image.Image:
 def steered(pictures: Pictures) -> Image.Image:
     """References, and what is drawn before and after steering."""
     shown = {"references": "references", "Unsteered images": "the model alone"}
-    shown["Steered images"] = "steered by their likeness"
+    shown["Steered images"] = "steered to their palette"
     return page([[Block(name, pictures[title][:8], 8)] for title, name in shown.items()])
 
 

@@ -24,7 +24,7 @@ PREVIEW = {
     "KSampler": 240,
     "MMDGuidedKSampler": 220,
     "TRITSMCSampler": 220,
-    "TSMCPropose": 240,
+    "TSMCPropose": 280,
 }  # pixels for the live preview; ours has spare ones
 FRAME = {"color": "#3f789e", "font_size": 24, "flags": {}}
 

@@ -10,15 +10,17 @@ Notation: a path x_0 … x_T in sampling order, its last sample `z` = x_T, base 
 from .chain import Transition, transitions
 from .config import FEATURES, FINALS, TSMCConfig
 from .expansion import KernelExpansion
+from .jacobian import DenoiserJacobian
 from .learning import Learning, Pass
 from .paths import Paths, Recording, propose, replayed
 from .smc import Swarm, smc
 from .surrogate import fitted
-from .twist import MOST, GradientTwist, Twist
+from .twist import MOST, GradientTwist, Twist, white
 from .weights import effective, log_mean_exp, systematic
 from .witness import Witness
 
 __all__ = [
+    "DenoiserJacobian",
     "FEATURES",
     "FINALS",
     "MOST",
@@ -41,4 +43,5 @@ __all__ = [
     "smc",
     "systematic",
     "transitions",
+    "white",
 ]

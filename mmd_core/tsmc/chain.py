@@ -30,6 +30,7 @@ class Transition(NamedTuple):
         of_x: a, the weight of x in the mean.
         of_x0: b, the weight of the denoised estimate x̂0.
         noise: s, the standard deviation of what is drawn; 0 on the last step.
+        signal: α, the share of x0 in x = α x0 + σ n.
         slope: c(σ) = ∂x̂0/∂x for clean samples of variance 1: turns a gradient at x̂0 into one at x.
         settled: κ(σ), the share of that variance which x has settled, in [0, 1].
     """
@@ -39,6 +40,7 @@ class Transition(NamedTuple):
     of_x: float
     of_x0: float
     noise: float
+    signal: float
     slope: float
     settled: float
 
@@ -80,7 +82,7 @@ def _transition(sigma: float, after: float, flow: bool, eta: float, scale: float
     spread = signal**2 + sigma**2
     slope, settled = signal / spread, signal**2 / spread
     if after == 0:
-        return Transition(sigma, after, 0.0, 1.0, 0.0, slope, settled)
+        return Transition(sigma, after, 0.0, 1.0, 0.0, signal, slope, settled)
     if flow:
         down = after * (1 + (after / sigma - 1) * eta)
         shrink = (1 - after) / (1 - down)
@@ -90,5 +92,5 @@ def _transition(sigma: float, after: float, flow: bool, eta: float, scale: float
         down, shrink = math.sqrt(max(after**2 - noise**2, 0.0)), 1.0
     keep = down / sigma
     return Transition(
-        sigma, after, shrink * keep, shrink * (1 - keep), scale * noise, slope, settled
+        sigma, after, shrink * keep, shrink * (1 - keep), scale * noise, signal, slope, settled
     )

@@ -110,7 +110,10 @@ class Learning:
         The trust region would hold θ far below θ_0, and the twist is trusted so far from the start.
         """
         config = self.config
-        mean, sd = self.scale_of(rewards) if config.standardize else (0.0, 1.0)
+        h, H, rewards = _sound(h, H, rewards)
+        mean, sd = self.scale_of(rewards)
+        if not config.standardize:
+            mean, sd = 0.0, 1.0
         constant = sd <= CONSTANT * max(1.0, abs(mean))
         begin = torch.full((h.shape[1],), config.theta_init, dtype=torch.float64)
         drawn = replace(self, theta=torch.zeros_like(begin), mean=mean, sd=1.0 if constant else sd)
@@ -128,6 +131,7 @@ class Learning:
         Raises:
             ValueError: No reward is usable.
         """
+        h, H, rewards = _sound(h, H, rewards)
         self.scale_of(rewards)
         drawn, config = self._with(h, H, rewards), self.config
         own = drawn.log_ratio(self.theta)
@@ -144,7 +148,7 @@ class Learning:
 
     def _with(self, h: Tensor, H: Tensor, rewards: Tensor) -> "Learning":
         def joined(old: Tensor | None, new: Tensor) -> Tensor:
-            return new.double() if old is None else torch.cat([old, new.double()])
+            return new if old is None else torch.cat([old, new])
 
         return replace(
             self,
@@ -152,7 +156,7 @@ class Learning:
             counts=(*self.counts, len(rewards)),
             h=joined(self.h, h),
             H=joined(self.H, H),
-            rewards=joined(self.rewards, rewards.detach().cpu()),
+            rewards=joined(self.rewards, rewards),
         )
 
     def _capped(self, theta: Tensor, information: Tensor) -> Tensor:
@@ -166,11 +170,11 @@ class Learning:
         rewards = self.rewards[-n:]
         usable = rewards[torch.isfinite(rewards)]
         theta = self.proposals[-1]
-        own = (self.tilt - self.log_ratio(theta))[-n:]
+        own, everything = (self.tilt - self.log_ratio(theta))[-n:], self.log_weights
         spent = 0.5 * torch.einsum("p,npq,q->n", theta, self.H[-n:], theta).mean().item()
         return Pass(
             tuple(theta.tolist()), n, usable.mean().item(), usable.max().item(), n - len(usable),
-            log_mean_exp(own), effective(own), spent, self.log_z, self.ess, tau, kl,
+            log_mean_exp(own), effective(own), spent, log_mean_exp(everything), effective(everything), tau, kl,
         )  # fmt: skip
 
     @property
@@ -217,3 +221,10 @@ class Learning:
     def ess(self) -> float:
         """The effective number of all paths."""
         return effective(self.log_weights)
+
+
+def _sound(h: Tensor, H: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch in float64 of its own; a path that a broken model left without sums has no usable reward."""
+    h, H, rewards = h.double(), H.double(), rewards.detach().cpu().double()
+    whole = torch.isfinite(h).all(1) & torch.isfinite(H).flatten(1).all(1)
+    return h.nan_to_num(0, 0, 0), H.nan_to_num(0, 0, 0), torch.where(whole, rewards, math.nan)

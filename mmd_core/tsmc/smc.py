@@ -98,7 +98,7 @@ def smc(
             u = step.noise * drift(theta, which, features)
             flat = u.flatten(1)
             ratio = -(flat * e.flatten(1)).sum(1) - 0.5 * flat.square().sum(1)
-            log_w, e = log_w + ratio.to("cpu").double(), e + u
+            log_w, e = _added(log_w, _usable(ratio)), e + u
         x = mean + step.noise * e
     swarm = Swarm(x, _added(log_w, -at), log_z, ancestors, resampled)
     return swarm if tilt is None else swarm.rewarded(tilt(x))

@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from .chain import Transition
 
-__all__ = ["MOST", "GradientTwist", "Twist", "drift"]
+__all__ = ["MOST", "GradientTwist", "Twist", "drift", "white"]
 
 MOST = 4.0  # the largest s‖φ‖: how many standard deviations of its noise θ = 1 may move a sample at a step
 
@@ -42,14 +43,24 @@ def drift(theta: Tensor, which: slice, features: Tensor) -> Tensor:
     return (weights @ features.flatten(2)).reshape(features[:, 0].shape)
 
 
+Jacobian = Callable[[Tensor, Transition], Tensor]  # (gradient, step) → J · gradient
+
+
+def white(gradient: Tensor, step: Transition) -> Tensor:
+    """J of samples of variance 1 in every direction: c(σ)."""
+    return step.slope * gradient
+
+
 class GradientTwist:
-    """φ = c(σ) ∇f(x̂0): θ = 1 is what the gradient of λ r at the denoised estimate suggests by itself.
+    """φ_k = J_k(σ) ∇f(x̂0): with J the Jacobian of the denoiser, Σ θ = 1 is what the gradient of λ r at the denoised
+    estimate suggests by itself.
 
     Arguments:
         gradient: ∇f as a function of latents `(B, *)`, with f = λ r or an estimate of it.
         steps: The chain.
-        blocks: Into how many parts, equal in log σ, the chain is cut; each has a θ of its own.
+        blocks: Into how many parts, equal in log σ, the chain is cut; each has θ of its own.
         mask: Where samples may be moved, broadcast against latents; None is everywhere.
+        jacobians: Estimates of J; each is a feature, and θ learns how much of which.
     """
 
     def __init__(
@@ -58,21 +69,24 @@ class GradientTwist:
         steps: Sequence[Transition],
         blocks: int = 1,
         mask: Tensor | None = None,
+        jacobians: Sequence[Jacobian] = (white,),
     ):
-        self.gradient, self.steps, self.size, self.mask = gradient, steps, blocks, mask
+        self.gradient, self.steps, self.blocks, self.mask = gradient, steps, blocks, mask
+        self.jacobians, self.size = jacobians, blocks * len(jacobians)
         levels = [math.log(step.sigma) for step in steps if step.noise > 0]
         self._top, self._length = levels[0], max(levels[0] - levels[-1], 1e-12)
 
     def block(self, step: int) -> int:
-        """The parameter that acts at a step."""
+        """The part of the chain that a step belongs to."""
         share = (self._top - math.log(self.steps[step].sigma)) / self._length
-        return min(int(share * self.size), self.size - 1)
+        return min(int(share * self.blocks), self.blocks - 1)
 
     def __call__(self, x0: Tensor, step: int) -> tuple[slice, Tensor]:
-        at, block = self.steps[step], self.block(step)
-        phi = at.slope * self.gradient(x0)
+        at, first = self.steps[step], self.block(step) * len(self.jacobians)
+        gradient = self.gradient(x0)
+        phi = torch.stack([jacobian(gradient, at) for jacobian in self.jacobians], 1)
         if self.mask is not None:
-            phi = phi * self.mask
-        norms = phi.flatten(1).norm(dim=1) * at.noise
-        scale = (MOST / norms.clamp_min(MOST)).reshape(-1, *[1] * (phi.ndim - 1))
-        return slice(block, block + 1), (phi * scale)[:, None]
+            phi = phi * self.mask[:, None]
+        norms = phi.flatten(2).norm(dim=2) * at.noise
+        scale = (MOST / norms.clamp_min(MOST)).reshape(*norms.shape, *[1] * (x0.ndim - 1))
+        return slice(first, first + len(self.jacobians)), phi * scale

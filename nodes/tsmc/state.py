@@ -7,14 +7,27 @@ import torch
 from torch import Tensor
 
 from ...mmd_core.tsmc import (
+    DenoiserJacobian,
     GradientTwist,
     Learning,
     Recording,
     Transition,
     TSMCConfig,
+    white,
 )
 
 __all__ = ["Batch", "TSMCState", "empty_state"]
+
+
+class EachByItself:
+    """A twist of one sample at a time: matrix products round by how many rows there are."""
+
+    def __init__(self, twist: GradientTwist):
+        self.twist, self.size = twist, twist.size
+
+    def __call__(self, x0: Tensor, step: int) -> tuple[slice, Tensor]:
+        parts = [self.twist(one, step) for one in x0.split(1)]
+        return parts[0][0], torch.cat([features for _, features in parts])
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +63,7 @@ class TSMCState:
         device: Where the model draws.
         feature: What turns the chain, known once the first batch is scored.
         slope: ∇f of latents of the model, with f = λ r or its surrogate; None turns nothing.
+        jacobian: How the model's estimates follow noisy samples, from the first batch if that was a pilot.
         surrogate: f and ∇f where it was fitted.
         reward: The reward that the batches are scored by, if there is one, as it stays.
         learning: What the scored batches say.
@@ -70,6 +84,7 @@ class TSMCState:
     device: torch.device | None = None
     feature: str = ""
     slope: Callable[[Tensor], Tensor] | None = None
+    jacobian: DenoiserJacobian | None = None
     surrogate: object = None
     reward: object = None
     learning: Learning | None = None
@@ -89,12 +104,12 @@ class TSMCState:
         """How many paths were scored."""
         return 0 if self.samples is None else len(self.samples)
 
-    def twist(self, mask: Tensor | None) -> GradientTwist | None:
-        """The twist where `mask` lets it act."""
+    def twist(self, mask: Tensor | None) -> EachByItself | None:
+        """The twist where `mask`, with shape `(1, …)`, lets it act."""
         if self.slope is None:
             return None
-        mask = None if mask is None else mask.to(self.device)
-        return GradientTwist(self.slope, self.steps, self.size, mask)
+        mask = None if mask is None else mask[:1].to(self.device)
+        return EachByItself(GradientTwist(self.slope, self.steps, self.size, mask, ((self.jacobian,) if self.jacobian else (white,))))
 
 
 def template(latent: dict, node: str) -> tuple[dict, tuple[str, ...]]:

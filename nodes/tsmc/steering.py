@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...mmd_core.tsmc import (
+    DenoiserJacobian,
     Learning,
     TSMCConfig,
     fitted,
@@ -72,16 +73,14 @@ def begun(state: TSMCState, reward, node: str) -> TSMCState:
     if state.config.standardize or feature == "surrogate" or not reward.fixed:
         return state
     if feature == "gradient":
-        slope = each_by_itself(reward.gradient, state.config.reward_scale)
+        slope = scaled(reward.gradient, state.config.reward_scale)
         state = replace(state, slope=slope)
     return replace(state, learning=Learning.start(state.config, state.size))
 
 
-def each_by_itself(
-    gradient: Callable[[Tensor], Tensor], factor: float = 1.0
-) -> Callable[[Tensor], Tensor]:
-    """`factor` times a gradient, of one sample at a time: matrix products round by how many there are."""
-    return lambda x0: torch.cat([gradient(one) for one in x0.split(1)]) * factor
+def scaled(gradient: Callable[[Tensor], Tensor], factor: float) -> Callable[[Tensor], Tensor]:
+    """`factor` times a gradient."""
+    return lambda x0: gradient(x0) * factor
 
 
 def model_space(state: TSMCState, samples: Tensor) -> Tensor:
@@ -132,13 +131,16 @@ def _piloted(state: TSMCState, scores: Tensor) -> tuple[TSMCState, Tensor, Tenso
     state = replace(state, feature=feature)
     sd = sd or 1.0
     if feature == "gradient":
-        state = replace(state, slope=each_by_itself(reward.gradient, config.reward_scale / sd))
+        state = replace(state, slope=scaled(reward.gradient, config.reward_scale / sd))
     elif feature == "surrogate":
         tilt = config.reward_scale * (scores - mean) / sd
         surrogate = fitted(model_space(state, batch.samples), tilt)
-        state = replace(state, slope=each_by_itself(surrogate.gradient), surrogate=surrogate)
+        state = replace(state, slope=surrogate.gradient, surrogate=surrogate)
     if state.slope is None:
         return state, batch.h, batch.H
+    drawn = model_space(state, batch.samples)
+    drawn = drawn[torch.isfinite(drawn.flatten(1)).all(1)]
+    state = replace(state, jacobian=DenoiserJacobian(drawn))
     twist = state.twist(batch.mask)
     return state, *replayed(batch.recording, state.steps, twist, state.device)
 

@@ -34,7 +34,7 @@ class TSMCPropose(io.ComfyNode):
                     tooltip="The images to score: particles of them, in the first batch twice as many where a surrogate "
                     "is fitted to their scores (feature auto or surrogate).",
                 ),
-                StateSocket.Output("state", tooltip="For TSMCUpdate."),
+                StateSocket.Output("state", tooltip="The run, for TSMCUpdate."),
             ],
             **schema_options(search_aliases=["tsmc", "smc", "steering", "candidates"]),
         )

@@ -73,9 +73,7 @@ def rows_of(chain: DigitsChain, name: str, seed: int, samples, known, settings: 
     rows.append({"method": "tilted model", **exact, "given": drawn})
     for method, found in spent.items():
         for way, figures in of_method(chain, found, state, truth, wanted).items():
-            rows.append(
-                {"method": f"{method}: {way}", **figures, "given": found.given[way]}
-            )
+            rows.append({"method": f"{method}: {way}", **figures, "given": found.given[way]})
     about = {"world": name, "seed": seed, "true log Z": truth.log_z, "its error": truth.error}
     about |= {"KL": truth.kl, "true mean": truth.mean}
     about["theta"] = [list(done.theta) for done in state.learning.passes]

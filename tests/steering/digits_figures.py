@@ -109,7 +109,9 @@ def of_method(chain: DigitsChain, spent: Spent, state, truth: Truth, wanted) -> 
     }
 
 
-def ideal(chain: DigitsChain, truth: Truth, samples: Tensor, seed: int, wanted) -> tuple[dict, Tensor]:
+def ideal(
+    chain: DigitsChain, truth: Truth, samples: Tensor, seed: int, wanted
+) -> tuple[dict, Tensor]:
     """16 samples of π itself, and their figures."""
     rng = generator("tilted", seed)
     index = torch.multinomial(truth.weights, OUT, replacement=True, generator=rng)

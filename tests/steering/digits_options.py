@@ -22,5 +22,11 @@ def make_parser() -> argparse.ArgumentParser:
         help='other settings of TRITSMCSampler, as {"theta_init": 1}',
     )
     add("--sheet", type=Path, metavar="PNG", help="draw the images of the first seed there")
-    add("--out", type=Path, default=Path("quality_output/steering"), metavar="FOLDER", help="for results")
+    add(
+        "--out",
+        type=Path,
+        default=Path("quality_output/steering"),
+        metavar="FOLDER",
+        help="for results",
+    )
     return parser

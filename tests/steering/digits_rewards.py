@@ -55,10 +55,11 @@ class SecondJudge:
     """
 
     def __init__(self):
+        from sklearn.calibration import CalibratedClassifierCV
         from sklearn.svm import SVC
 
         pictures, labels, held_out, held_out_labels = digits_split()
-        self.machine = SVC(C=10.0, probability=True, random_state=0)
+        self.machine = CalibratedClassifierCV(SVC(C=10.0), ensemble=False)  # draws nothing
         self.machine.fit(self.rows(pictures), labels.numpy())
         self.accuracy = self.machine.score(self.rows(held_out), held_out_labels.numpy())
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from mmd_pack.mmd_core.tsmc import (
+    DenoiserJacobian,
     GradientTwist,
     Learning,
     TSMCConfig,
@@ -21,6 +22,7 @@ from mmd_pack.mmd_core.tsmc import (
     propose,
     replayed,
     smc,
+    white,
 )
 from mmd_pack.mmd_core.tsmc.paths import Recording
 from torch import Tensor
@@ -28,6 +30,7 @@ from torch import Tensor
 from .worlds import F64, World
 
 TRAJECTORIES = 64
+JAC = lambda rec, z, st: (DenoiserJacobian(z),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,11 +153,13 @@ def tri_tsmc(
     """The core's iterations. `black_box`: only scores are known; a first batch, twice as large, learns a surrogate.
 
     Arguments:
-        pilot: Whether the first batch is drawn from the model itself.
+        pilot: Whether the first batch is drawn from the model itself, and tells how its estimates follow noisy samples,
+            as for the nodes; else that is c(σ).
     """
     if config is None:
         usual = TSMCConfig(particles, 3, reward_scale=world.scale, standardize=False)
-        config = replace(usual, iterations=2, theta_init=0.6) if black_box else usual
+        usual = usual if pilot or black_box else replace(usual, theta_init=0.5)
+        config = replace(usual, iterations=2) if black_box else usual
     rng = torch.Generator().manual_seed(seed)
     blocks, pilot = config.time_blocks, pilot or black_box
     learnings = [Learning.start(config, blocks, pilot) for _ in range(replicates)]
@@ -164,16 +169,16 @@ def tri_tsmc(
         twist = Each(twists, torch.stack([learning.theta for learning in learnings]))
         paths = propose(
             world.denoise, world.start(replicates * n, rng), world.steps,
-            _noise(world, replicates * n, rng), twist, twist.theta, record=black_box and k == 0,
+            _noise(world, replicates * n, rng), twist, twist.theta, record=pilot and k == 0,
         )  # fmt: skip
         rewards = world.reward.value(paths.z).split(n)
         h, H = paths.h[:, :-1].split(n), paths.H[:, :-1, :-1].split(n)
-        if black_box and k == 0:
-            twists = [
-                _surrogate(world, z, r, blocks)
-                for z, r in zip(paths.z.split(n), rewards, strict=True)
-            ]
+        if pilot and k == 0:
             parts = _parts(paths.recording, n)
+            ends = zip(parts, paths.z.split(n), rewards, strict=True)
+            twists = [
+                _piloted(world, part, z, r if black_box else None, blocks) for part, z, r in ends
+            ]
             sums = [
                 replayed(part, world.steps, own) for part, own in zip(parts, twists, strict=True)
             ]
@@ -183,8 +188,10 @@ def tri_tsmc(
     return _learned(learnings)
 
 
-def _surrogate(world: World, z: Tensor, rewards: Tensor, blocks: int) -> GradientTwist:
-    return GradientTwist(fitted(z, world.scale * rewards).gradient, world.steps, blocks)
+def _piloted(world: World, recording: Recording, z: Tensor, rewards: Tensor | None, blocks: int) -> GradientTwist:
+    """The twist after a first batch: of the reward's gradient, or of a surrogate of rewards."""
+    gradient = world.tilt_gradient if rewards is None else fitted(z, world.scale * rewards).gradient
+    return GradientTwist(gradient, world.steps, blocks, jacobians=JAC(recording, z, world.steps))
 
 
 def _parts(recording: Recording, n: int) -> list[Recording]:

@@ -1,8 +1,8 @@
 """Measures the core of TRI-TSMC in worlds whose truth is known, next to other ways to steer, at equal model calls.
 
-    python tests/steering/run.py              the tables of RESULTS.md (about 10 minutes on one core)
+    python tests/steering/run.py              the tables of RESULTS.md (18 minutes on a busy core)
     python tests/steering/run.py --quick      a tenth of it, printed only
-    python tests/steering/run.py --truths     draws the long runs of truth.json anew (about 10 minutes)
+    python tests/steering/run.py --truths     draws the long runs of truth.json anew (10 minutes)
 
 Needs PyTorch and NumPy, no ComfyUI.
 """

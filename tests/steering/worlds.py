@@ -125,9 +125,13 @@ class World:
         """λ r."""
         return self.scale * self.reward.value(z)
 
+    def tilt_gradient(self, x: Tensor) -> Tensor:
+        """∇(λ r)."""
+        return self.scale * self.reward.gradient(x)
+
     def twist(self, blocks: int = 1) -> GradientTwist:
         """That of the reward's own gradient."""
-        return GradientTwist(lambda x: self.scale * self.reward.gradient(x), self.steps, blocks)
+        return GradientTwist(self.tilt_gradient, self.steps, blocks)
 
     def samples(self, n: int, rng: torch.Generator) -> Tensor:
         """What the model draws by itself."""

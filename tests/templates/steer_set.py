@@ -6,8 +6,8 @@ from ..workflow_format import Workflow
 from . import parts
 
 ABOUT = """\
-Steers a checkpoint towards images that are likelier among your references than among what it draws by \
-itself (TRI-TSMC). Nothing is trained.
+Steers a checkpoint towards the palette and contrast of your references (TRI-TSMC): images count more the \
+likelier they are among the references than among what the model draws by itself. Nothing is trained.
 
 1. Put reference images, 16 or more, into `ComfyUI/input/mmd_references`, or name another folder \
 under `input` in *Load Reference Set*.
@@ -24,6 +24,8 @@ image is among the references (MMD witness), in standard deviations.
 
 - reward_scale 2: about as far as the best of 20 images. 3: as the best of 245. Above that raise \
 particles too.
+- feature_space in *MMD Kernel*: channel_stats compares palette and contrast, low_pass composition too, latent \
+everything. The less is compared, the more steering can do.
 - The report says what it did and what to change. ESS below 2: lower reward_scale.
 - final smc or resample: samples of the tilted model in place of its best. Some may be alike.
 - Out of memory: micro_batch 1. The images stay the same.
@@ -40,9 +42,11 @@ def describe(flow: Workflow) -> None:
     flow.note("How to use this", ABOUT)
     begun = parts.start(flow, "a painting of a landscape", batch=1)
     found = parts.references(flow, begun)
-    reward = flow.add("TSMCRewardReference", references=found)["reward"]
     wires = parts.chain(flow, begun, "3 · Noise, prompts, schedule")
-    flow.group("4 · Steered by the reward")
+    flow.group("4 · Reward: the palette of the set")
+    kernel = flow.add("MMDKernel", feature_space="channel_stats")["kernel"]
+    reward = flow.add("TSMCRewardReference", references=found, kernel=kernel)["reward"]
+    flow.group("5 · Steered by the reward")
     sampler = flow.add("TRITSMCSampler", **wires, latent=begun.latent, reward=reward, out_count=8)
     flow.column()
     parts.report(flow, sampler, room=440, wide=560)
@@ -53,7 +57,7 @@ def describe(flow: Workflow) -> None:
     flow.column()
     alone = {"images": unsteered, "filename_prefix": "tsmc_unsteered"}
     flow.add("SaveImage", "Unsteered images", **parts.RESULT, **alone)
-    flow.group("5 · How it went")
+    flow.group("6 · How it went")
     plot = flow.add("TSMCPlot", wide=800, room=220, state=sampler["state"], images=images)
     shown = {"images": plot["plot"], "filename_prefix": "tsmc_plot"}
     flow.add("SaveImage", "Images and how it went", wide=800, room=460, **shown)
