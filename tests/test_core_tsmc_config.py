@@ -29,7 +29,7 @@ def test_too_large_a_budget_names_its_limit():
 
 
 def test_how_many_paths_and_parameters():
-    config = TSMCConfig(16, 3, time_blocks=4)
+    config = TSMCConfig(16, 3, time_blocks=2)
     assert config.paths == 64
     assert not config.too_many_parameters
-    assert TSMCConfig(16, 3, time_blocks=5).too_many_parameters
+    assert TSMCConfig(16, 3, time_blocks=3).too_many_parameters

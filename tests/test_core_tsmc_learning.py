@@ -274,3 +274,22 @@ def test_scaling_features_down_is_scaling_theta_up(size, rng):
     h, H, rewards = batch(start, rng)
     one, other = start.learned(h, H, rewards), start.learned(h / 4, H / 16, rewards)
     torch.testing.assert_close(other.theta, 4 * one.theta, rtol=1e-3, atol=1e-3)
+
+
+def test_a_first_batch_apart_has_no_weight_once_there_is_another(rng):
+    """As if the others were all there is, but for the scale, which it still sets."""
+    start = Learning.start(dataclasses.replace(CONFIG, standardize=True), 2, pilot=True)
+    alone = start.piloted(*batch(start, rng), apart=True)
+    assert torch.isfinite(alone.log_weights).all() and math.isfinite(alone.log_z)
+    learning = alone.learned(*batch(alone, rng))
+    learning = learning.learned(*batch(learning, rng))
+    first = learning.counts[0]
+    assert learning.weights[:first].tolist() == [0.0] * first
+    others = dataclasses.replace(
+        learning, apart=False, proposals=learning.proposals[1:], counts=learning.counts[1:],
+        h=learning.h[first:], H=learning.H[first:], rewards=learning.rewards[first:],
+    )  # fmt: skip
+    assert learning.log_z == pytest.approx(others.log_z, abs=1e-12)
+    assert learning.ess == pytest.approx(others.ess)
+    torch.testing.assert_close(learning.weights[first:], others.weights)
+    assert learning.passes[-1].all_log_z == learning.log_z

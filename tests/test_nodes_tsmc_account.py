@@ -57,6 +57,7 @@ CASES = {
     "far from the model": {
         "max_total_kl": 0.2, "H": torch.full((SIZE, 1, 1), 4.0).double(), "theta": lambda i: 0.3155
     },
+    "hardly steered": {"H": torch.full((SIZE, 1, 1), 0.01).double()},
     "scores missing": {"rewards": lambda i: torch.tensor([float("nan"), *range(SIZE - 1)]).double()},
     "reward is constant": {"rewards": lambda i: torch.full((SIZE,), 2.0).double()},
     "masked": {"latent": {"samples": torch.zeros(1, 4, 2, 2), "noise_mask": torch.ones(1, 2, 2)}},
@@ -73,9 +74,9 @@ def test_too_many_parameters_are_told():
     from mmd_pack.nodes.tsmc.state import empty_state
 
     latent = {"samples": torch.zeros(1, 4, 2, 2)}
-    few = empty_state(TSMCConfig(time_blocks=4), None, None, latent, 4, "X")
-    many = empty_state(TSMCConfig(time_blocks=5), None, None, latent, 4, "X")
-    assert few.notices == () and "keep it at 4 or less" in many.notices[0]
+    few = empty_state(TSMCConfig(time_blocks=2), None, None, latent, 4, "X")
+    many = empty_state(TSMCConfig(time_blocks=3), None, None, latent, 4, "X")
+    assert few.notices == () and "keep it at 2 or less" in many.notices[0]
 
 
 def test_every_remark_says_what_to_do_or_why():

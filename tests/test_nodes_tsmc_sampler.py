@@ -134,10 +134,14 @@ def test_log_z_of_a_model_whose_truth_is_known(final):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_steers_every_family(family):
-    reward = LinearReward(direction(family))
-    out = steered(graph(tiny(family), family, cfg=2.0), reward, particles=6, final="resample")
-    done = out[STATE].learning.passes
-    assert done[-1].reward > done[0].reward  # of six unsteered ones and six steered ones
+    """Against the same noise unsteered, in the batch that follows the first."""
+    reward, given = LinearReward(direction(family)), graph(tiny(family), family, cfg=2.0)
+    out, without = (
+        steered(given, reward, particles=6, final="resample", feature=feature)
+        for feature in ("gradient", "none")
+    )
+    gain = out[STATE].learning.rewards[6:12] - without[STATE].learning.rewards[6:12]
+    assert gain.min() > 0
     assert math.isclose(sum(out[WEIGHTS]), 1, abs_tol=1e-9) and 1 <= out[ESS] <= 18
     assert out[LATENT]["samples"].shape == (4, *family_latent(family)["samples"].shape[1:])
 
@@ -271,13 +275,10 @@ def test_with_a_mask_only_the_masked_part_moves():
     torch.testing.assert_close(
         kept, latent["samples"][..., :2].expand_as(kept), rtol=1e-4, atol=1e-4
     )
-    # Its half of the direction has half of the squared length: H would show the rest.
-    whole = steered(graph(gaussian("SD15")), reward, particles=8, final="all")
-    ratio = (out[STATE].learning.H.mean() * out[STATE].learning.sd ** 2) / (
-        whole[STATE].learning.H.mean() * whole[STATE].learning.sd ** 2
-    )
-    share = (direction()[..., 2:].square().sum() / direction().square().sum()).item()
-    assert ratio.item() == pytest.approx(share, rel=1e-3)
+    state = out[STATE]
+    _, features = state.twist(mask[:, None])(torch.ones(2, 4, 4, 4), 1)
+    assert features[..., :2].abs().max() == 0 and features[..., 2:].abs().min() > 0
+    assert state.learning.passes[-1].kl_spent > 0
     assert "only the part that is drawn anew" in out[REPORT]
 
 

@@ -179,3 +179,37 @@ def test_latents_of_several_kinds_are_told(model):
     given = {**graph(model), "latent": {"samples": Nested()}}
     with pytest.raises(ValueError, match="TSMCInit: latents of several kinds"):
         begin(given)
+
+
+@pytest.mark.parametrize("kind", ["surrogate", "witness"])
+def test_no_path_of_the_first_batch_is_weighed_by_what_it_taught(model, kind):
+    """h and H of each path are those of the twist that the other paths teach."""
+    from mmd_pack.mmd_core import References
+    from mmd_pack.mmd_core.tsmc import DenoiserJacobian, GradientTwist, fitted, replayed, white
+    from mmd_pack.nodes.tsmc.reward_reference import TSMCRewardReference
+
+    given = graph(model)
+    y = torch.randn(5, 4, 4, 4, generator=torch.Generator().manual_seed(2)) + 1
+    unsettled = TSMCRewardReference.execute(References(y)).result[0]
+    unsettled = unsettled.on(model.model.latent_format, "cpu")
+    latent, state = propose(begin(given, feature="auto"), given)
+    recording = state.batch.recording
+    z = state.latent_format.process_in(latent["samples"])
+    if kind == "surrogate":
+        state, _ = update(state, scores_of(latent, state))
+    else:
+        state, _ = update(state, reward=unsettled)
+    learning, i = state.learning, 3
+    others = [j for j in range(8) if j != i]
+    if kind == "surrogate":
+        scores = torch.tensor(scores_of(latent, state)).double()
+        gradient = fitted(z[others], 2.0 * (scores[others] - learning.mean) / learning.sd).gradient
+    else:
+        reward = unsettled.settled(z[others])[1]
+        gradient = lambda x: reward.gradient(x) * (2.0 / learning.sd)  # noqa: E731
+    jacobians = white, DenoiserJacobian(z[others])
+    twist = GradientTwist(gradient, state.steps, jacobians=jacobians)
+    h, H = replayed(list(recording.paths())[i], state.steps, twist)
+    torch.testing.assert_close(learning.h[i : i + 1], h, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(learning.H[i : i + 1], H, rtol=1e-4, atol=1e-5)
+    assert learning.apart == (kind == "witness")

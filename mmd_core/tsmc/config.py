@@ -81,5 +81,5 @@ class TSMCConfig:
 
     @property
     def too_many_parameters(self) -> bool:
-        """Whether θ has more entries than so many paths can settle."""
-        return self.time_blocks * PATHS_PER_PARAMETER > self.paths
+        """Whether θ, two for each block, has more entries than so many paths can settle."""
+        return 2 * self.time_blocks * PATHS_PER_PARAMETER > self.paths

@@ -63,6 +63,7 @@ class Learning:
         rewards: r of all paths as the reward measures it, with shape `(n,)`; NaN or infinite is unusable.
         mean, sd: What rewards are standardised by: those of the first batch, or 0 and 1.
         passes: What each batch did.
+        apart: Whether the first batch stops counting as soon as there is another.
 
     References:
         Veach, Guibas, Optimally Combining Sampling Techniques for Monte Carlo Rendering, 1995 (balance heuristic).
@@ -79,6 +80,7 @@ class Learning:
     mean: float = 0.0
     sd: float = 1.0
     passes: tuple[Pass, ...] = ()
+    apart: bool = False
 
     @classmethod
     def start(cls, config: TSMCConfig, size: int, pilot: bool = False) -> "Learning":
@@ -104,10 +106,15 @@ class Learning:
             )
         return usable.mean().item(), usable.std(correction=0).item()
 
-    def piloted(self, h: Tensor, H: Tensor, rewards: Tensor) -> "Learning":
+    def piloted(self, h: Tensor, H: Tensor, rewards: Tensor, apart: bool = False) -> "Learning":
         """With the first batch, drawn from the model itself; the next one starts at θ_0, without an update.
 
         The trust region would hold θ far below θ_0, and the twist is trusted so far from the start.
+
+        Arguments:
+            h, H, rewards: As for `learned`.
+            apart: Whether the reward was made of these paths. They are then no samples of what it tilts, and have no
+                weight once there are others.
         """
         config = self.config
         h, H, rewards = _sound(h, H, rewards)
@@ -116,7 +123,9 @@ class Learning:
             mean, sd = 0.0, 1.0
         constant = sd <= CONSTANT * max(1.0, abs(mean))
         begin = torch.full((h.shape[1],), config.theta_init, dtype=torch.float64)
-        drawn = replace(self, theta=torch.zeros_like(begin), mean=mean, sd=1.0 if constant else sd)
+        drawn = replace(
+            self, theta=torch.zeros_like(begin), mean=mean, sd=1.0 if constant else sd, apart=apart
+        )
         drawn = drawn._with(h, H, rewards)
         theta = torch.zeros_like(begin) if constant else drawn._capped(begin, drawn.H.mean(0))
         return replace(drawn, theta=theta, passes=(drawn._row(None, None),))
@@ -197,10 +206,17 @@ class Learning:
 
     @property
     def log_mixture(self) -> Tensor:
-        """log dQ/dP of all paths, Q the mixture that they were drawn from, with shape `(n,)`."""
+        """log dQ/dP of all paths, Q the mixture that they were drawn from, with shape `(n,)`.
+
+        Of a first batch that is apart it is ∞; Q has a total of less than 1 then, so that means over all paths are those
+        over the ones that count.
+        """
+        first = 1 if self.apart and len(self.counts) > 1 else 0
         shares = torch.tensor(self.counts, dtype=torch.float64) / sum(self.counts)
-        each = torch.stack([self.log_ratio(theta) for theta in self.proposals])
-        return torch.logsumexp(each + shares.log()[:, None], 0)
+        each = torch.stack([self.log_ratio(theta) for theta in self.proposals[first:]])
+        mixture = torch.logsumexp(each + shares[first:].log()[:, None], 0)
+        mixture[: sum(self.counts[:first])] = math.inf
+        return mixture
 
     @property
     def log_weights(self) -> Tensor:

@@ -7,7 +7,7 @@ With ξ = (x' − μ)/s, the noise as seen by the base kernel, a path has
 for every θ at once, without a difference of large squares.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,12 @@ class Recording:
         x0 = (torch.cat(each) for each in zip(*(part.x0 for part in parts), strict=True))
         noise = (torch.cat(each) for each in zip(*(part.noise for part in parts), strict=True))
         return cls(parts[0].steps, tuple(x0), tuple(noise))
+
+    def paths(self) -> Iterator["Recording"]:
+        """One recording of each path."""
+        for i in range(len(self.x0[0])):
+            x0, noise = (tuple(each[i : i + 1] for each in part) for part in (self.x0, self.noise))
+            yield Recording(self.steps, x0, noise)
 
 
 @dataclass(frozen=True, eq=False)

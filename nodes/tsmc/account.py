@@ -11,6 +11,7 @@ from .state import TSMCState
 __all__ = ["Budget", "ending", "line", "remarks", "report"]
 
 LITTLE_TAU = 0.1
+IDLE = 0.01  # nats
 MEGABYTE = 2**20
 
 
@@ -148,6 +149,14 @@ def remarks(state: TSMCState) -> list[Remark]:
                 "at the limit",
                 f"At most steps the reward's gradient is larger than what may move an image ({MOST:g} standard deviations "
                 "of the step's noise) and was cut. Lower reward_scale.",
+            )
+        )
+    if state.slope is not None and len(done) > 1 and done[-1].kl_spent < IDLE:
+        said.append(
+            Remark(
+                "hardly steered",
+                f"What turns the chain moved the images by {done[-1].kl_spent:.2g} nats, next to nothing: they are chosen, not "
+                "steered. Raise reward_scale, or take another feature or reward.",
             )
         )
     if done[-1].kl_spent > 0.95 * config.max_total_kl:

@@ -90,7 +90,7 @@ def learning_inputs() -> list:
                 default=DEFAULTS.time_blocks,
                 min=1,
                 max=64,
-                tooltip="Into how many parts the schedule is cut, each with a strength of its own (θ). Needs 16 images "
+                tooltip="Into how many parts the schedule is cut, each with strengths of its own (θ). Needs 32 images "
                 "for each part.",
             )
         ),

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from ...mmd_core.tsmc import (
-    DenoiserJacobian,
     GradientTwist,
     Learning,
     Recording,
@@ -63,7 +62,7 @@ class TSMCState:
         device: Where the model draws.
         feature: What turns the chain, known once the first batch is scored.
         slope: ∇f of latents of the model, with f = λ r or its surrogate; None turns nothing.
-        jacobian: How the model's estimates follow noisy samples, from the first batch if that was a pilot.
+        jacobians: How the model's estimates follow noisy samples, also as the first batch tells if that was a pilot.
         surrogate: f and ∇f where it was fitted.
         reward: The reward that the batches are scored by, if there is one, as it stays.
         learning: What the scored batches say.
@@ -84,7 +83,7 @@ class TSMCState:
     device: torch.device | None = None
     feature: str = ""
     slope: Callable[[Tensor], Tensor] | None = None
-    jacobian: DenoiserJacobian | None = None
+    jacobians: tuple[Callable, ...] = (white,)
     surrogate: object = None
     reward: object = None
     learning: Learning | None = None
@@ -97,7 +96,7 @@ class TSMCState:
     @property
     def size(self) -> int:
         """p, the number of parameters of the twist."""
-        return 0 if self.slope is None else self.config.time_blocks
+        return 0 if self.slope is None else self.config.time_blocks * len(self.jacobians)
 
     @property
     def drawn(self) -> int:
@@ -109,7 +108,8 @@ class TSMCState:
         if self.slope is None:
             return None
         mask = None if mask is None else mask[:1].to(self.device)
-        return EachByItself(GradientTwist(self.slope, self.steps, self.size, mask, ((self.jacobian,) if self.jacobian else (white,))))
+        blocks = self.config.time_blocks
+        return EachByItself(GradientTwist(self.slope, self.steps, blocks, mask, self.jacobians))
 
 
 def template(latent: dict, node: str) -> tuple[dict, tuple[str, ...]]:
@@ -144,6 +144,6 @@ def empty_state(
     if config.time_blocks > 1 and config.too_many_parameters:
         notices += (
             f"time_blocks {config.time_blocks} is more than {config.paths} images can settle: keep it at "
-            f"{max(1, config.paths // 16)} or less, or raise particles.",
+            f"{max(1, config.paths // 32)} or less, or raise particles.",
         )
     return TSMCState(config, noise, sigmas, first, micro_batch, notices=notices)

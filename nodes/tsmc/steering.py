@@ -13,6 +13,7 @@ from ...mmd_core.tsmc import (
     fitted,
     replayed,
     systematic,
+    white,
 )
 from .particle_noise import uniforms
 from .reward import score_latents, settle_latents
@@ -93,16 +94,17 @@ def scored_by(state: TSMCState, reward) -> TSMCState:
     samples = state.batch.samples
     if reward.fixed:
         return scored(state, score_latents(reward, samples, state.latent_format), reward)
-    scores, reward = settle_latents(reward, samples, state.latent_format)
-    return scored(state, scores, reward)
+    scores, settled = settle_latents(reward, samples, state.latent_format)
+    return scored(state, scores, settled, reward)
 
 
-def scored(state: TSMCState, scores: Tensor, reward=None) -> TSMCState:
+def scored(state: TSMCState, scores: Tensor, reward=None, unsettled=None) -> TSMCState:
     """With the scores of the batch that waits for them, and the twist that they teach.
 
     Arguments:
         scores: r of each path, with shape `(B,)`; NaN or infinite ones are left out.
         reward: The reward that they come from, as it stays from now on.
+        unsettled: What it was before it saw the batch, if that changed it.
 
     Raises:
         ValueError: None of the scores is usable.
@@ -110,39 +112,57 @@ def scored(state: TSMCState, scores: Tensor, reward=None) -> TSMCState:
     batch, scores = state.batch, scores.detach().cpu().double()
     state = replace(state, reward=reward, scored=state.scored + len(scores))
     if state.learning is None:
-        state, h, H = _piloted(state, scores)
-        learning = Learning.start(state.config, state.size, pilot=True).piloted(h, H, scores)
+        state, h, H = _piloted(state, scores, unsettled)
+        learning = Learning.start(state.config, state.size, pilot=True)
+        learning = learning.piloted(h, H, scores, apart=unsettled is not None)
         if learning.constant:
             state = replace(state, slope=None, feature="none")
-            learning = Learning.start(state.config, 0, pilot=True).piloted(
-                h[:, :0], H[:, :0, :0], scores
-            )
+            learning = Learning.start(state.config, 0, pilot=True)
+            learning = learning.piloted(h[:, :0], H[:, :0, :0], scores)
     else:
         learning = state.learning.learned(batch.h, batch.H, scores)
     samples = batch.samples if state.samples is None else torch.cat([state.samples, batch.samples])
     return replace(state, learning=learning, samples=samples, batch=None)
 
 
-def _piloted(state: TSMCState, scores: Tensor) -> tuple[TSMCState, Tensor, Tensor]:
-    """What turns the chain from now on, and h and H of the first batch under it."""
-    config, batch, reward = state.config, state.batch, state.reward
-    mean, sd = Learning.scale_of(scores) if config.standardize else (0.0, 1.0)
-    feature = state.feature or resolved(config.feature, reward, "TSMCUpdate")
-    state = replace(state, feature=feature)
-    sd = sd or 1.0
-    if feature == "gradient":
-        state = replace(state, slope=scaled(reward.gradient, config.reward_scale / sd))
-    elif feature == "surrogate":
-        tilt = config.reward_scale * (scores - mean) / sd
-        surrogate = fitted(model_space(state, batch.samples), tilt)
-        state = replace(state, slope=surrogate.gradient, surrogate=surrogate)
-    if state.slope is None:
+def _piloted(state: TSMCState, scores: Tensor, unsettled) -> tuple[TSMCState, Tensor, Tensor]:
+    """What turns the chain from now on, and h and H of the first batch under it.
+
+    A path must not be weighed by what was learned from itself: h and H of each are those of what the others teach.
+    """
+    feature = state.feature or resolved(state.config.feature, state.reward, "TSMCUpdate")
+    state, batch = replace(state, feature=feature), state.batch
+    if feature == "none":
         return state, batch.h, batch.H
     drawn = model_space(state, batch.samples)
-    drawn = drawn[torch.isfinite(drawn.flatten(1)).all(1)]
-    state = replace(state, jacobian=DenoiserJacobian(drawn))
-    twist = state.twist(batch.mask)
-    return state, *replayed(batch.recording, state.steps, twist, state.device)
+    usable = torch.isfinite(drawn.flatten(1)).all(1).cpu()
+    sums = []
+    for i, part in enumerate(batch.recording.paths()):
+        others = usable & (torch.arange(len(scores)) != i)
+        twist = _turned(state, drawn, scores, others, unsettled).twist(batch.mask)
+        sums.append(replayed(part, state.steps, twist, state.device))
+    h, H = (torch.cat(each) for each in zip(*sums, strict=True))
+    return _turned(state, drawn, scores, usable, None), h, H
+
+
+def _turned(state: TSMCState, drawn: Tensor, scores: Tensor, which: Tensor, unsettled) -> TSMCState:
+    """With what turns the chain as some samples of the first batch teach it.
+
+    Arguments:
+        drawn: All samples in the space of the model.
+        which: Those that count, with shape `(B,)`.
+        unsettled: The reward before it saw any, if that changed it; None takes it as it is.
+    """
+    config, reward = state.config, state.reward
+    mean, sd = Learning.scale_of(scores) if config.standardize else (0.0, 1.0)
+    sd, some = sd or 1.0, drawn[which.to(drawn.device)]
+    state = replace(state, jacobians=(white, DenoiserJacobian(some)))
+    if state.feature == "surrogate":
+        surrogate = fitted(some, config.reward_scale * (scores[which] - mean) / sd)
+        return replace(state, slope=surrogate.gradient, surrogate=surrogate)
+    if unsettled is not None:
+        _, reward = unsettled.settled(some)
+    return replace(state, slope=scaled(reward.gradient, config.reward_scale / sd))
 
 
 def tilt_of(state: TSMCState, scores: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ from torch import Tensor
 from .worlds import F64, World
 
 TRAJECTORIES = 64
-JAC = lambda rec, z, st: (DenoiserJacobian(z),)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,12 +157,11 @@ def tri_tsmc(
     """
     if config is None:
         usual = TSMCConfig(particles, 3, reward_scale=world.scale, standardize=False)
-        usual = usual if pilot or black_box else replace(usual, theta_init=0.5)
         config = replace(usual, iterations=2) if black_box else usual
     rng = torch.Generator().manual_seed(seed)
     blocks, pilot = config.time_blocks, pilot or black_box
     learnings = [Learning.start(config, blocks, pilot) for _ in range(replicates)]
-    twists: list[Twist] = [world.twist(blocks)]
+    twists: Sequence[Twist] = [world.twist(blocks)]
     for k in range(config.iterations + 1):
         n = config.particles * (2 if black_box and k == 0 else 1)
         twist = Each(twists, torch.stack([learning.theta for learning in learnings]))
@@ -174,24 +172,34 @@ def tri_tsmc(
         rewards = world.reward.value(paths.z).split(n)
         h, H = paths.h[:, :-1].split(n), paths.H[:, :-1, :-1].split(n)
         if pilot and k == 0:
-            parts = _parts(paths.recording, n)
-            ends = zip(parts, paths.z.split(n), rewards, strict=True)
-            twists = [
-                _piloted(world, part, z, r if black_box else None, blocks) for part, z, r in ends
-            ]
-            sums = [
-                replayed(part, world.steps, own) for part, own in zip(parts, twists, strict=True)
-            ]
-            h, H = zip(*sums, strict=True)
+            ends = zip(_parts(paths.recording, n), paths.z.split(n), rewards, strict=True)
+            found = [_piloted(world, *each, blocks, black_box) for each in ends]
+            twists, h, H = zip(*found, strict=True)
         learn = Learning.piloted if pilot and k == 0 else Learning.learned
         learnings = list(itertools.starmap(learn, zip(learnings, h, H, rewards, strict=True)))
     return _learned(learnings)
 
 
-def _piloted(world: World, recording: Recording, z: Tensor, rewards: Tensor | None, blocks: int) -> GradientTwist:
-    """The twist after a first batch: of the reward's gradient, or of a surrogate of rewards."""
-    gradient = world.tilt_gradient if rewards is None else fitted(z, world.scale * rewards).gradient
-    return GradientTwist(gradient, world.steps, blocks, jacobians=JAC(recording, z, world.steps))
+def _piloted(
+    world: World, recording: Recording, z: Tensor, rewards: Tensor, blocks: int, black_box: bool
+) -> tuple[GradientTwist, Tensor, Tensor]:
+    """What turns the chain after a first batch, and h and H of its paths, each under what the others teach."""
+
+    def turned(which: Tensor) -> GradientTwist:
+        gradient = world.tilt_gradient
+        if black_box:
+            gradient = fitted(z[which], world.scale * rewards[which]).gradient
+        return GradientTwist(
+            gradient, world.steps, blocks, jacobians=(white, DenoiserJacobian(z[which]))
+        )
+
+    every = torch.arange(len(z))
+    sums = [
+        replayed(part, world.steps, turned(every[every != i]))
+        for i, part in enumerate(recording.paths())
+    ]
+    h, H = (torch.cat(each) for each in zip(*sums, strict=True))
+    return turned(every), h, H
 
 
 def _parts(recording: Recording, n: int) -> list[Recording]:
