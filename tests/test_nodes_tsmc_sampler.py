@@ -371,6 +371,17 @@ def test_inputs_that_do_not_fit_are_said_before_anything_is_drawn():
     assert not calls
 
 
+def test_references_of_another_size_are_told_before_anything_is_drawn():
+    from mmd_pack.mmd_core import References
+    from mmd_pack.nodes.tsmc.reward_reference import TSMCRewardReference
+
+    model, calls = counted(gaussian("SD15"))
+    reward = TSMCRewardReference.execute(References(torch.zeros(3, 4, 8, 8))).result[0]
+    with pytest.raises(ValueError, match="encoded for another picture size"):
+        steered(graph(model), reward)
+    assert not calls
+
+
 def test_defaults_of_the_nodes_are_those_of_the_method():
     from mmd_pack.mmd_core.tsmc import TSMCConfig
     from mmd_pack.nodes.tsmc.settings import config_of, learning_inputs

@@ -23,6 +23,9 @@ class LinearReward:
     def on(self, latent_format, device):
         return replace(self, a=self.a.to(device))
 
+    def check(self, batch):
+        assert batch.shape[1:] == self.a.shape[1:]
+
     def value(self, batch):
         scores = (batch * self.a).flatten(1).sum(1).float().cpu()
         return scores if self.of is None else self.of(scores)

@@ -135,6 +135,8 @@ def drawn(state: TSMCState, guider, count: int, watch: Watch) -> TSMCState:
         noise = ParticleNoise(state.noise.seed, indices)
         twist = None if pilot else state.twist(mask)
         theta = None if pilot else state.learning.theta
+        if state.reward is not None and state.reward.space == "latent":
+            state.reward.check(x)
         if mask is not None:
             masks.append(mask[:1].cpu())
         found = propose(denoise, x, state.steps, lambda _: noise(x), twist, theta, record=pilot)

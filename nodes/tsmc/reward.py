@@ -39,6 +39,9 @@ class Reward(Protocol):
             ValueError: The reward does not fit the model.
         """
 
+    def check(self, batch: Tensor) -> None:
+        """Raises ValueError unless a reward of latents fits latents like these; asked before anything is drawn."""
+
     def settled(self, batch: Tensor) -> tuple[Tensor, "Reward"]:
         """Scores of samples that the model drew by itself, and the reward that stays fixed from now on.
 

@@ -78,18 +78,18 @@ class ReferenceReward:
         return (self.value(batch), self) if self.fixed else self._against(batch)
 
     def value(self, batch: Tensor) -> Tensor:
-        self._check_shape(batch)
+        self.check(batch)
         return self.witness.value(batch).float().cpu()
 
     def _against(self, drawn: Tensor) -> tuple[Tensor, "ReferenceReward"]:
         """Scores of samples of the model, and the reward with them as its generated half."""
-        self._check_shape(drawn)
+        self.check(drawn)
         drawn = drawn.to(self.y)
         weights = self.references.weights.to(self.y)
         scores, witness = settled_witness(self.config, self.y, weights, drawn, NODE)
         return scores, replace(self, drawn=drawn.cpu(), witness=witness)
 
-    def _check_shape(self, batch: Tensor) -> None:
+    def check(self, batch: Tensor) -> None:
         have, want = self.y.shape[1:], batch.shape[1:]
         if have == want:
             return
