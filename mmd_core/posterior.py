@@ -107,22 +107,17 @@ def band_variances(references: Latents) -> tuple[Tensor, Tensor]:
         power += torch.tensordot(weights[which], f.square_(), 1)
     degrees = 1 - weights.square().sum().item()  # (N − 1)/N for equal weights
     power = power.sum(0) / max(degrees, 1e-12)
-    band = band_index(places).to(power.device).flatten()
+    radius = power.new_zeros(places)
+    for axis, n in enumerate(places):
+        along = [-1 if a == axis else 1 for a in range(len(places))]
+        radius = radius + (torch.arange(n).to(power) / n).square().reshape(along)
+    # The mean is a band of its own; the others grow by a constant factor, as spectra do.
+    lowest = 1 / max(2, *places, 2)
+    edges = torch.logspace(math.log10(lowest), math.log10(math.sqrt(2)), BANDS).to(power)
+    band = torch.bucketize(radius.sqrt() * (1 + 1e-4), edges).flatten()
     counts = torch.bincount(band, minlength=BANDS + 1).to(power) * references.shape[0]
     totals = counts.new_zeros(BANDS + 1).index_add_(0, band, power.flatten())
     return totals / counts.clamp_min(1), counts
-
-
-def band_index(places: tuple[int, ...]) -> Tensor:
-    """The frequency band of each coefficient of the cosine transform, with the shape `places`."""
-    radius = torch.zeros(places, dtype=torch.float64)
-    for axis, n in enumerate(places):
-        along = [-1 if a == axis else 1 for a in range(len(places))]
-        radius = radius + (torch.arange(n) / n).double().square().reshape(along)
-    # The mean is a band of its own; the others grow by a constant factor, as spectra do.
-    lowest = 1 / max(2, *places, 2)
-    edges = torch.logspace(math.log10(lowest), math.log10(math.sqrt(2)), BANDS, dtype=torch.float64)
-    return torch.bucketize(radius.sqrt() * (1 + 1e-4), edges)
 
 
 def cosine_basis(n: int) -> Tensor:

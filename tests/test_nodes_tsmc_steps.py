@@ -138,6 +138,14 @@ def test_a_constant_reward_is_told_and_steers_nothing(model):
     assert state.learning.passes[-1].kl_spent == 0 and state.learning.ess == pytest.approx(12)
 
 
+def test_a_single_score_that_is_usable_teaches_nothing_and_breaks_nothing(model):
+    given = graph(model)
+    _, state = propose(begin(given), given)
+    state, report = update(state, [1.0] + [float("nan")] * 7)
+    assert state.slope is None and "there is nothing to learn" in report
+    assert select(state, "best", 1)[0]["batch_index"] == [0]
+
+
 def test_orders_that_cannot_be_are_told(model):
     given, reward = graph(model), LinearReward(direction())
     start = begin(given)

@@ -23,10 +23,10 @@ __all__ = [
     "begun",
     "chosen",
     "first_count",
-    "model_space",
     "passes",
     "resolved",
     "scored",
+    "scored_by",
     "tilt_of",
 ]
 
@@ -132,10 +132,10 @@ def _piloted(state: TSMCState, scores: Tensor, unsettled) -> tuple[TSMCState, Te
     """
     feature = state.feature or resolved(state.config.feature, state.reward, "TSMCUpdate")
     state, batch = replace(state, feature=feature), state.batch
-    if feature == "none":
-        return state, batch.h, batch.H
     drawn = model_space(state, batch.samples)
-    usable = torch.isfinite(drawn.flatten(1)).all(1).cpu()
+    usable = torch.isfinite(drawn.flatten(1)).all(1).cpu() & torch.isfinite(scores)
+    if feature == "none" or usable.sum() < 2:
+        return state, batch.h, batch.H
     sums = []
     for i, part in enumerate(batch.recording.paths()):
         others = usable & (torch.arange(len(scores)) != i)

@@ -25,8 +25,12 @@ NAME = "TRI-TSMC"
 
 
 def by_itself(learning: Learning) -> float:
-    """The mean reward of what the model draws by itself, estimated from all images."""
+    """The mean reward of what the model draws by itself: of unsteered batches, else estimated from all images."""
     usable = torch.isfinite(learning.rewards)
+    unsteered = torch.tensor([not any(done.theta) for done in learning.passes])
+    alone = usable & unsteered.repeat_interleave(torch.tensor(learning.counts))
+    if alone.any():
+        return learning.rewards[alone].mean().item()
     weights = torch.softmax(-learning.log_mixture[usable], 0)
     return (weights * learning.rewards[usable]).sum().item()
 
