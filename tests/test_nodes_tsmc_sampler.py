@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from mmd_tests.quality.methods import counted
 from mmd_tests.tiny_models import (
     FAMILIES,
     empty_latent,
@@ -22,21 +23,6 @@ pytestmark = pytest.mark.comfy
 tiny = cache(tiny_family)
 gaussian = cache(gaussian_family)
 LATENT, ALL, WEIGHTS, LOG_Z, ESS, REPORT, STATE = range(7)
-
-
-def counted(model):
-    """A clone of the model, and a list that gets the number of images of each network call."""
-    from comfy.patcher_extension import WrappersMP
-
-    calls: list[int] = []
-
-    def count(executor, x, *rest, **options):
-        calls.append(len(x))
-        return executor(x, *rest, **options)
-
-    clone = model.clone()
-    clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "calls", count)
-    return clone, calls
 
 
 # ---- the chain
