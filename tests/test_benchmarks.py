@@ -119,6 +119,13 @@ def test_substeps():
     assert float(found["Gram space, 20"][0]) > 0
 
 
+def test_tsmc():
+    told = output_of("tsmc.py", "--batch", 2, "--references", 6, "--base", 4, "--rounds", 1)
+    assert float(rows(told)["a steered step"][0]) > 0
+    errors = re.findall(r"The gradient is (\S+) off", told)
+    assert len(errors) == 2 and max(map(float, errors)) < 1e-5
+
+
 def test_compress():
     told = output_of("compress.py", "--large", 60, "--count", 8)
     assert re.search(r"of a random subset .*, ratio \d", told)

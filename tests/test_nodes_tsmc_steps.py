@@ -221,3 +221,8 @@ def test_no_path_of_the_first_batch_is_weighed_by_what_it_taught(model, kind):
     torch.testing.assert_close(learning.h[i : i + 1], h, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(learning.H[i : i + 1], H, rtol=1e-4, atol=1e-5)
     assert learning.apart == (kind == "witness")
+    state = propose(state, given)[1]
+    again = {"scores": [1.0, 2.0, 3.0, 5.0]} if kind == "surrogate" else {"reward": unsettled}
+    state, report = update(state, **again)
+    assert ("of the 8 images of the first batch" in report) == (kind == "witness")
+    assert (sum(state.learning.weights.tolist()[:8]) == 0) == (kind == "witness")

@@ -219,6 +219,10 @@ def report(state: TSMCState, per_estimate: int = 1, more: tuple[str, ...] = ()) 
         f"log Z {learning.log_z:.4g} from all images, {learning.passes[-1].log_z:.4g} from the last batch alone (unbiased Z)"
         f"{unit}.",
     ]
+    if learning.apart and len(learning.passes) > 1:
+        lines.append(
+            f"The reward was made of the {learning.counts[0]} images of the first batch, so these have no weight."
+        )
     spent = max(done.kl_spent for done in learning.passes)
     if spent:
         lines.append(
