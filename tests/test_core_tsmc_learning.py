@@ -276,6 +276,16 @@ def test_scaling_features_down_is_scaling_theta_up(size, rng):
     torch.testing.assert_close(other.theta, 4 * one.theta, rtol=1e-3, atol=1e-3)
 
 
+def test_the_jump_from_a_pilot_goes_no_farther_than_its_paths_can_tell(rng):
+    config = dataclasses.replace(CONFIG, theta_init=0.5, max_total_kl=1e9)
+    start = Learning.start(config, 1, pilot=True)
+    rewards = torch.randn(16, generator=rng, dtype=F64)
+    for information, expected in ((0.4, 0.05), (4000.0, math.log(16))):
+        H = torch.full((16, 1, 1), information, dtype=F64)
+        theta = start.piloted(torch.zeros(16, 1, dtype=F64), H, rewards).theta
+        assert 0.5 * theta.item() ** 2 * information == pytest.approx(expected)
+
+
 def test_a_first_batch_apart_has_no_weight_once_there_is_another(rng):
     """As if the others were all there is, but for the scale, which it still sets."""
     start = Learning.start(dataclasses.replace(CONFIG, standardize=True), 2, pilot=True)

@@ -109,7 +109,8 @@ class Learning:
     def piloted(self, h: Tensor, H: Tensor, rewards: Tensor, apart: bool = False) -> "Learning":
         """With the first batch, drawn from the model itself; the next one starts at θ_0, without an update.
 
-        The trust region would hold θ far below θ_0, and the twist is trusted so far from the start.
+        The trust region would hold θ far below θ_0, and the twist is trusted so far from the start; but no farther than
+        log n nats from the model, which is all that weights of n paths can tell.
 
         Arguments:
             h, H, rewards: As for `learned`.
@@ -127,7 +128,8 @@ class Learning:
             self, theta=torch.zeros_like(begin), mean=mean, sd=1.0 if constant else sd, apart=apart
         )
         drawn = drawn._with(h, H, rewards)
-        theta = torch.zeros_like(begin) if constant else drawn._capped(begin, drawn.H.mean(0))
+        most = min(config.max_total_kl, math.log(len(rewards)))
+        theta = drawn._capped(begin * (not constant), drawn.H.mean(0), most)
         return replace(drawn, theta=theta, passes=(drawn._row(None, None),))
 
     def learned(self, h: Tensor, H: Tensor, rewards: Tensor) -> "Learning":
@@ -151,7 +153,8 @@ class Learning:
             theta = project(
                 theta, step.weights, drawn.h, drawn.H, config.kl_budget, prior, config.theta_prior_sd
             )  # fmt: skip
-            theta = drawn._capped(theta, torch.tensordot(step.weights, drawn.H, 1))
+            information = torch.tensordot(step.weights, drawn.H, 1)
+            theta = drawn._capped(theta, information, config.max_total_kl)
         passes = (*self.passes, drawn._row(step.tau, step.kl))
         return replace(drawn, theta=theta, passes=passes)
 
@@ -168,10 +171,11 @@ class Learning:
             rewards=joined(self.rewards, rewards),
         )
 
-    def _capped(self, theta: Tensor, information: Tensor) -> Tensor:
-        """θ, made smaller if it led farther from the model than it may."""
+    @staticmethod
+    def _capped(theta: Tensor, information: Tensor, most: float) -> Tensor:
+        """θ, made smaller if it led more than `most` nats from the model."""
         kl = (0.5 * theta @ information @ theta).item()
-        return theta * min(1.0, math.sqrt(self.config.max_total_kl / kl) if kl > 0 else 1.0)
+        return theta * min(1.0, math.sqrt(most / kl) if kl > 0 else 1.0)
 
     def _row(self, tau: float | None, kl: float | None) -> Pass:
         """What the last batch did."""
