@@ -1,6 +1,6 @@
 """Measures the core of TRI-TSMC in worlds whose truth is known, next to other ways to steer, at equal model calls.
 
-    python tests/steering/run.py              the tables of RESULTS.md (18 minutes on a busy core)
+    python tests/steering/run.py              the tables of RESULTS.md (half an hour on one core)
     python tests/steering/run.py --quick      a tenth of it, printed only
     python tests/steering/run.py --truths     draws the long runs of truth.json anew (10 minutes)
 
@@ -54,7 +54,7 @@ def report(replicates: int, quick: bool):
     yield f"- PyTorch {torch.__version__}, Python {platform.python_version()}, float64, one thread"
     yield f"- 64 paths of {len(truths.worlds()[0][0].steps)} steps for each method, {replicates} replicates"
     yield f"- seeds: {tables.SEED} on; truths by long runs: {truths.SEED} on; ± is one standard error"
-    yield "- command: python tests/steering/run.py\n"
+    yield f"- command: python tests/steering/run.py --replicates {replicates}\n"
     yield NOTES.read_text("utf-8")
     worlds, every = truths.worlds(), []
     yield "## Methods\n"
