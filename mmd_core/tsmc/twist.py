@@ -83,10 +83,8 @@ class GradientTwist:
 
     def __call__(self, x0: Tensor, step: int) -> tuple[slice, Tensor]:
         at, first = self.steps[step], self.block(step) * len(self.jacobians)
-        gradient = self.gradient(x0)
-        phi = torch.stack([jacobian(gradient, at) for jacobian in self.jacobians], 1)
-        if self.mask is not None:
-            phi = phi * self.mask[:, None]
+        gradient, mask = self.gradient(x0), 1.0 if self.mask is None else self.mask
+        phi = torch.stack([jacobian(gradient, at) * mask for jacobian in self.jacobians], 1)
         norms = phi.flatten(2).norm(dim=2) * at.noise
         scale = (MOST / norms.clamp_min(MOST)).reshape(*norms.shape, *[1] * (x0.ndim - 1))
         return slice(first, first + len(self.jacobians)), phi * scale

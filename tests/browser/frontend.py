@@ -77,7 +77,9 @@ SHOWN = """() => Object.fromEntries(app.graph.nodes.map(node => [node.id, {
     .filter(value => typeof value === 'string').join('\\n'),
 }]))"""
 ADD = """kind => {
+  const used = app.graph.last_node_id;
   app.graph.clear();
+  app.graph.last_node_id = used;  // values are kept by the number of a node, also of those that are gone
   const node = LiteGraph.createNode(kind);
   app.graph.add(node);
   app.canvas.ds.scale = 1;
