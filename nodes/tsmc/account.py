@@ -155,7 +155,7 @@ def remarks(state: TSMCState) -> list[Remark]:
         said.append(
             Remark(
                 "hardly steered",
-                f"What turns the chain moved the images by {done[-1].kl_spent:.2g} nats, next to nothing: they are chosen, not "
+                f"What turns the chain hardly moved the images (KL spent {done[-1].kl_spent:.2g}; 1 is usual): they are chosen, not "
                 "steered. Raise reward_scale, or take another feature or reward.",
             )
         )
@@ -163,7 +163,7 @@ def remarks(state: TSMCState) -> list[Remark]:
         said.append(
             Remark(
                 "far from the model",
-                f"The images lie {done[-1].kl_spent:.1f} nats from the model, as far as max_total_kl allows: look whether they "
+                f"The images lie as far from the model (KL {done[-1].kl_spent:.1f}) as max_total_kl allows: look whether they "
                 "please the reward only. Lower reward_scale.",
             )
         )
@@ -226,6 +226,6 @@ def report(state: TSMCState, per_estimate: int = 1, more: tuple[str, ...] = ()) 
     spent = max(done.kl_spent for done in learning.passes)
     if spent:
         lines.append(
-            f"Steering led {spent:.2f} nats from the model (of {config.max_total_kl:g} allowed)."
+            f"How far steering led from the model: KL {spent:.2f} of {config.max_total_kl:g} allowed."
         )
     return "\n".join([*lines, *more, *(remark.text for remark in remarks(state))])

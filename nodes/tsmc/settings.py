@@ -80,7 +80,7 @@ def learning_inputs() -> list:
                 max=10.0,
                 step=0.05,
                 round=0.001,
-                tooltip="How far one iteration may go (ε, in nats), below log(particles). About particles × e^−ε images "
+                tooltip="How far one update may go (ε), below log(particles): about particles × e^−ε images "
                 "lead it. Matters with many time_blocks; smaller is safer and slower.",
             )
         ),
@@ -135,7 +135,7 @@ def learning_inputs() -> list:
                 max=1000.0,
                 step=0.5,
                 round=0.01,
-                tooltip="How far from the model steering may lead in all (nats): a guard against images that please the "
+                tooltip="How far from the model steering may lead in all (KL; 1 is a little, 10 far): a guard against images that please the "
                 "reward and nobody else.",
             )
         ),
