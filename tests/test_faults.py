@@ -763,11 +763,17 @@ def killed(work):
     time.sleep(chance.uniform(0.001, 0.03))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+def deaths():  # forty, and more until somebody left a draft behind: how soon depends on the machine
+    for count in range(4000):
+        if count >= 40 and any(folder.rglob("*.tmp")):
+            return
+        yield count
 """
 
 
 def run_worker(folder, script):
-    """What `script` prints in a process that may kill its children: `killed(work)` while they repeat `work`."""
+    """What `script` prints in a process that may kill its children: `killed(work)` while they repeat `work`,
+    for each of `deaths()`."""
     comfyui = os.environ.get("COMFYUI_PATH", "")
     text = WORKER.format(root=str(ROOT), comfyui=comfyui, folder=str(folder)) + script
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -788,12 +794,12 @@ from mmd_pack.mmd_core.reference import References
 from mmd_pack.mmd_core.reference_file import read, write
 path, sets = folder / "ink.safetensors", [References(torch.full((30, 4, 64, 64), float(i))) for i in (1, 2)]
 write(sets[0], path)
-for _ in range(40):
+for _ in deaths():
     killed(lambda: [write(references, path) for references in sets])
     print(read(path).latents.unique().item(), read(path).latents.numel())
 """,
     )
-    assert len(seen) == 80 and set(seen[::2]) == {"1.0", "2.0"} and set(seen[1::2]) == {"491520"}
+    assert len(seen) >= 80 and set(seen[::2]) == {"1.0", "2.0"} and set(seen[1::2]) == {"491520"}
     drafts = [name for name in files(tmp_path) if name != "ink.safetensors"]
     assert drafts, "nobody died in the middle: the test says nothing"
     assert all(name.startswith(".") and name.endswith(".tmp") for name in drafts)
@@ -824,7 +830,7 @@ def work():
     with LatentCache(folder) as cache:
         for i in range(50):
             cache.write(entry_key(i), {"latent": torch.full((16, 128, 128), float(i))})
-for _ in range(40):
+for _ in deaths():
     killed(work)
 """,
     )
