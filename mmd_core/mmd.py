@@ -69,18 +69,32 @@ def mmd2(
     return mmd2_from_values(kxx, kxy, kyy, uniform(len(x), x), q, unbiased)
 
 
-def mmd2_grad(x: Tensor, y: Tensor, kernel: Kernel, weights: Tensor | None = None) -> Tensor:
-    """∂MMD²/∂x_i of the biased estimate, in closed form, with the shape of `x`.
+def mmd2_grad(
+    x: Tensor,
+    y: Tensor,
+    kernel: Kernel,
+    weights: Tensor | None = None,
+    unbiased: bool = False,
+    pairs: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """∂MMD²/∂x_i in closed form, with the shape of `x`.
 
     Arguments:
         x: Samples, with shape `(B, *)`.
         y: References, with shape `(N, *)`.
         weights: Weights of the references, with shape `(N,)`, not negative; normalised here.
+        unbiased: Of the estimate that leaves a sample's similarity with itself out; needs two samples.
+        pairs: What kernel values are multiplied by, of samples and of samples with references, with shapes
+            `(B, B)` (symmetric) and `(B, N)`: prompt weights.
     """
     rows, refs = centred_rows(x, y, kernel)
     q = uniform(len(refs), refs) if weights is None else (weights / weights.sum()).to(refs)
-    repel = self_pulls(kernel, Gram.within(rows @ rows.T)) / len(rows)  # (B, B)
+    repel = self_pulls(kernel, Gram.within(rows @ rows.T)) / (len(rows) - unbiased)  # (B, B)
+    if unbiased:
+        repel = repel - torch.diag(repel.diagonal())
     attract = kernel.pulls(Gram.of(rows, refs)) * q  # (B, N)
+    if pairs is not None:
+        repel, attract = repel * pairs[0], attract * pairs[1]
     grad = repel @ rows - attract @ refs  # (B, D)
     if kernel.radial:
         grad = grad - (repel.sum(1) - attract.sum(1))[:, None] * rows

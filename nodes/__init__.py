@@ -2,6 +2,11 @@
 
 from .apply_mmd_guidance import ApplyMMDGuidance
 from .compress_references import CompressReferences
+from .ddm.mmd_lora_info import MMDLoRAInfo
+from .ddm.mmd_make_references import MMDMakeReferences
+from .ddm.mmd_prompts import MMDPrompts
+from .ddm.mmd_save_lora import MMDSaveLoRA
+from .ddm.mmd_train_lora import MMDTrainLoRA
 from .encode_reference_latents import EncodeReferenceLatents
 from .load_reference_latents import LoadReferenceLatents
 from .load_reference_set import LoadReferenceSet
@@ -50,4 +55,9 @@ NODES = [
     TSMCUpdate,
     TSMCSelect,
     TSMCPlot,
+    MMDPrompts,
+    MMDMakeReferences,
+    MMDTrainLoRA,
+    MMDSaveLoRA,
+    MMDLoRAInfo,
 ]

@@ -11,6 +11,7 @@ Prompts with LoRA hooks of their own swap weights once per part: right, but slow
 """
 
 import uuid
+from collections.abc import Sequence
 
 import comfy.conds
 import comfy.model_management
@@ -88,12 +89,12 @@ def is_film(conds: list, transformer_options: dict) -> bool:
     )
 
 
-def conds_part(entries: list[dict] | None, rows: range, batch: int, controls: ControlParts):
+def conds_part(entries: list[dict] | None, rows: Sequence[int], batch: int, controls: ControlParts):
     """What images `rows` of `batch` use of the entries of one prompt; the entries stay as they are."""
     return None if entries is None else [entry_part(e, rows, batch, controls) for e in entries]
 
 
-def entry_part(entry: dict, rows: range, batch: int, controls: ControlParts) -> dict:
+def entry_part(entry: dict, rows: Sequence[int], batch: int, controls: ControlParts) -> dict:
     """One entry: its mask [n, ...], its `model_conds` of [n, ...], and its ControlNets.
 
     Core repeats n < `batch` rows over the batch, so image i uses row i % n.
@@ -111,7 +112,7 @@ def entry_part(entry: dict, rows: range, batch: int, controls: ControlParts) -> 
     return part
 
 
-def cond_part(cond, rows: range):
+def cond_part(cond, rows: Sequence[int]):
     """The same kind of conditioning for images `rows`; constants belong to no image."""
     if isinstance(cond, comfy.conds.CONDConstant):
         return cond
@@ -120,8 +121,8 @@ def cond_part(cond, rows: range):
     return cond._copy_with(rows_of(cond.cond, rows))
 
 
-def rows_of(tensor: torch.Tensor, rows: range) -> torch.Tensor:
+def rows_of(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     """The rows that images `rows` use of a tensor that ComfyUI repeats over the batch."""
-    if rows.stop <= len(tensor):
+    if isinstance(rows, range) and rows.stop <= len(tensor):
         return tensor[rows.start : rows.stop]  # a view: an index would wait for the device
     return take(tensor, rows)

@@ -284,3 +284,8 @@ def check_fit(references: References, noise: torch.Tensor, latent_format, node: 
             f"{have[1]}×{have[0]}, those being drawn {want[1]}×{want[0]}. Connect the latent_image of "
             "the sampler to target of EncodeReferenceLatents."
         )
+
+
+def is_coupled(model) -> bool:
+    """Whether MMD guidance acts on the model."""
+    return any(str(key).startswith(KEY) for key in model.wrappers.get(WrappersMP.PREDICT_NOISE, {}))

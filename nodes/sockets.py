@@ -11,3 +11,5 @@ MemorySocket = io.Custom("MMD_MEMORY")  # carries memory_files.SharedMemory
 TraceSocket = io.Custom("MMD_TRACE")  # carries trace.Trace
 RewardSocket = io.Custom("TSMC_REWARD")  # carries a tsmc.reward.Reward
 StateSocket = io.Custom("TSMC_STATE")  # carries tsmc.state.TSMCState
+LoRASocket = io.Custom("LORA_MODEL")  # core's; from here a ddm.trained_lora.TrainedLoRA
+LossSocket = io.Custom("LOSS_MAP")  # core's: {"loss": [...]}

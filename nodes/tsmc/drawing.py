@@ -14,13 +14,12 @@ import comfy.model_management
 import comfy.model_sampling
 import comfy.samplers
 import torch
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...mmd_core.tsmc import Recording, Swarm, propose, smc, transitions
 from ..faults import out_of_memory
 from ..micro_batch import micro_batched
-from ..sampling import KEY
+from ..sampling import is_coupled
 from .particle_noise import ParticleNoise, uniforms
 from .state import Batch, TSMCState
 
@@ -66,11 +65,6 @@ def known(state: TSMCState, guider, node: str) -> TSMCState:
         device=model.load_device,
         notices=notices,
     )
-
-
-def is_coupled(model) -> bool:
-    """Whether MMD guidance acts on the model."""
-    return any(str(key).startswith(KEY) for key in model.wrappers.get(WrappersMP.PREDICT_NOISE, {}))
 
 
 def evaluations(guider) -> int:

@@ -1,0 +1,14 @@
+"""MMD-DDM: finetuning a model for few steps through its sampler, with an MMD loss. Knows nothing of ComfyUI."""
+
+from .adjoint import accumulate, draw
+from .chain import LinearChain
+from .checkpointing import checkpointed
+from .config import DECAYS, FEATURES, KEEP, DDMConfig
+from .lora import TARGETS, LoRA, layers
+from .loss import DEFAULT_KERNEL, MMDLoss
+from .training import Problem, Step, Training
+
+__all__ = [
+    "DDMConfig", "DECAYS", "DEFAULT_KERNEL", "FEATURES", "KEEP", "LinearChain", "LoRA", "MMDLoss", "Problem", "Step",
+    "TARGETS", "Training", "accumulate", "checkpointed", "draw", "layers",
+]  # fmt: skip

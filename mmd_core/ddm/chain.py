@@ -1,0 +1,135 @@
+"""A few-step sampler as the linear map that it is.
+
+What a sampler hands to the model, and what it ends at, is linear in the noise it began with, in the estimates x̂0 that
+the model gave so far, and in the noise that it drew on the way:
+
+    u_k = Σ_l C_kl b_l,   b = (x_0, D_0, …, D_{K−1}, ξ_0, …),   D_k = D_θ(u_k, σ_k)
+
+Euler is u_{k+1} = (σ'/σ) u_k + (1 − σ'/σ) D_k; multi-step, second-order and ancestral samplers only have other
+coefficients. They are read off the sampler itself, run once on a basis. So whatever ComfyUI samples with can be
+trained through, by one adjoint (`adjoint.py`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+__all__ = ["LinearChain"]
+
+EXACT, ABOUT = 1e-9, 1e-4  # in float64 and float32
+
+
+@dataclass(frozen=True, eq=False)
+class LinearChain:
+    """K calls of a model, and what comes of them.
+
+    Attributes:
+        sigmas: σ_k, at which each call is made.
+        of_start: The share of x_0 in each u_k and, last, in the sample; with shape `(K + 1,)`.
+        of_estimates: The shares of the estimates D_l, with shape `(K + 1, K)`; 0 for l ≥ k.
+        of_noise: The shares of what is drawn on the way, with shape `(K + 1, R)`.
+    """
+
+    sigmas: tuple[float, ...]
+    of_start: Tensor
+    of_estimates: Tensor
+    of_noise: Tensor
+
+    def __len__(self) -> int:
+        return len(self.sigmas)
+
+    @property
+    def draws(self) -> int:
+        """R, how often noise is drawn on the way."""
+        return self.of_noise.shape[1]
+
+    def state(self, k: int, start: Tensor, estimates: list[Tensor], noise: list[Tensor]) -> Tensor:
+        """u_k, or the sample for k = K, from the estimates of the calls before."""
+        total = float(self.of_start[k]) * start
+        for shares, parts in ((self.of_estimates[k], estimates), (self.of_noise[k], noise)):
+            for share, part in zip(shares.tolist(), parts, strict=False):
+                if share != 0:
+                    total = total + share * part
+        return total
+
+    @classmethod
+    def of(cls, sampler: Callable, most: int, dtype: torch.dtype = torch.float64) -> "LinearChain":
+        """The coefficients of a sampler.
+
+        Arguments:
+            sampler: `(model, x, noise_sampler)` to the sample; `model(x, sigma)` gives x̂0, `noise_sampler(σ, σ')`
+                standard normal numbers.
+            most: More calls than it makes.
+            dtype: Of x, for samplers that do not compute in float64.
+
+        Raises:
+            ValueError: The sampler is not linear in what it is given, or its noise is not independent.
+        """
+        probe = _Probe(most, dtype)
+        found = _run(sampler, probe, probe.basis(0))
+        k, r = len(probe.sigmas), probe.draws
+        rows = torch.stack([*probe.inputs, found]).reshape(k + 1, -1)
+        chain = cls(
+            tuple(probe.sigmas),
+            rows[:, 0].double(),
+            rows[:, 1 : 1 + k].double(),
+            rows[:, 1 + most : 1 + most + r].double(),
+        )
+        check = _Probe(most, dtype, torch.Generator().manual_seed(0))
+        start = check.basis(0)
+        again = _run(sampler, check, start)
+        wanted = chain.state(k, start, check.estimates, check.noise)
+        same = check.sigmas == probe.sigmas and check.draws == r
+        exact = EXACT if dtype == torch.float64 else ABOUT
+        if not same or not torch.allclose(again, wanted, rtol=exact, atol=exact):
+            raise ValueError("the sampler is not linear in what the model says")
+        for one, other in combinations(probe.intervals, 2):
+            if min(one[1], other[1]) > max(one[0], other[0]) * (1 + EXACT):
+                raise ValueError("the sampler draws noise that depends on what it drew before")
+        return chain
+
+
+def _run(sampler: Callable, probe: "_Probe", start: Tensor) -> Tensor:
+    try:
+        return sampler(probe.model, start, probe.noise_sampler)
+    except (RuntimeError, TypeError, AttributeError, IndexError, KeyError, NameError) as error:
+        raise ValueError(f"the sampler asks the model for more than x̂0 ({error})") from error
+
+
+class _Probe:
+    """A model whose k-th answer is the k-th vector of a basis, or with `random` arbitrary numbers."""
+
+    def __init__(self, most: int, dtype: torch.dtype, random: torch.Generator | None = None):
+        self.most, self.dtype, self.random = most, dtype, random
+        self.sigmas, self.inputs, self.estimates = [], [], []
+        self.noise, self.intervals = [], []
+
+    @property
+    def draws(self) -> int:
+        return len(self.noise)
+
+    def basis(self, i: int) -> Tensor:
+        """With shape `(1, 1, 1, 1 + 2 · most)`: samplers expect latents."""
+        n = 1 + 2 * self.most
+        if self.random is not None:
+            return torch.randn(1, 1, 1, n, generator=self.random, dtype=self.dtype)
+        if i >= n:
+            raise IndexError("it asks too often")
+        return torch.eye(n, dtype=self.dtype)[i].reshape(1, 1, 1, n)
+
+    def model(self, x: Tensor, sigma) -> Tensor:
+        k = len(self.sigmas)
+        if k >= self.most:
+            raise IndexError("it asks too often")
+        self.inputs.append(x.clone())
+        self.sigmas.append(float(torch.as_tensor(sigma).flatten()[0]))
+        self.estimates.append(self.basis(1 + k))
+        return self.estimates[-1]
+
+    def noise_sampler(self, sigma, sigma_next) -> Tensor:
+        self.intervals.append(tuple(sorted((float(sigma), float(sigma_next)))))
+        self.noise.append(self.basis(1 + self.most + self.draws))
+        return self.noise[-1]

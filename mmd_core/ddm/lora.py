@@ -1,0 +1,188 @@
+"""Low-rank adapters on a frozen network: W becomes W + (alpha / rank) · up · down, in forward hooks.
+
+The weights themselves are not touched, so quantised ones can be trained on, no gradient of a whole weight is ever made,
+and the network without adapters is a switch away. Names and shapes of the result are those of every LoRA file.
+
+References:
+    Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022. https://arxiv.org/abs/2106.09685
+"""
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["LoRA", "TARGETS", "layers"]
+
+TARGETS = {
+    "all": re.compile(""),
+    "attention+mlp": re.compile(r"attn|attention|to_[qkv]\b|to_out|qkv|\bff\b|mlp|ffn|feed_forward", re.I),
+    "attention": re.compile(r"attn|attention|to_[qkv]\b|to_out|qkv", re.I),
+}  # fmt: skip
+_CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
+
+
+def _convolution(module: nn.Module):
+    return next((f for kind, f in _CONVOLUTIONS.items() if isinstance(module, kind)), None)
+
+
+def layers(network: nn.Module, targets: str) -> list[str]:
+    """The names of the linear and convolutional layers of a network that `targets` means.
+
+    Raises:
+        ValueError: Unknown targets, or a network that has no such layer.
+    """
+    if targets not in TARGETS:
+        raise ValueError(f"unknown targets {targets!r}: choose one of {', '.join(TARGETS)}")
+    found = []
+    for name, module in network.named_modules():
+        convolution = _convolution(module) is not None and module.groups == 1
+        linear = hasattr(module, "in_features") and hasattr(module, "out_features")
+        if (convolution or linear) and TARGETS[targets].search(name):
+            found.append(name)
+    if not found:
+        raise ValueError(f"this model has no layer that is known as {targets}: set targets to all")
+    return found
+
+
+class _Adapter(nn.Module):
+    """The two factors beside one layer."""
+
+    def __init__(self, layer: nn.Module, rank: int, scale: float, generator: torch.Generator):
+        super().__init__()
+        self.scale, self.convolve = scale, _convolution(layer)
+        if self.convolve is None:
+            ins, outs, extra = layer.in_features, layer.out_features, ()
+        else:
+            ins, outs, extra = layer.in_channels, layer.out_channels, tuple(layer.kernel_size)
+        down = torch.empty(rank, ins, *extra)
+        nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
+        self.down = nn.Parameter(down)
+        self.up = nn.Parameter(torch.zeros(outs, rank, *[1] * len(extra)))
+
+    def forward(self, layer: nn.Module, x: Tensor) -> Tensor:
+        down, up = self.down.to(x.dtype), (self.up * self.scale).to(x.dtype)
+        if self.convolve is None:
+            return F.linear(F.linear(x, down), up)
+        low = self.convolve(x, down, None, layer.stride, layer.padding, layer.dilation)
+        return self.convolve(low, up)
+
+
+class LoRA:
+    """Adapters on the named layers of a network, active as soon as they are made; zero until they are trained.
+
+    Arguments:
+        network: Its layers get forward hooks, until `remove`.
+        names: Of its linear and convolutional layers.
+        rank: r, at least 1.
+        alpha: α; what is learned counts α / r.
+        seed: Of the first factors.
+        initial: What `state_dict` gave before, to go on from; its rank counts.
+
+    Raises:
+        ValueError: `initial` is not of these layers.
+    """
+
+    def __init__(
+        self, network: nn.Module, names: Sequence[str], rank: int, alpha: float, seed: int = 0,
+        initial: dict[str, Tensor] | None = None, prefix: str = "",
+    ):  # fmt: skip
+        self.prefix, self.active = prefix, True
+        if initial is not None:
+            rank, alpha = self._rank_of(initial, names)
+        self.rank, self.alpha = rank, alpha
+        generator = torch.Generator().manual_seed(seed)
+        modules = dict(network.named_modules())
+        self.adapters = {
+            name: _Adapter(modules[name], rank, alpha / rank, generator) for name in names
+        }
+        self._hooks = [modules[name].register_forward_hook(self._hook(a)) for name, a in self.adapters.items()]  # fmt: skip
+        if initial is not None:
+            self.load(initial)
+
+    def _hook(self, adapter: _Adapter):
+        def hook(layer, args, output):
+            return output + adapter(layer, args[0]).to(output.dtype) if self.active else output
+
+        return hook
+
+    def _rank_of(self, state: dict[str, Tensor], names: Sequence[str]) -> tuple[int, float]:
+        wanted = {f"{self.prefix}{name}.lora_down.weight" for name in names}
+        found = {key: down for key, down in state.items() if key.endswith("lora_down.weight")}
+        ranks = {len(down) for down in found.values()}
+        if set(found) != wanted or len(ranks) != 1:
+            raise ValueError(
+                f"the existing LoRA is of {len(found)} layers, {len(wanted & set(found))} of them among the "
+                f"{len(wanted)} to be trained, with rank {', '.join(map(str, sorted(ranks))) or 'unknown'}: connect one "
+                "that was trained with the same targets on the same kind of model, or none"
+            )
+        rank = ranks.pop()
+        alpha = state.get(f"{self.prefix}{names[0]}.alpha", torch.tensor(float(rank)))
+        return rank, float(alpha)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [
+            factor for adapter in self.adapters.values() for factor in (adapter.down, adapter.up)
+        ]
+
+    def to(self, device: torch.device) -> "LoRA":
+        for adapter in self.adapters.values():
+            adapter.to(device)
+        return self
+
+    def requires_grad(self, trained: bool) -> None:
+        for parameter in self.parameters:
+            parameter.requires_grad_(trained)
+
+    def values(self) -> list[Tensor]:
+        """Copies of all factors."""
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def put(self, values: Sequence[Tensor]) -> None:
+        """Takes factors that `values` gave."""
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+
+    @contextlib.contextmanager
+    def set_active(self, active: bool) -> Iterator[None]:
+        """With or without the adapters: without them the network is as it was."""
+        self.active, before = active, self.active
+        try:
+            yield
+        finally:
+            self.active = before
+
+    def state_dict(self, values: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
+        """Tensors by the names of a LoRA file, float32 on the CPU; of other `values`, if given."""
+        values = iter(self.values() if values is None else values)
+        state = {}
+        for name in self.adapters:
+            down, up = next(values), next(values)
+            state[f"{self.prefix}{name}.lora_down.weight"] = down.float().cpu()
+            state[f"{self.prefix}{name}.lora_up.weight"] = up.float().cpu()
+            state[f"{self.prefix}{name}.alpha"] = torch.tensor(float(self.alpha))
+        return state
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        values = []
+        for name, adapter in self.adapters.items():
+            for part, factor in (("down", adapter.down), ("up", adapter.up)):
+                value = state[f"{self.prefix}{name}.lora_{part}.weight"]
+                if value.numel() != factor.numel():
+                    raise ValueError(
+                        f"the existing LoRA does not fit: {name} is {tuple(factor.shape)}, there {tuple(value.shape)}"
+                    )
+                values.append(value.reshape(factor.shape).to(factor))
+        self.put(values)
+
+    def remove(self) -> None:
+        """Takes the hooks off the network."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []

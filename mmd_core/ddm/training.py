@@ -1,0 +1,213 @@
+"""Finetuning a few-step sampler with MMD (MMD-DDM), on the explicit adjoint of `adjoint.py`.
+
+References:
+    Aiello, Valsesia, Magli, Fast Inference in Denoising Diffusion Models via MMD Finetuning, arXiv 2301.07969.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from .adjoint import Denoise, accumulate, draw, parts
+from .chain import LinearChain
+from .config import DDMConfig
+from .lora import LoRA
+from .loss import MMDLoss
+
+__all__ = ["Problem", "Step", "Training"]
+
+VALIDATION = 2  # times as many samples as an update has: they are drawn without gradients
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The model that is trained, and what it is to match.
+
+    Attributes:
+        chains: The samplers; one is chosen for each update. The first is the one that counts.
+        shape: Of one sample.
+        device: Where samples are.
+        scaled: `(noise, sigma)` to x_0 at the noise level σ: the model's noise_scaling.
+        denoise: The prompts of the samples of a batch, numbers in `chances`, to the model that draws them.
+        features: `(x, noise, prompts)` to the features of samples, with shape `(b, F)`, with gradients; `noise`
+            is standard normal, with the shape of x, for features of noisy samples.
+        loss: Compares them with the references.
+        held_out: Compares them with those that were held out; None if there are none.
+        chances: How often each prompt is drawn, with shape `(P,)`, sum 1.
+        prompt_features: With shape `(P, E)`, where prompts are compared.
+    """
+
+    chains: tuple[LinearChain, ...]
+    shape: tuple[int, ...]
+    device: torch.device
+    scaled: Callable[[Tensor, float], Tensor]
+    denoise: Callable[[Sequence[int]], Denoise]
+    features: Callable[[Tensor, Tensor, Sequence[int]], Tensor]
+    loss: MMDLoss
+    held_out: MMDLoss | None
+    chances: Tensor
+    prompt_features: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an update did; `iteration` 0 is the model as it came.
+
+    Attributes:
+        loss: MMD²_U of the batch that was drawn; NaN at 0.
+        held_out: Of the averaged adapters on fixed noise, against what was held out; None where not looked at.
+        samples: What was drawn for that, with shape `(n, *)`.
+    """
+
+    iteration: int
+    loss: float
+    held_out: float | None = None
+    samples: Tensor | None = None
+
+
+class Training:
+    """A run.
+
+    Attributes:
+        losses: MMD²_U of each update.
+        validated: `(iteration, MMD²_U)` of each validation.
+        best: The iteration that `values` are of.
+        values: The factors of the adapters to keep.
+        ended: Why it ended early, "" if it did not.
+    """
+
+    def __init__(self, config: DDMConfig, problem: Problem, lora: LoRA):
+        self.config, self.problem, self.lora = config, problem, lora
+        self.losses: list[float] = []
+        self.validated: list[tuple[int, float]] = []
+        self.best, self.values, self.ended = 0, lora.values(), ""
+        self.random = torch.Generator().manual_seed(config.seed)
+        self._average = lora.values()
+
+    def run(self) -> Iterator[Step]:
+        """Does the updates, one for each step that is asked for."""
+        config, lora = self.config, self.lora
+        optimizer = torch.optim.Adam(lora.parameters, lr=config.learning_rate)
+        yield self._validated(0, math.nan)
+        for i in range(config.iterations):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * config.rate(i)
+            optimizer.zero_grad(set_to_none=True)
+            loss, finite = self._gradient()
+            if not finite:
+                self.ended = f"after {i} updates, since the loss or its gradient was not a finite number any more"
+                break
+            optimizer.step()
+            self.losses.append(loss)
+            self._follow(i)
+            done = i + 1
+            if done % config.validate_every == 0 or done == config.iterations:
+                yield self._validated(done, loss)
+                if self._hopeless():
+                    self.ended = (
+                        f"after {done} updates, since the distance from held-out references rose {config.patience} "
+                        "times in a row"
+                    )
+                    break
+            else:
+                yield Step(done, loss)
+        lora.put(self.values)
+
+    def _gradient(self) -> tuple[float, bool]:
+        """Sets the gradients of the adapters; MMD²_U, and whether all is finite."""
+        config, problem = self.config, self.problem
+        chain = problem.chains[int(torch.randint(len(problem.chains), (), generator=self.random))]
+        batch = self._batch(chain, config.batch_size, self.random)
+        start, noise, again, prompts = batch
+        denoise = problem.denoise(prompts)
+        drawn = draw(chain, denoise, start, noise, config.micro_batch)
+        features = self._features(drawn.samples, again, prompts)
+        loss, gradient = problem.loss(features, self._prompt_features(prompts), self.random)
+        upstream = torch.empty_like(drawn.samples)
+        for rows in parts(len(start), config.micro_batch):
+            piece = slice(rows.start, rows.stop)
+            x = drawn.samples[piece].detach().requires_grad_()
+            with torch.enable_grad():
+                found = problem.features(x, again[piece], prompts[piece])
+            (upstream[piece],) = torch.autograd.grad(found, x, gradient[piece].to(found))
+
+        def base(x: Tensor, sigma: float, rows: Sequence[int]) -> Tensor:
+            with self.lora.set_active(False):
+                return denoise(x, sigma, rows)
+
+        parameters = self.lora.parameters
+        accumulate(
+            chain, denoise, drawn.states, upstream, parameters, config.micro_batch, config.grad_last_k,
+            base, config.drift_penalty,
+        )  # fmt: skip
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or math.inf)
+        return loss, math.isfinite(loss) and bool(norm.isfinite())
+
+    def _batch(self, chain: LinearChain, count: int, random: torch.Generator):
+        """What a batch begins with: x_0, noise on the way, noise for features, prompts."""
+        problem = self.problem
+        numbers = torch.randn(2 + chain.draws, count, *problem.shape, generator=random)
+        numbers = numbers.to(problem.device)
+        prompts = balanced_choice(problem.chances, count, random)
+        return problem.scaled(numbers[0], chain.sigmas[0]), numbers[2:], numbers[1], prompts
+
+    @torch.no_grad()
+    def _features(self, samples: Tensor, noise: Tensor, prompts: Sequence[int]) -> Tensor:
+        pieces = parts(len(samples), self.config.micro_batch)
+        return torch.cat([
+            self.problem.features(samples[r.start : r.stop], noise[r.start : r.stop], prompts[r.start : r.stop])
+            for r in pieces
+        ])  # fmt: skip
+
+    def _prompt_features(self, prompts: Sequence[int]) -> Tensor | None:
+        features = self.problem.prompt_features
+        return None if features is None else features[list(prompts)]
+
+    @torch.no_grad()
+    def _follow(self, i: int) -> None:
+        """Moves the average on; a young one forgets faster."""
+        decay = min(self.config.ema, (1 + i) / (10 + i)) if self.config.ema else 0.0
+        for kept, value in zip(self._average, self.lora.parameters, strict=True):
+            kept.lerp_(value, 1 - decay)
+
+    def _validated(self, done: int, loss: float) -> Step:
+        """The averaged adapters on the same noise each time."""
+        config, problem = self.config, self.problem
+        if problem.held_out is None:
+            self.best, self.values = done, [value.clone() for value in self._average]
+            return Step(done, loss)
+        random = torch.Generator().manual_seed(config.seed + 1)
+        chain = problem.chains[0]
+        start, noise, again, prompts = self._batch(chain, VALIDATION * config.batch_size, random)
+        trained = self.lora.values()
+        self.lora.put(self._average)
+        try:
+            samples = draw(chain, problem.denoise(prompts), start, noise, config.micro_batch, False)
+            features = self._features(samples.samples, again, prompts)
+            found, _ = problem.held_out(features, self._prompt_features(prompts), random)
+        finally:
+            self.lora.put(trained)
+        best = min((value for _, value in self.validated), default=math.inf)
+        self.validated.append((done, found))
+        if config.keep == "last" or found < best:
+            self.best, self.values = done, [value.clone() for value in self._average]
+        return Step(done, loss, found, samples.samples)
+
+    def _hopeless(self) -> bool:
+        """Whether it only gets worse; single values are noisy."""
+        patience = self.config.patience
+        last = [value for _, value in self.validated[-patience - 1 :]]
+        rises = len(last) > patience and all(a < b for a, b in pairwise(last))
+        return patience > 0 and rises and self.config.keep == "best"
+
+
+def balanced_choice(chances: Tensor, count: int, random: torch.Generator) -> list[int]:
+    """`count` prompts, each about as often as its chance says: systematic sampling, shuffled."""
+    edges = chances.double().cumsum(0)
+    places = (torch.arange(count) + torch.rand((), generator=random).double()) / count * edges[-1]
+    chosen = torch.searchsorted(edges, places.double(), right=True).clamp_max(len(chances) - 1)
+    return chosen[torch.randperm(count, generator=random)].tolist()

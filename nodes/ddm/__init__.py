@@ -1,0 +1,1 @@
+"""MMD-DDM: finetuning for few steps with an MMD loss, as nodes."""

@@ -1,0 +1,90 @@
+"""What of samples is compared with references: their latents, these at several scales, or what the network sees."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["LatentFeatures", "NetworkFeatures", "pyramid"]
+
+SCALES = (2, 4)
+NOISE_PERCENT = (
+    0.75  # where in the schedule the network looks: little noise, objects stay what they are
+)
+
+
+def pyramid(x: Tensor) -> Tensor:
+    """Latents and their averages over 2×2 and 4×4 places, each scaled to be an orthonormal projection; `(b, F)`."""
+    planes = x.reshape(len(x), -1, *x.shape[-2:])
+    levels = [x.flatten(1)]
+    for s in SCALES:
+        if min(planes.shape[-2:]) >= s:
+            levels.append(s * F.avg_pool2d(planes, s).flatten(1))
+    return torch.cat(levels, 1)
+
+
+class LatentFeatures:
+    """Features of latents alone, in the model's space.
+
+    Arguments:
+        rows: Makes rows `(b, F)` of latents `(b, C, *)`.
+    """
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __call__(self, x: Tensor, noise: Tensor, prompts) -> Tensor:
+        return self.rows(x)
+
+
+class NetworkFeatures:
+    """What the middle of the untrained network makes of samples with a little noise: means over places, normalised.
+
+    As in Starodubcev et al., Scale-wise Distillation of Diffusion Models, arXiv 2503.16397.
+
+    Arguments:
+        engine: The model that is trained.
+
+    Raises:
+        ValueError: A network without a middle that is known.
+    """
+
+    def __init__(self, engine):
+        self.engine, self.seen = engine, None
+        self.sigma = float(engine.sampling.percent_to_sigma(NOISE_PERCENT))
+        self._hook = middle(engine.network).register_forward_hook(self._see)
+
+    def _see(self, module, args, output):
+        self.seen = output[0] if isinstance(output, tuple) else output
+
+    def __call__(self, x: Tensor, noise: Tensor, prompts) -> Tensor:
+        engine = self.engine
+        noisy = engine.sampling.noise_scaling(x.new_tensor([self.sigma]), noise.clone(), x, False)
+        with engine.lora.set_active(False):
+            engine.estimate(noisy, self.sigma, prompts, cfg=1.0)
+        seen, self.seen = self.seen.float(), None
+        # (b, C, *places) of networks with convolutions, (b, tokens, C) of transformers
+        means = (
+            seen.flatten(2).mean(2)
+            if seen.ndim > 3
+            else seen.reshape(len(x), -1, seen.shape[-1]).mean(1)
+        )
+        return F.layer_norm(means, means.shape[1:])
+
+    def remove(self) -> None:
+        self._hook.remove()
+
+
+def middle(network: nn.Module) -> nn.Module:
+    """The last part of a U-Net's middle, or the middle one of a transformer's blocks."""
+    block = getattr(network, "middle_block", None)
+    if block is not None:
+        return block[-1]
+    lists = [
+        part for part in network.children() if isinstance(part, nn.ModuleList) and len(part) > 1
+    ]
+    if not lists:
+        raise ValueError(
+            "this network has no middle block to look at: set features to latent or pyramid"
+        )
+    longest = max(lists, key=len)
+    return longest[len(longest) // 2]

@@ -1,0 +1,146 @@
+"""MMDMakeReferences: images of many steps by the model itself, for training it to few."""
+
+import comfy.model_management as management
+import comfy.sample
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy_api.latest import io
+
+from ...mmd_core import References
+from .._compat import schema_options
+from ..groups import group_conditioning
+from ..live import executing_node, show_text
+from ..prompts import batch_features
+from ..sockets import CATEGORY, ReferencesSocket
+
+NODE = "MMDMakeReferences"
+
+
+class MMDMakeReferences(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MMDMakeReferences",
+            display_name="MMD Make References",
+            category=CATEGORY,
+            description="Draws references with the model itself, with many steps: what MMDTrainLoRA teaches it to draw "
+            "with few. Save them with SaveReferenceLatents, so that they are drawn only once.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that draws."),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="What the images should show. From MMDPrompts several prompts, one image each in turn.",
+                ),
+                io.Conditioning.Input("negative", tooltip="What they should not show."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The size to draw: EmptyLatentImage. Its batch size does not count.",
+                ),
+                io.Int.Input(
+                    "count",
+                    default=256,
+                    min=2,
+                    max=100000,
+                    tooltip="How many references (N). Some hundreds: from few, training learns these by heart.",
+                ),
+                io.Int.Input(
+                    "steps", default=50, min=1, max=10000, tooltip="The number of denoising steps."
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How closely the prompt is followed. What a high cfg does to images is learned with them, so "
+                    "that the trained model can draw with cfg 1.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="euler",
+                    tooltip="The sampler.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="normal",
+                    tooltip="How noise is removed over the steps.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="The seed of the noise, as in KSampler.",
+                ),
+                io.Int.Input(
+                    "micro_batch",
+                    default=4,
+                    min=1,
+                    max=4096,
+                    tooltip="How many are drawn at once.",
+                ),
+            ],
+            outputs=[
+                ReferencesSocket.Output("references", tooltip="For MMDTrainLoRA, or to save them."),
+                io.Latent.Output("latents", tooltip="The same as a batch, for VAE Decode."),
+                io.String.Output("report", tooltip="In words: what was drawn."),
+            ],
+            **schema_options(search_aliases=["mmd", "ddm", "teacher", "synthetic", "distill"]),
+        )
+
+    @classmethod
+    def execute(
+        cls, model, positive, negative, latent_image, count, steps, cfg, sampler_name, scheduler, seed, micro_batch
+    ):  # fmt: skip
+        empty = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])[:1]
+        empty = empty.expand(count, *empty.shape[1:])
+        entries = comfy.sampler_helpers.convert_cond(positive)
+        prompts = max(
+            (len(e["cross_attn"]) for e in entries if e.get("cross_attn") is not None), default=1
+        )
+        bar, node_id = comfy.utils.ProgressBar(count), executing_node()
+        latents = []
+        for first in range(0, count, micro_batch):
+            management.throw_exception_if_processing_interrupted()
+            index = list(range(first, min(first + micro_batch, count)))
+            rows = empty[: len(index)].clone()
+            latents.append(
+                comfy.sample.sample(
+                    model, _noise(empty, seed, index), steps, cfg, sampler_name, scheduler,
+                    _for(positive, index, prompts), negative, rows, seed=seed + first, disable_pbar=True,
+                ).float().cpu()
+            )  # fmt: skip
+            bar.update_absolute(index[-1] + 1, count)
+            show_text(f"{index[-1] + 1} of {count} references", node_id)
+        drawn = torch.cat(latents)
+        features = batch_features(entries, prompts, float("inf"))
+        if features is not None:
+            features = features[torch.arange(count) % prompts]
+        references = References(
+            drawn, prompts=features, names=tuple(f"drawn {i + 1}" for i in range(count))
+        )
+        text = (
+            f"{count} references drawn with {steps} steps of {sampler_name}, {scheduler}, cfg {cfg:g}, "
+            f"{prompts} prompt{'s' * (prompts > 1)}."
+        )
+        return io.NodeOutput(references, {"samples": drawn}, text)
+
+
+def _noise(empty: torch.Tensor, seed: int, index: list[int]) -> torch.Tensor:
+    """Of these images, each by its number, so that `micro_batch` changes nothing."""
+    rows = []
+    for i in index:
+        random = torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**63)
+        rows.append(torch.randn(empty.shape[1:], generator=random, dtype=torch.float32))
+    return torch.stack(rows)
+
+
+def _for(positive: list, index: list[int], prompts: int) -> list:
+    """The prompts of these images: image i follows prompt i mod P."""
+    return group_conditioning(positive, index, prompts) if prompts > 1 else positive
