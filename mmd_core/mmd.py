@@ -89,16 +89,30 @@ def mmd2_grad(
     """
     rows, refs = centred_rows(x, y, kernel)
     q = uniform(len(refs), refs) if weights is None else (weights / weights.sum()).to(refs)
-    repel = self_pulls(kernel, Gram.within(rows @ rows.T)) / (len(rows) - unbiased)  # (B, B)
+    grams = Gram.within(rows @ rows.T), Gram.of(rows, refs)
+    return grad_of_rows(rows, refs, grams, kernel, q, unbiased, pairs).reshape(x.shape).to(x.dtype)
+
+
+def grad_of_rows(
+    rows: Tensor,
+    refs: Tensor,
+    grams: tuple[Gram, Gram],
+    kernel: Kernel,
+    q: Tensor,
+    unbiased: bool = False,
+    pairs: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """`mmd2_grad` for rows `(B, D)` and `(N, D)` of `centred_rows`, their inner products, and weights with sum 1."""
+    repel = self_pulls(kernel, grams[0]) / (len(rows) - unbiased)  # (B, B)
     if unbiased:
         repel = repel - torch.diag(repel.diagonal())
-    attract = kernel.pulls(Gram.of(rows, refs)) * q  # (B, N)
+    attract = kernel.pulls(grams[1]) * q  # (B, N)
     if pairs is not None:
         repel, attract = repel * pairs[0], attract * pairs[1]
     grad = repel @ rows - attract @ refs  # (B, D)
     if kernel.radial:
         grad = grad - (repel.sum(1) - attract.sum(1))[:, None] * rows
-    return (grad * 2 / len(rows)).reshape(x.shape).to(x.dtype)
+    return grad * 2 / len(rows)
 
 
 def self_pulls(kernel: Kernel, gram: Gram, in_units: bool = False) -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SNAPSHOT = Path(__file__).with_name("node_schemas.json")
+LISTED = ("file", "folder", "lora_name", "sampler_name", "scheduler")  # what this ComfyUI has
 
 
 def schemas() -> dict:
@@ -26,7 +27,7 @@ def schemas() -> dict:
             for name, (kind, *options) in types.get(group, {}).items():
                 given = options[0] if options else {}
                 choices = given.get("options") if kind == "COMBO" else None
-                if name in ("folder", "file", "sampler_name", "scheduler"):  # what this ComfyUI has
+                if name in LISTED:
                     choices = None
                 inputs[name] = {
                     "group": group,
@@ -106,6 +107,7 @@ def test_a_static_scanner_finds_our_nodes_and_no_others():
         "MMDGuidedKSampler", "MMDMemory", "MMDStrengths", "MMDPlot", "MMDScore",
         "TSMCRewardReference", "TSMCRewardCLIPVision", "TSMCRewardImageStats", "TSMCScoreImages",
         "TRITSMCSampler", "TSMCInit", "TSMCPropose", "TSMCUpdate", "TSMCSelect", "TSMCPlot",
+        "MMDPrompts", "MMDMakeReferences", "MMDTrainLoRA", "MMDSaveLoRA", "MMDLoRAInfo",
     }  # fmt: skip
 
 

@@ -23,10 +23,13 @@ from PIL import Image
 pytestmark = pytest.mark.comfy
 FULL = "MMD Guidance - With LoRA and ControlNet"
 STYLES = "MMD Guidance - Share a style set"
-PLOTS = {"MMDPlot": 0.6, "TSMCPlot": 0.4}  # how high they are, by their width
+TRAINED = "MMD Guidance - Few steps (MMD-DDM)"
+PLOTS = {"MMDPlot": 0.6, "MMDTrainLoRA": 0.5, "TSMCPlot": 0.4}  # how high they are, by their width
 SHOW = ("PreviewAny", "PreviewImage", "SaveImage")  # and what of ours is shown on its node
 QUICK = {"steps": 4}
 FEW = {"particles": 8, "iterations": 1}
+SHORT = {"steps_per_sample": 4, "batch_size": 4, "micro_batch": 4, "iterations": 2, "rank": 2}
+SHORT |= {"learning_rate": 0.03, "ema": 0.0, "keep": "last"}  # it learns something that shows
 CHANGES = {  # in words and files of the world
     "MMD Guidance - Prompt-aware with captions": {
         "Prompt": {"text": "a triangle"},
@@ -35,6 +38,12 @@ CHANGES = {  # in words and files of the world
     FULL: {"LoraLoaderModelOnly": {"lora_name": "triangles.safetensors"}},
     "MMD Guidance - Steer towards a set (TRI-TSMC)": {"TRITSMCSampler": FEW},
     "MMD Guidance - Steer by your own scorer (TRI-TSMC)": {"TSMCInit": FEW},
+    TRAINED: {
+        "MMDPrompts": {"text": "a blue triangle\na red disc"},
+        "MMDMakeReferences": {"count": 12, "micro_batch": 12},
+        "MMDTrainLoRA": SHORT,
+    },
+    "MMD Guidance - Your set in few steps (MMD-DDM)": {"MMDTrainLoRA": SHORT},
 }
 RANDOM = {  # all that is changed where weights are random
     "EmptyLatentImage": {"width": 64, "height": 64, "batch_size": 2},
@@ -106,7 +115,7 @@ def quick(name: str) -> dict:
     """The shipped file in the world of shapes, with few steps."""
     prompt = in_demo_world(twin(name), "shapes", CHANGES.get(name))
     for node in prompt.values():
-        node["inputs"] |= QUICK if "steps" in node["inputs"] else {}
+        node["inputs"] |= QUICK if isinstance(node["inputs"].get("steps"), int) else {}
     return prompt
 
 
@@ -120,7 +129,7 @@ def drawn(prompt: dict, shown: dict) -> list[list]:
     ]
 
 
-@pytest.mark.parametrize("name", [name for name in TEMPLATES if name != STYLES])
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name not in (STYLES, TRAINED)])
 def test_api_twin_runs(server, name):
     prompt = quick(name)
     shown = run(server, prompt)
@@ -145,6 +154,22 @@ def test_saved_style_set_draws_elsewhere(server):
     used = run(server, without(prompt, "LoadReferenceSet"))
     assert "16 references" in used["What is in it"][0]
     assert len(used["Guided images"]) == 8
+
+
+def test_trained_lora_draws_elsewhere(server):
+    """What the file draws, loaded by other nodes, is what the LoRA drew as it was trained."""
+    prompt = quick(TRAINED)
+    shown = run(server, without(without(prompt, "LoraLoaderModelOnly"), "MMDLoRAInfo"))
+    assert "mmd_few_steps.safetensors" in shown["Where they are"][0]
+    plain, made = (
+        np.stack([np.asarray(picture, int) for picture in shown[f"{which} the LoRA"]])
+        for which in ("Without", "With")
+    )
+    assert made.shape == (8, 32, 32, 3) and np.abs(made - plain).mean() > 1
+    used = run(server, without(prompt, "MMDMakeReferences"))
+    assert "For 4 steps of euler, sgm_uniform, cfg 1." in used["MMDLoRAInfo"][0]
+    again = np.stack([np.asarray(picture, int) for picture in used["With the file"]])
+    assert np.abs(again - made).max() <= 1
 
 
 def test_inpainting_keeps_what_is_not_masked(server):

@@ -19,7 +19,15 @@ from mmd_tests.workflows import (
 DIGITS = Settings("digits", world="digits", batch=4, sampler={"steps": 3, "strength": 5.0})
 EVERY = pytest.mark.parametrize("name", [*TEMPLATES, "digits"])
 # Of comfy_extras; latent comes late because it and post_processing import each other.
-EXTRAS = ("canny", "custom_sampler", "post_processing", "latent", "preview_any", "primitive")
+EXTRAS = (
+    "canny",
+    "custom_sampler",
+    "post_processing",
+    "latent",
+    "preview_any",
+    "primitive",
+    "train",
+)
 SHIPPED_UI = sorted(EXAMPLES.glob("*.json"))
 SHIPPED_TWO = pytest.mark.parametrize("file", SHIPPED_UI, ids=lambda file: file.stem)
 FREE = ("ckpt_name", "control_net_name", "file", "folder", "image", "lora_name")  # users' files

@@ -25,6 +25,9 @@ PREVIEW = {
     "MMDGuidedKSampler": 220,
     "TRITSMCSampler": 220,
     "TSMCPropose": 280,
+    "MMDTrainLoRA": 300,
+    "MMDMakeReferences": 40,
+    "MMDSaveLoRA": 100,
 }  # pixels for the live preview; ours has spare ones
 FRAME = {"color": "#3f789e", "font_size": 24, "flags": {}}
 

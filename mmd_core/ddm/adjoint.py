@@ -82,7 +82,8 @@ def accumulate(
         gradient: λ = ∂L/∂x of the samples, with shape `(N, *)`.
         last: How many calls the gradient goes back through; 0: all. Fewer are cheaper and biased.
         base: The model without what is trained, for the penalty.
-        penalty: β of β · mean ‖D_θ − D_base‖², the mean over samples, calls and entries, which is added to the loss.
+        penalty: β of β · mean (D_θ(u_k) − D_base(u_k))², the mean over samples, calls and entries, which is added to
+            the loss; both change with u_k. With `last`, of those calls only.
     """
     calls = len(chain)
     first = max(0, calls - last) if last else 0
@@ -96,13 +97,19 @@ def accumulate(
             x = states[k, piece].detach().requires_grad_(k > first)
             with torch.enable_grad():
                 estimate = denoise(x, chain.sigmas[k], rows)
+            away = None
             if base is not None and penalty > 0:
                 with torch.no_grad():
-                    away = estimate.detach() - base(x.detach(), chain.sigmas[k], rows)
-                upstream = upstream + 2 * penalty / numbers * away
-            if not isinstance(upstream, Tensor):  # an estimate that the sampler does not use
-                continue
+                    away = estimate - base(x, chain.sigmas[k], rows)
+                away *= 2 * penalty / numbers
+                upstream = upstream + away
+            if not isinstance(upstream, Tensor) or not estimate.requires_grad:
+                continue  # the sampler does not use it, or nothing of it can be trained
             inputs = [x, *parameters] if x.requires_grad else parameters
             torch.autograd.backward(estimate, upstream.to(estimate), inputs=inputs)
+            if x.requires_grad and away is not None:
+                with torch.enable_grad():
+                    untouched = base(x, chain.sigmas[k], rows)
+                torch.autograd.backward(untouched, -away.to(untouched), inputs=[x])
             if x.requires_grad:
                 pulled[k] = x.grad

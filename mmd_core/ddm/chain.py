@@ -69,9 +69,8 @@ class LinearChain:
             ValueError: The sampler is not linear in what it is given, or its noise is not independent.
         """
         probe = _Probe(most, dtype)
-        found = _run(sampler, probe, probe.basis(0))
+        rows = _run(sampler, probe, probe.basis(0)).flatten(1)
         k, r = len(probe.sigmas), probe.draws
-        rows = torch.stack([*probe.inputs, found]).reshape(k + 1, -1)
         chain = cls(
             tuple(probe.sigmas),
             rows[:, 0].double(),
@@ -81,10 +80,14 @@ class LinearChain:
         check = _Probe(most, dtype, torch.Generator().manual_seed(0))
         start = check.basis(0)
         again = _run(sampler, check, start)
-        wanted = chain.state(k, start, check.estimates, check.noise)
         same = check.sigmas == probe.sigmas and check.draws == r
         exact = EXACT if dtype == torch.float64 else ABOUT
-        if not same or not torch.allclose(again, wanted, rtol=exact, atol=exact):
+        if not same or not all(
+            torch.allclose(
+                found, chain.state(i, start, check.estimates, check.noise), rtol=exact, atol=exact
+            )
+            for i, found in enumerate(again)
+        ):
             raise ValueError("the sampler is not linear in what the model says")
         for one, other in combinations(probe.intervals, 2):
             if min(one[1], other[1]) > max(one[0], other[0]) * (1 + EXACT):
@@ -93,8 +96,10 @@ class LinearChain:
 
 
 def _run(sampler: Callable, probe: "_Probe", start: Tensor) -> Tensor:
+    """What it asks the model about and, last, the sample."""
     try:
-        return sampler(probe.model, start, probe.noise_sampler)
+        found = sampler(probe.model, start.clone(), probe.noise_sampler)
+        return torch.stack([*probe.inputs, found]).reshape(len(probe.inputs) + 1, *start.shape)
     except (RuntimeError, TypeError, AttributeError, IndexError, KeyError, NameError) as error:
         raise ValueError(f"the sampler asks the model for more than x̂0 ({error})") from error
 
@@ -125,11 +130,11 @@ class _Probe:
         if k >= self.most:
             raise IndexError("it asks too often")
         self.inputs.append(x.clone())
-        self.sigmas.append(float(torch.as_tensor(sigma).flatten()[0]))
+        self.sigmas.append(float(torch.as_tensor(sigma, dtype=torch.float64).flatten()[0]))
         self.estimates.append(self.basis(1 + k))
-        return self.estimates[-1]
+        return self.estimates[-1].clone()  # samplers may write into it
 
     def noise_sampler(self, sigma, sigma_next) -> Tensor:
         self.intervals.append(tuple(sorted((float(sigma), float(sigma_next)))))
         self.noise.append(self.basis(1 + self.most + self.draws))
-        return self.noise[-1]
+        return self.noise[-1].clone()

@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from .lora import LoRA
 
@@ -60,18 +60,53 @@ def _again(forward: Callable, lora: LoRA) -> Callable:
         args, kwargs, active = _copied(args), _copied(kwargs), lora.active
 
         def block():
+            """What comes out, and whether the block wrote into what it was given, as those of Flux do."""
+            given, named = _copied(args, True), _copied(kwargs, True)
             with lora.set_active(active):
-                return forward(*_copied(args), **_copied(kwargs))
+                output = forward(*given, **named)
+            tensors = [t for t in (*given, *named.values()) if isinstance(t, Tensor)]
+            return output, any(t._version for t in tensors)
 
-        return checkpoint(block, use_reentrant=False, preserve_rng_state=False)
+        return _forgetting(block)
 
     return run
 
 
-def _copied(value, depth: int = 2):
-    """Arguments with dictionaries of their own; what these hold is shared."""
-    if isinstance(value, tuple) and depth:
-        return tuple(_copied(part, depth - 1) for part in value)
-    if isinstance(value, dict) and depth:
-        return {name: _copied(part, depth - 1) for name, part in value.items()}
-    return value
+def _forgetting(block: Callable):
+    """The output of `block`, which is called once more when gradients need what it computed within.
+
+    `torch.utils.checkpoint` would hand out what was saved as later writes in place have left it.
+    """
+    writes, count, kept = False, 0, []
+
+    def number(tensor: Tensor) -> int:
+        nonlocal count
+        count += 1
+        return count - 1
+
+    def keep(tensor: Tensor) -> None:
+        copied = writes and tensor.requires_grad
+        kept.append(tensor.detach().clone() if copied else tensor.detach())
+
+    def find(i: int) -> Tensor:
+        if not kept:
+            with saved_tensors_hooks(keep, lambda nothing: nothing), torch.enable_grad():
+                block()
+        if len(kept) != count:
+            raise RuntimeError("a block of the network does not compute the same twice")
+        tensor, kept[i] = kept[i], None
+        return tensor
+
+    with saved_tensors_hooks(number, find):
+        output, writes = block()
+    return output
+
+
+def _copied(value, tensors: bool = False, depth: int = 3):
+    """Arguments with dictionaries, and if asked for tensors, of their own; tensors that dictionaries hold are shared."""
+    if type(value) is tuple and depth:
+        return tuple(_copied(part, tensors, depth - 1) for part in value)
+    if type(value) is dict and depth:
+        whole = tensors and depth == 3
+        return {name: _copied(part, whole, depth - 1) for name, part in value.items()}
+    return value.clone() if tensors and isinstance(value, Tensor) else value

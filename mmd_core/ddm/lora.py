@@ -40,7 +40,11 @@ def layers(network: nn.Module, targets: str) -> list[str]:
         raise ValueError(f"unknown targets {targets!r}: choose one of {', '.join(TARGETS)}")
     found = []
     for name, module in network.named_modules():
-        convolution = _convolution(module) is not None and module.groups == 1
+        convolution = (
+            _convolution(module) is not None
+            and module.groups == 1
+            and module.padding_mode == "zeros"
+        )
         linear = hasattr(module, "in_features") and hasattr(module, "out_features")
         if (convolution or linear) and TARGETS[targets].search(name):
             found.append(name)
@@ -121,8 +125,12 @@ class LoRA:
                 "that was trained with the same targets on the same kind of model, or none"
             )
         rank = ranks.pop()
-        alpha = state.get(f"{self.prefix}{names[0]}.alpha", torch.tensor(float(rank)))
-        return rank, float(alpha)
+        alphas = {float(state.get(f"{self.prefix}{name}.alpha", rank)) for name in names}
+        if len(alphas) != 1:
+            raise ValueError(
+                "the existing LoRA does not fit: its layers have alphas of their own, connect one of MMDTrainLoRA"
+            )
+        return rank, alphas.pop()
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -173,7 +181,7 @@ class LoRA:
         values = []
         for name, adapter in self.adapters.items():
             for part, factor in (("down", adapter.down), ("up", adapter.up)):
-                value = state[f"{self.prefix}{name}.lora_{part}.weight"]
+                value = state.get(f"{self.prefix}{name}.lora_{part}.weight", torch.empty(0))
                 if value.numel() != factor.numel():
                     raise ValueError(
                         f"the existing LoRA does not fit: {name} is {tuple(factor.shape)}, there {tuple(value.shape)}"

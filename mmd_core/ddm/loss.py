@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import KernelConfig
 from ..kernels import Gram
-from ..mmd import centred_rows, mmd2_from_values, mmd2_grad, uniform
+from ..mmd import grad_of_rows, mmd2_from_values, uniform
 from ..prompt import caption_bandwidth, prompt_weights
 
 __all__ = ["DEFAULT_KERNEL", "MMDLoss", "MOST"]
@@ -45,9 +45,11 @@ class MMDLoss:
             raise ValueError(
                 f"{int(kept.sum())} reference: the unbiased MMD² needs at least 2 with a weight above 0"
             )
-        self.features, self.weights = features[kept], q[kept] / q[kept].sum()
-        self.prompts = None
-        self.config = config
+        self.weights = q[kept] / q[kept].sum()
+        # Distances from inner products lose digits with the distance from the origin.
+        self.centre = features[kept].mean(0) if config.radial else features.new_zeros(())
+        self.features = features[kept] - self.centre
+        self.prompts, self.config = None, config
         if prompts is not None and config.prompt_kernel != "none":
             self.prompts = prompts[kept.to(prompts.device)].to(features)
             if not config.prompt_bandwidth:
@@ -56,8 +58,7 @@ class MMDLoss:
         if like is not None:
             self.config, self.kernel = like.config, like.kernel
             return
-        y, _ = self._some(torch.Generator().manual_seed(0))
-        y = y - y.mean(0) if config.radial else y
+        y = self._some(torch.Generator().manual_seed(0))[0]
         self.kernel = config.resolve(y @ y.T, y.shape[1])
 
     def __call__(
@@ -70,31 +71,38 @@ class MMDLoss:
             prompts: Of their prompts, with shape `(n, E)`, where the references have some.
             random: Chooses among very many references.
         """
-        y, index = self._some(random)
-        pairs, own = None, None
-        if self.prompts is not None:
-            p, r = prompts.to(y), self.prompts[index]
-            pairs, own = (self._kappa(p, p), self._kappa(p, r)), self._kappa(r, r)
-        weights = self.weights[index]
-        weights = weights / weights.sum()
-        rows, refs = centred_rows(x, y, self.kernel)
-        kxx = self.kernel.values(Gram.within(rows @ rows.T))
-        kxy = self.kernel.values(Gram.of(rows, refs))
-        if self._constant is None or len(index) < len(self.features):
-            kyy = self.kernel.values(Gram.within(refs @ refs.T))
-            self._constant = kyy if own is None else kyy * own
-        if pairs is not None:
+        refs, q, captions = self._some(random)
+        rows = x.to(refs) - self.centre
+        grams = Gram.within(rows @ rows.T), Gram.of(rows, refs)
+        kxx, kxy = map(self.kernel.values, grams)
+        pairs = None
+        if captions is not None:
+            p = prompts.to(captions)
+            pairs = self._kappa(p, p), self._kappa(p, captions)
             kxx, kxy = kxx * pairs[0], kxy * pairs[1]
-        value = mmd2_from_values(kxx, kxy, self._constant, uniform(len(x), kxx), weights, True)
-        return value.item(), mmd2_grad(x, y, self.kernel, weights, unbiased=True, pairs=pairs)
+        kyy = self._between(refs, captions)
+        value = mmd2_from_values(kxx, kxy, kyy, uniform(len(x), kxx), q, unbiased=True)
+        return value.item(), grad_of_rows(rows, refs, grams, self.kernel, q, True, pairs)
+
+    def _between(self, refs: Tensor, captions: Tensor | None) -> Tensor:
+        """Kernel values between references, computed once if they are always the same."""
+        if self._constant is not None:
+            return self._constant
+        kyy = self.kernel.values(Gram.within(refs @ refs.T))
+        if captions is not None:
+            kyy = kyy * self._kappa(captions, captions)
+        if len(refs) == len(self.features):
+            self._constant = kyy
+        return kyy
 
     def _kappa(self, p: Tensor, r: Tensor) -> Tensor:
         return prompt_weights(self.config.prompt_kernel, p, r, self.config.prompt_bandwidth)
 
-    def _some(self, random: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        m = len(self.features)
-        index = torch.arange(m)
-        if m > MOST:
-            index = torch.randperm(m, generator=random)[:MOST]
-        index = index.to(self.features.device)
-        return self.features[index], index
+    def _some(self, random: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """References, their weights with sum 1, and their captions: all, or `MOST` of them."""
+        if len(self.features) <= MOST:
+            return self.features, self.weights, self.prompts
+        index = torch.randperm(len(self.features), generator=random)[:MOST].to(self.features.device)
+        q = self.weights[index]
+        captions = None if self.prompts is None else self.prompts[index]
+        return self.features[index], q / q.sum(), captions

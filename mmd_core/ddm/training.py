@@ -107,7 +107,7 @@ class Training:
             done = i + 1
             if done % config.validate_every == 0 or done == config.iterations:
                 yield self._validated(done, loss)
-                if self._hopeless():
+                if done < config.iterations and self._hopeless():
                     self.ended = (
                         f"after {done} updates, since the distance from held-out references rose {config.patience} "
                         "times in a row"
@@ -144,6 +144,11 @@ class Training:
             chain, denoise, drawn.states, upstream, parameters, config.micro_batch, config.grad_last_k,
             base, config.drift_penalty,
         )  # fmt: skip
+        if all(parameter.grad is None for parameter in parameters):
+            raise ValueError(
+                "what is trained has no part in what the model draws: train on the model without nodes that compile or "
+                "replace its network"
+            )
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or math.inf)
         return loss, math.isfinite(loss) and bool(norm.isfinite())
 

@@ -1,7 +1,8 @@
 """The model that is trained, run by core's guider: prompts, cfg and patches act as they do when images are drawn."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import comfy.model_management as management
 import comfy.samplers
@@ -125,22 +126,25 @@ def with_engine(
         try:
             guider.sample(empty, empty.clone(), _Within(trained), sigmas.clone(), disable_pbar=True, seed=config.seed)  # fmt: skip
         except Exception as error:
-            raise _explained(error, config) from error
+            told = _explained(error, config)
+            if told is None:
+                raise
+            raise told from error
         finally:
             lora.remove()
 
 
-class _training:
+@contextlib.contextmanager
+def _training() -> Iterator[None]:
     """Tells ComfyUI's layers that gradients are needed, where it wants to know."""
-
-    def __enter__(self):
-        self.before = getattr(management, "in_training", None)
-        if self.before is not None:
-            management.in_training = True
-
-    def __exit__(self, *error):
-        if self.before is not None:
-            management.in_training = self.before
+    if not hasattr(management, "in_training"):
+        yield
+        return
+    before, management.in_training = management.in_training, True
+    try:
+        yield
+    finally:
+        management.in_training = before
 
 
 def _room(micro_batch: int):
@@ -150,7 +154,12 @@ def _room(micro_batch: int):
     return prepare
 
 
-def _explained(error: Exception, config: DDMConfig) -> Exception:
+def _explained(error: Exception, config: DDMConfig) -> Exception | None:
+    """What to tell instead of an error; None: it as it is."""
+    if isinstance(error, RuntimeError) and "modified by an inplace operation" in str(error):
+        return ValueError(
+            "this network writes into what gradients need: set gradient_checkpointing to true"
+        )
     if isinstance(error, RuntimeError) and "nference tensors" in str(error):
         return ValueError(
             "something on the model or in positive holds tensors of its own (IP-Adapter, ControlNet …), through which no "
@@ -163,4 +172,4 @@ def _explained(error: Exception, config: DDMConfig) -> Exception:
             else "turn gradient_checkpointing on, or take references of a smaller size"
         )
         log.error("MMD-DDM: the memory is not enough. %s.", mend[0].upper() + mend[1:])
-    return error
+    return None

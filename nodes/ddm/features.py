@@ -54,14 +54,14 @@ class NetworkFeatures:
         self._hook = middle(engine.network).register_forward_hook(self._see)
 
     def _see(self, module, args, output):
-        self.seen = output[0] if isinstance(output, tuple) else output
+        self.seen = output if isinstance(output, tuple) else (output,)
 
     def __call__(self, x: Tensor, noise: Tensor, prompts) -> Tensor:
         engine = self.engine
         noisy = engine.sampling.noise_scaling(x.new_tensor([self.sigma]), noise.clone(), x, False)
         with engine.lora.set_active(False):
             engine.estimate(noisy, self.sigma, prompts, cfg=1.0)
-        seen, self.seen = self.seen.float(), None
+        seen, self.seen = _of_places(self.seen, x[0, 0].numel()).float(), None
         # (b, C, *places) of networks with convolutions, (b, tokens, C) of transformers
         means = (
             seen.flatten(2).mean(2)
@@ -74,14 +74,21 @@ class NetworkFeatures:
         self._hook.remove()
 
 
+def _of_places(outputs: tuple, places: int) -> Tensor:
+    """What a block says of places, where it says something of the prompt's tokens too."""
+    found = [output for output in outputs if isinstance(output, Tensor)]
+    if len(found) > 1:  # tokens of patches of 1, 2 × 2 or 4 × 4 numbers
+        fitting = [output for output in found if places in [s * output.shape[1] for s in (1, 4, 16)]]
+        found = fitting or sorted(found, key=lambda output: -output.shape[1])
+    return found[0]
+
+
 def middle(network: nn.Module) -> nn.Module:
     """The last part of a U-Net's middle, or the middle one of a transformer's blocks."""
     block = getattr(network, "middle_block", None)
     if block is not None:
         return block[-1]
-    lists = [
-        part for part in network.children() if isinstance(part, nn.ModuleList) and len(part) > 1
-    ]
+    lists = [part for part in network.children() if isinstance(part, nn.ModuleList) and len(part)]
     if not lists:
         raise ValueError(
             "this network has no middle block to look at: set features to latent or pyramid"

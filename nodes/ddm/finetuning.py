@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import comfy.model_management as management
 import comfy.sampler_helpers
 import torch
 from torch import Tensor
@@ -67,6 +68,15 @@ def planned(
             "model is guided by MMD already: connect the model from before ApplyMMDGuidance, since training matches the "
             "references by itself"
         )
+    if getattr(management, "sage_attention_enabled", lambda: False)():
+        raise ValueError(
+            "SageAttention gives no gradients: start ComfyUI without --use-sage-attention for training"
+        )
+    if "bypass_lora" in getattr(model, "injections", {}):
+        raise ValueError(
+            "model carries a LoRA in bypass mode, of which a copy knows nothing: load it with bypass off"
+        )
+    references, validation = (_as_frames(model, given) for given in (references, validation))
     _check_size(model, references, "references")
     if validation is not None:
         _check_size(model, validation, "validation")
@@ -219,6 +229,14 @@ def _part(references: References, index: list[int]) -> References:
         thumbnails=None,
         sizes=tuple(references.sizes[i] for i in index),
     )
+
+
+def _as_frames(model, references: References | None) -> References | None:
+    """For models of video, images are films of one frame."""
+    frames = model.get_model_object("latent_format").latent_dimensions == 3
+    if references is None or not frames or references.latents.ndim != 4:
+        return references
+    return replace(references, latents=references.latents.unsqueeze(2))
 
 
 def _size(references: References) -> str:

@@ -28,7 +28,7 @@ class MMDLoRAInfo(io.ComfyNode):
                 io.Combo.Input(
                     "lora_name",
                     options=folder_paths.get_filename_list("loras"),
-                    tooltip="The file. ComfyUI lists those in models/loras and output/loras.",
+                    tooltip="The file. ComfyUI lists those in models/loras and output/loras; press R to see new ones.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
@@ -85,8 +85,13 @@ class MMDLoRAInfo(io.ComfyNode):
         path = folder_paths.get_full_path("loras", lora_name)
         if path is None:
             raise ValueError(f"{NODE}: there is no LoRA {lora_name!r}: choose another lora_name")
-        about = about_file(Path(path))
-        if about is None or "steps" not in about:
+        try:
+            about = about_file(Path(path))
+        except OSError as error:
+            raise ValueError(
+                f"{NODE}: {lora_name} cannot be read ({error.strerror or error}): choose another lora_name"
+            ) from error
+        if about is None:
             raise ValueError(
                 f"{NODE}: {lora_name} does not say how it was made: choose as lora_name a file of MMDSaveLoRA"
             )

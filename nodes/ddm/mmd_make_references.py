@@ -14,6 +14,7 @@ from ..groups import group_conditioning
 from ..live import executing_node, show_text
 from ..prompts import batch_features
 from ..sockets import CATEGORY, ReferencesSocket
+from ..tsmc.particle_noise import ParticleNoise
 
 NODE = "MMDMakeReferences"
 
@@ -46,7 +47,11 @@ class MMDMakeReferences(io.ComfyNode):
                     tooltip="How many references (N). Some hundreds: from few, training learns these by heart.",
                 ),
                 io.Int.Input(
-                    "steps", default=50, min=1, max=10000, tooltip="The number of denoising steps."
+                    "steps",
+                    default=50,
+                    min=1,
+                    max=10000,
+                    tooltip="With how many steps: as many as you would take for good images.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -62,7 +67,7 @@ class MMDMakeReferences(io.ComfyNode):
                     "sampler_name",
                     options=comfy.samplers.KSampler.SAMPLERS,
                     default="euler",
-                    tooltip="The sampler.",
+                    tooltip="Any that draws well. It need not be the one you will draw with after training.",
                 ),
                 io.Combo.Input(
                     "scheduler",
@@ -83,7 +88,7 @@ class MMDMakeReferences(io.ComfyNode):
                     default=4,
                     min=1,
                     max=4096,
-                    tooltip="How many are drawn at once.",
+                    tooltip="How many are drawn at once. More is faster, and takes more memory.",
                 ),
             ],
             outputs=[
@@ -99,7 +104,6 @@ class MMDMakeReferences(io.ComfyNode):
         cls, model, positive, negative, latent_image, count, steps, cfg, sampler_name, scheduler, seed, micro_batch
     ):  # fmt: skip
         empty = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])[:1]
-        empty = empty.expand(count, *empty.shape[1:])
         entries = comfy.sampler_helpers.convert_cond(positive)
         prompts = max(
             (len(e["cross_attn"]) for e in entries if e.get("cross_attn") is not None), default=1
@@ -109,11 +113,12 @@ class MMDMakeReferences(io.ComfyNode):
         for first in range(0, count, micro_batch):
             management.throw_exception_if_processing_interrupted()
             index = list(range(first, min(first + micro_batch, count)))
-            rows = empty[: len(index)].clone()
+            rows = empty.repeat(len(index), *[1] * (empty.ndim - 1))
             latents.append(
                 comfy.sample.sample(
-                    model, _noise(empty, seed, index), steps, cfg, sampler_name, scheduler,
-                    _for(positive, index, prompts), negative, rows, seed=seed + first, disable_pbar=True,
+                    model, ParticleNoise(seed, index)(rows), steps, cfg, sampler_name, scheduler,
+                    _for(positive, index, prompts), negative, rows, seed=(seed + first) % 2**64,
+                    disable_pbar=True, callback=_interrupted,
                 ).float().cpu()
             )  # fmt: skip
             bar.update_absolute(index[-1] + 1, count)
@@ -132,13 +137,9 @@ class MMDMakeReferences(io.ComfyNode):
         return io.NodeOutput(references, {"samples": drawn}, text)
 
 
-def _noise(empty: torch.Tensor, seed: int, index: list[int]) -> torch.Tensor:
-    """Of these images, each by its number, so that `micro_batch` changes nothing."""
-    rows = []
-    for i in index:
-        random = torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**63)
-        rows.append(torch.randn(empty.shape[1:], generator=random, dtype=torch.float32))
-    return torch.stack(rows)
+def _interrupted(*_) -> None:
+    """ComfyUI looks for it where progress is shown, and here that is once for each micro-batch."""
+    management.throw_exception_if_processing_interrupted()
 
 
 def _for(positive: list, index: list[int], prompts: int) -> list:

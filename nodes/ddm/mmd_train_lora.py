@@ -46,7 +46,8 @@ class MMDTrainLoRA(io.ComfyNode):
                     "references",
                     tooltip="What few steps are to draw (y): from MMDMakeReferences the model's own images of many "
                     "steps, which makes it fast; from EncodeReferenceLatents your images, which also makes it draw like them. "
-                    "Some hundreds are good. One in five is held out if validation is not connected.",
+                    "Some hundreds are good. One in five is kept out of training, to choose the best LoRA by, if validation is not "
+                    "connected.",
                 ),
                 io.Int.Input(
                     "steps_per_sample",
@@ -75,8 +76,8 @@ class MMDTrainLoRA(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="The cfg you will draw with. 1 is fastest, and what references of a higher cfg look like is "
-                    "learned with them. Others need negative and take twice the time.",
+                    tooltip="The cfg you will draw with. 1 is fastest: what a higher cfg does to images is learned from "
+                    "references that were drawn with it. Others need negative and take twice the time.",
                 ),
                 io.Int.Input(
                     "batch_size",
@@ -108,7 +109,8 @@ class MMDTrainLoRA(io.ComfyNode):
                     max=0.1,
                     step=1e-6,
                     round=1e-7,
-                    tooltip="How large the updates are. Tiny models need more, about 0.001.",
+                    tooltip="How large the updates are. 0.0001 is a start for SD1.5 and SDXL; tiny models need more, about "
+                    "0.001.",
                 ),
                 io.Int.Input(
                     "rank",
@@ -246,7 +248,8 @@ class MMDTrainLoRA(io.ComfyNode):
                         min=1,
                         max=10000,
                         optional=True,
-                        tooltip="After how many updates the held-out images are compared with, and the preview is drawn.",
+                        tooltip="After how many updates a batch is compared with the held-out images, shown as preview, and the "
+                        "best LoRA so far is saved.",
                     )
                 ),
                 advanced(
@@ -256,7 +259,7 @@ class MMDTrainLoRA(io.ComfyNode):
                         min=0,
                         max=1000,
                         optional=True,
-                        tooltip="Training ends when that comparison got worse so many times in a row. 0: never.",
+                        tooltip="Training ends when the distance from the held-out images rose so many times in a row. 0: never.",
                     )
                 ),
                 advanced(
@@ -283,7 +286,7 @@ class MMDTrainLoRA(io.ComfyNode):
                         "gradient_checkpointing",
                         default=True,
                         optional=True,
-                        tooltip="Takes much less memory and a third more time: what blocks of the network compute is computed "
+                        tooltip="Takes much less memory and about a quarter more time: what blocks of the network compute is computed "
                         "again for the gradient.",
                     )
                 ),
@@ -315,13 +318,17 @@ class MMDTrainLoRA(io.ComfyNode):
     def execute(
         cls, model, positive, references, steps_per_sample, sampler_name, scheduler, cfg, batch_size, micro_batch,
         iterations, learning_rate, rank, targets, features, seed, negative=None, validation=None, kernel=None,
-        existing_lora=None, step_jitter=0, training_dtype="auto", gradient_checkpointing=True,
-        autosave="loras/mmd_ddm_autosave", **settings,
+        existing_lora=None, lr_decay=DEFAULTS.lr_decay, alpha=DEFAULTS.alpha, step_jitter=0,
+        drift_penalty=DEFAULTS.drift_penalty, grad_last_k=DEFAULTS.grad_last_k, grad_clip=DEFAULTS.grad_clip,
+        ema=DEFAULTS.ema, validate_every=DEFAULTS.validate_every, patience=DEFAULTS.patience, keep=DEFAULTS.keep,
+        training_dtype="auto", gradient_checkpointing=True, autosave="loras/mmd_ddm_autosave",
     ):  # fmt: skip
         try:
             config = DDMConfig(
                 batch_size=batch_size, micro_batch=micro_batch, iterations=iterations, learning_rate=learning_rate,
-                rank=rank, targets=targets, features=features, seed=seed, **settings,
+                rank=rank, targets=targets, features=features, seed=seed, lr_decay=lr_decay, alpha=alpha,
+                drift_penalty=drift_penalty, grad_last_k=grad_last_k, grad_clip=grad_clip, ema=ema,
+                validate_every=validate_every, patience=patience, keep=keep,
             )  # fmt: skip
             if training_dtype not in DTYPES:
                 raise ValueError(
@@ -384,7 +391,10 @@ class _Watch:
         if training.best > self.best:
             self.best = training.best
             tensors = training.lora.state_dict(training.values)
-            self.autosave(tensors, about(self.plan, training))
+            try:
+                self.autosave(tensors, about(self.plan, training))
+            except OSError as error:
+                log.warning("%s: autosave failed, training goes on: %s", NODE, error)
 
     def say(self, text: str) -> None:
         log.info("%s: %s", NODE, text)

@@ -39,14 +39,16 @@ def chain_of(model, sampler_name: str, scheduler: str, steps: int) -> LinearChai
         def called(x, sigma, **_):
             return denoise(x, sigma)
 
-        asked = _Asked(called, model)
+        asked, levels = _Asked(called, model), sigmas.to(x, copy=True)
         options = dict(sampler.extra_options)
         if takes_noise:
             options["noise_sampler"] = noise_sampler
         extra = {"seed": 0, "model_options": {}, "denoise_mask": None}
-        return sampler.sampler_function(
-            asked, x, sigmas.to(x), extra_args=extra, callback=None, disable=True, **options
+        found = sampler.sampler_function(
+            asked, x, levels, extra_args=extra, callback=None, disable=True, **options
         )
+        sampling = asked.inner_model.inner_model.model_sampling
+        return sampling.inverse_noise_scaling(levels[-1], found)  # uni_pc writes into its levels
 
     try:
         if "cfg_pp" in sampler_name:  # nothing else tells it

@@ -15,6 +15,12 @@ __all__ = ["Autosave", "DTYPES", "TrainedLoRA", "about_file", "place", "write"]
 KEY = "mmd_ddm"  # of the metadata
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MOST = 2**25  # bytes of a header
+TOLD = {  # what every file says, and how
+    **dict.fromkeys(("steps", "steps_from", "steps_to", "references", "iterations", "batch_size", "rank"), int),
+    **dict.fromkeys(("sampler_name", "scheduler", "model", "features", "kernel"), str),
+    "cfg": int | float,
+    **dict.fromkeys(("mmd2_before", "mmd2_after"), float | None),
+}  # fmt: skip
 
 
 class TrainedLoRA(dict):
@@ -25,19 +31,25 @@ class TrainedLoRA(dict):
         self.about = about
 
 
-def place(prefix: str) -> Path:
+def place(prefix: str, called: str = "prefix") -> Path:
     """A new file in the output folder; ComfyUI finds LoRAs in output/loras.
+
+    Arguments:
+        called: The input that it comes from.
 
     Raises:
         ValueError: A prefix that leads out of the output folder.
+        OSError: The folder cannot be made.
     """
     try:
         folder, name, counter, *_ = folder_paths.get_save_image_path(
             prefix, folder_paths.get_output_directory()
         )
+    except OSError:
+        raise
     except Exception as error:  # core raises a bare one
         raise ValueError(
-            f"{prefix[:100]!r} leads out of the output folder: set prefix to a name such as loras/my_lora"
+            f"{prefix[:100]!r} leads out of the output folder: set {called} to a name such as loras/my_lora"
         ) from error
     taken = {file.name for file in Path(folder).glob("*.safetensors")}
     while f"{name}_{counter:05}_.safetensors" in taken:
@@ -72,12 +84,15 @@ def about_file(path: Path) -> dict | None:
         size = int.from_bytes(file.read(8), "little")
         if size > MOST:
             return None
-        try:
-            header = json.loads(file.read(size))
-            about = json.loads(header.get("__metadata__", {}).get(KEY, "null"))
-        except ValueError:
-            return None
-    return about if isinstance(about, dict) else None
+        header = file.read(size)
+    try:
+        about = json.loads(json.loads(header)["__metadata__"][KEY])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    known = isinstance(about, dict) and all(
+        isinstance(about.get(name), kind) for name, kind in TOLD.items()
+    )
+    return about if known else None
 
 
 class Autosave:
@@ -85,10 +100,19 @@ class Autosave:
 
     Arguments:
         prefix: Of the file, in the output folder; "" keeps none.
+
+    Raises:
+        ValueError: There can be no such file.
     """
 
     def __init__(self, prefix: str):
-        self.path = place(prefix) if prefix else None
+        try:
+            self.path = place(prefix, "autosave") if prefix else None
+        except OSError as error:
+            raise ValueError(
+                f"the folder of {prefix[:100]!r} cannot be made ({error.strerror or error}): choose another autosave, or "
+                "leave it empty"
+            ) from error
         self.written = False
 
     def __call__(self, tensors: dict[str, Tensor], about: dict) -> None:

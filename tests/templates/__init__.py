@@ -4,6 +4,8 @@ from . import (
     captions,
     compare,
     diverse,
+    fast_set,
+    few_steps,
     from_folder,
     inpainting,
     lora_controlnet,
@@ -28,4 +30,6 @@ TEMPLATES = {
     "MMD Guidance - One batch over many runs": many_runs.describe,
     "MMD Guidance - Steer towards a set (TRI-TSMC)": steer_set.describe,
     "MMD Guidance - Steer by your own scorer (TRI-TSMC)": own_scorer.describe,
+    "MMD Guidance - Few steps (MMD-DDM)": few_steps.describe,
+    "MMD Guidance - Your set in few steps (MMD-DDM)": fast_set.describe,
 }

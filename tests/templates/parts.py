@@ -18,6 +18,7 @@ NEGATIVE = "text, watermark, frame"
 GREEN, RED = ("#232", "#353"), ("#322", "#533")
 SAME_FOR_BOTH = ("steps", "cfg", "sampler_name", "scheduler", "denoise")
 CORE = {"steps": 25, "cfg": 7.0, "sampler_name": "euler_ancestral", "scheduler": "karras"}
+FEW = {"steps": 5, "cfg": 1.0, "sampler_name": "euler", "scheduler": "sgm_uniform"}
 RESULT = {"wide": 560, "room": 380}  # of a node that shows a batch
 
 
@@ -49,13 +50,15 @@ def start(
     lora: tuple[str, str] | None = None,
     size: tuple[int, int] = (512, 512),
     batch: int = 16,
+    many: bool = False,
     seed: int = 1,
     title: str = "1 · Model, size, prompt, seed",
     seed_title: str = "Seed",
 ) -> Start:
     """The first group: a checkpoint or a demo `world`, a LoRA (name, source), and what they draw.
 
-    Where `batch` is 0 there are no empty latents: the workflow has others.
+    Where `batch` is 0 there are no empty latents: the workflow has others. With `many` each line of `positive` is a
+    prompt of its own.
     """
     flow.group(title)
     latent = None
@@ -74,11 +77,12 @@ def start(
         model = flow.add("LoraLoader", model=model[0], clip=model[1], lora_name=lora[0])
         offer(model, *lora, "loras")
     clip = model["clip"]
+    prompt = ("MMDPrompts", "Prompts, one per line") if many else ("CLIPTextEncode", "Prompt")
     told = [
-        flow.add("CLIPTextEncode", name, colors=colors, clip=clip, text=text)[0]
-        for name, text, colors in (
-            ("Prompt", positive, GREEN),
-            ("Negative prompt", negative, RED),
+        flow.add(kind, name, colors=colors, clip=clip, text=text)[0]
+        for kind, name, text, colors in (
+            (*prompt, positive, GREEN),
+            ("CLIPTextEncode", "Negative prompt", negative, RED),
         )
     ]
     seeded = flow.add("PrimitiveInt", seed_title, value=seed)[0]
@@ -151,3 +155,35 @@ def without_guidance(flow: Workflow, guided: Node, begun: Start) -> Node:
     plain = flow.add("KSampler", **begun.wires(), **same)
     save(flow, "Unguided images", "mmd_unguided", plain, begun.vae)
     return plain
+
+
+def trained(flow: Workflow, begun: Start, found: Link, kept: str) -> Node:
+    """A group that trains a LoRA for few steps, saves it as `kept`, and tells how it went."""
+    settings = {name: FEW[name] for name in ("cfg", "sampler_name", "scheduler")}
+    flow.group("3 · Train for 5 steps")
+    training = flow.add(
+        "MMDTrainLoRA",
+        wide=400,
+        model=begun.model,
+        positive=begun.positive,
+        references=found,
+        steps_per_sample=FEW["steps"],
+        **settings,
+    )
+    flow.column()
+    flow.add(
+        "MMDSaveLoRA", lora=training["lora"], prefix=f"loras/{kept}", report=training["report"]
+    )
+    report(flow, training, "How it went", room=400)
+    return training
+
+
+def in_few_steps(flow: Workflow, begun: Start, lora: Link) -> None:
+    """Two groups: the same noise in few steps, with a trained LoRA and without."""
+    flow.group("4 · 5 steps with the LoRA")
+    model = flow.add("LoraModelLoader", model=begun.model, lora=lora)["model"]
+    drawn = flow.add("KSampler", **{**begun.wires(), "model": model}, **FEW)
+    save(flow, "With the LoRA", "mmd_with_lora", drawn, begun.vae)
+    flow.group("5 steps without it (same seed)", below=True)
+    plain = flow.add("KSampler", **begun.wires(), **FEW)
+    save(flow, "Without the LoRA", "mmd_without_lora", plain, begun.vae)
