@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import pytest
 import torch
 from mmd_tests.tiny_models import family_latent, family_prompt, gaussian_family, tiny_family
 
@@ -54,6 +55,7 @@ SETTINGS = {
     "targets": "all",
     "features": "latent",
     "seed": 7100,
+    "autosave": "",
 }
 LORA, LOSSES, STEPS, REPORT, PLOT = range(5)
 
@@ -69,6 +71,9 @@ def trained(model=None, family: str = QUICK, positive=None, refs=None, **changed
         return MMDTrainLoRA.execute(
             model=model, positive=positive, references=refs, **{**SETTINGS, **changed}
         ).result
+
+
+usual = cache(trained)
 
 
 def engine_of(
@@ -131,10 +136,67 @@ def estimates(x, batches, model=None, family=QUICK, **options) -> list[torch.Ten
     return found
 
 
-def with_lora(model, lora, strength: float = 1.0):
+def with_lora(model, lora, strength: float = 1.0, **options):
     """The model with a LORA_MODEL, by core's node."""
     from comfy_extras.nodes_train import LoraModelLoader
 
     with torch.inference_mode():
-        found = LoraModelLoader.execute(model, lora, strength)
+        found = LoraModelLoader.execute(model, lora, strength, **options)
         return getattr(found, "result", found)[0]
+
+
+def plan_of(model=None, family=QUICK, positive=None, refs=None, **changed):
+    """What `trained` would do."""
+    from mmd_pack.mmd_core.ddm import DDMConfig
+    from mmd_pack.nodes.ddm.finetuning import planned
+
+    given = {**SETTINGS, **changed}
+    del given["autosave"]
+    own_inputs = {
+        name: given.pop(name, default)
+        for name, default in (
+            ("negative", None), ("cfg", 1.0), ("kernel", None), ("sampler_name", ""), ("scheduler", ""),
+            ("steps_per_sample", 0), ("step_jitter", 0), ("validation", None), ("training_dtype", "auto"),
+            ("gradient_checkpointing", True), ("existing_lora", None),
+        )
+    }  # fmt: skip
+    return planned(
+        own(family) if model is None else model,
+        family_prompt(family, 1) if positive is None else positive,
+        own_inputs["negative"], own_inputs["cfg"], DDMConfig(**given), own_inputs["kernel"],
+        own_inputs["sampler_name"], own_inputs["scheduler"], own_inputs["steps_per_sample"],
+        own_inputs["step_jitter"], references(family) if refs is None else refs, own_inputs["validation"],
+        own_inputs["training_dtype"], own_inputs["gradient_checkpointing"], own_inputs["existing_lora"],
+    )  # fmt: skip
+
+
+def asked(model, then=None):
+    """A clone of the model, and a list that grows with each estimate asked of it.
+
+    Arguments:
+        then: `(number, x0)` to what is answered instead.
+    """
+    calls = []
+
+    def note(args):
+        calls.append(len(args["denoised"]))
+        return args["denoised"] if then is None else then(len(calls), args["denoised"])
+
+    model = model.clone()
+    model.set_model_sampler_post_cfg_function(note)
+    return model, calls
+
+
+@pytest.fixture
+def output_folder(tmp_path, monkeypatch):
+    """ComfyUI's output folder, empty; LoRAs in it are found, as main.py arranges."""
+    import folder_paths
+
+    folder = tmp_path / "output"
+    (folder / "loras").mkdir(parents=True)
+    monkeypatch.setattr(folder_paths, "output_directory", str(folder))
+    known = {**folder_paths.folder_names_and_paths}
+    known["loras"] = ([str(folder / "loras")], known["loras"][1])
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", known)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    return folder

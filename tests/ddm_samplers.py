@@ -94,7 +94,12 @@ class Network(nn.Module):
     def __init__(self, dim=3, dtype=F64, seed=0, labels=1):
         super().__init__()
         random = torch.Generator().manual_seed(seed)
-        sizes = {"first": (16, dim + 1), "second": (16, 16), "last": (dim, 16), "label": (labels, 16)}
+        sizes = {
+            "first": (16, dim + 1),
+            "second": (16, 16),
+            "last": (dim, 16),
+            "label": (labels, 16),
+        }
         for name, size in sizes.items():
             value = torch.randn(size, generator=random, dtype=F64) / math.sqrt(size[1])
             self.register_parameter(name, nn.Parameter(value.to(dtype)))

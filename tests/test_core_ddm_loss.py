@@ -130,9 +130,8 @@ def test_gradient_with_pairs(name, unbiased, with_pairs, rng):
     if not with_pairs:
         own, between = torch.ones_like(own), torch.ones_like(between)
     each = x.clone().requires_grad_()
-    value = -2 / 4 * sum(
-        between[i, j] * q[j] / q.sum() * k(name, each[i], y[j]) for i in range(4) for j in range(5)
-    )
+    shares = between * q / q.sum() / 4
+    value = -2 * sum(shares[i, j] * k(name, each[i], y[j]) for i in range(4) for j in range(5))
     for i in range(4):
         for j in range(4):
             if i != j:

@@ -58,7 +58,7 @@ def test_few_steps_draw_better_after_training(rng):
     lora = LoRA(network, layers(network, "all"), 4, 4.0)
     loss = MMDLoss(real(256, rng), DEFAULT_KERNEL)
     held_out, fresh = (MMDLoss(real(n, rng), DEFAULT_KERNEL, like=loss) for n in (128, 1000))
-    chain = LinearChain.of(euler(SIGMAS), 9)
+    chain = LinearChain.of(euler((4.0, 1.0, 0.0)), 9)
 
     def denoise(x, sigma, rows):
         return network(x, sigma)
@@ -67,14 +67,14 @@ def test_few_steps_draw_better_after_training(rng):
         (chain,), (2,), CPU, lambda noise, sigma: noise * sigma, lambda prompts: denoise,
         lambda x, noise, prompts: x, loss, held_out, torch.ones(1),
     )  # fmt: skip
-    start = SIGMAS[0] * torch.randn(1000, 2, generator=rng)
+    start = 4 * torch.randn(1000, 2, generator=rng)
 
     def distance():
         return fresh(draw(chain, denoise, start, start[None, :0], 1000).samples)[0]
 
     before = distance()
     config = DDMConfig(
-        batch_size=64, micro_batch=64, iterations=40, learning_rate=0.015, validate_every=20
+        batch_size=128, micro_batch=128, iterations=40, learning_rate=0.015, validate_every=20
     )
     training = Training(config, problem, lora)
     steps = list(training.run())
@@ -431,47 +431,3 @@ def test_goes_on_from_adapters_that_were_trained():
     assert all(map(torch.equal, training.values, values))
     next(training.run())
     assert training.best == 0
-
-
-# ---- settings
-
-
-def test_decay_of_the_learning_rate():
-    rates = {
-        decay: [DDMConfig(iterations=4, lr_decay=decay).rate(i) for i in range(4)]
-        for decay in ("linear", "cosine", "constant")
-    }
-    assert rates["linear"] == pytest.approx([1, 0.75, 0.5, 0.25])
-    assert rates["cosine"] == pytest.approx([1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2])
-    assert rates["constant"] == [1, 1, 1, 1]
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"batch_size": 1}, "batch_size must be at least 2, not 1"),
-        ({"micro_batch": 0}, "micro_batch must be at least 1, not 0"),
-        ({"iterations": 0}, "iterations must be at least 1"),
-        ({"rank": 0}, "rank must be at least 1"),
-        ({"validate_every": 0}, "validate_every must be at least 1"),
-        ({"grad_last_k": -1}, "grad_last_k must be at least 0"),
-        ({"patience": -1}, "patience must be at least 0"),
-        ({"drift_penalty": -0.1}, "drift_penalty must be at least 0"),
-        ({"drift_penalty": math.nan}, "drift_penalty must be at least 0, not nan"),
-        ({"grad_clip": math.inf}, "grad_clip must be at least 0, not inf"),
-        ({"alpha": -1.0}, "alpha must be at least 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
-        ({"learning_rate": math.nan}, "learning_rate must be above 0"),
-        ({"learning_rate": math.inf}, "learning_rate must be above 0"),
-        ({"ema": 1.0}, "ema must lie between 0 and below 1, not 1.0"),
-        ({"ema": -0.1}, "ema must lie between 0"),
-        ({"ema": math.nan}, "ema must lie between 0"),
-        ({"lr_decay": "exponential"}, "unknown lr_decay 'exponential': choose one of linear, "),
-        ({"targets": "some"}, "unknown targets 'some': choose one of all, "),
-        ({"features": "clip"}, "unknown features 'clip': choose one of latent, "),
-        ({"keep": "worst"}, "unknown keep 'worst': choose one of best, "),
-    ],
-)
-def test_settings_out_of_range(settings, message):
-    with pytest.raises(ValueError, match=message):
-        DDMConfig(**settings)

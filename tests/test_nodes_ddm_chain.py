@@ -116,7 +116,7 @@ def test_what_no_gradient_goes_through_is_told_before_the_model_is_copied(name, 
 
     monkeypatch.delattr(engine, "private_copy")
     with pytest.raises(ValueError) as error:
-        trained(light("SD15"), sampler_name=name)
+        trained(light("SD15"), "SD15", sampler_name=name)
     told = str(error.value)
     assert told.startswith(f"MMDTrainLoRA: {name} cannot be trained through, since ")
     assert told.endswith("set sampler_name to euler, ddim, dpmpp_2m, lcm or euler_ancestral")
@@ -130,7 +130,7 @@ def test_a_schedule_that_leaves_noise_is_told(monkeypatch):
     monkeypatch.setitem(comfy.samplers.SCHEDULER_HANDLERS, "noisy", noisy)
     monkeypatch.setattr(comfy.samplers.KSampler, "SCHEDULERS", ["noisy"])
     with pytest.raises(ValueError, match="^MMDTrainLoRA: the schedule noisy does not end at 0"):
-        trained(light("SD15"), scheduler="noisy")
+        trained(light("SD15"), "SD15", scheduler="noisy")
 
 
 @pytest.mark.parametrize("family", ["SD15", "SD3"])

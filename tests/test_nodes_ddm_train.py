@@ -18,12 +18,14 @@ from mmd_tests.ddm_runs import (
     references,
     trained,
     two_prompts,
+    usual,
     with_lora,
 )
 from mmd_tests.tiny_models import FAMILIES, family_latent, family_prompt
 
 pytestmark = pytest.mark.comfy
 
+ARCHITECTURES = [family for family in FAMILIES if family != "SD20"]  # whose network is that of SD15
 WRITES_IN_PLACE = ("Flux",)  # into what autograd needs: only with gradient checkpointing
 
 
@@ -54,13 +56,13 @@ def whole(engine, chain, start, target):
     return 0.5 * (chain.state(len(chain), start, estimates, []) - target).square().sum()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ARCHITECTURES)
 def test_the_adjoint_is_full_backpropagation(family):
     """With checkpointing and without, one at a time and all at once; and it is the slope of the loss."""
     from mmd_pack.nodes.ddm.sampler_chain import chain_of
 
     chain, found = chain_of(own(family), "euler", "simple", 2), {}
-    shape = family_latent(family, 3)["samples"].shape
+    shape = family_latent(family, 2)["samples"].shape
 
     def body(engine, max_denoise):
         random = torch.Generator().manual_seed(7120)
@@ -68,7 +70,7 @@ def test_the_adjoint_is_full_backpropagation(family):
         start = engine.scaled(start, chain.sigmas[0], max_denoise)
         for parameter in engine.lora.parameters:
             parameter.data = 0.2 * torch.randn(parameter.shape, generator=random)
-        for micro_batch in (1, 3):
+        for micro_batch in (1, 2):
             found[saves, micro_batch] = gradients(engine, chain, start, target, micro_batch)
         if saves:
             return
@@ -79,7 +81,7 @@ def test_the_adjoint_is_full_backpropagation(family):
     for saves in (True, False):
         if saves or family not in WRITES_IN_PLACE:
             engine_of(body, family=family, save_memory=saves)
-    expected = found.pop("whole", found[True, 3])
+    expected = found.pop("whole", found[True, 2])
     assert len(expected) > 1000 and (expected != 0).float().mean() > 0.9
     for gradient in found.values():
         assert (gradient - expected).norm() < 1e-3 * expected.norm()
@@ -168,21 +170,19 @@ def test_cfg():
     close(found, denoised(own(QUICK), x, cfg=3.0))
     assert (found - with_prompt).abs().max() > 0.01
     losses = trained(cfg=3.0, negative=negative)[LOSSES]["loss"]
-    assert losses != trained()[LOSSES]["loss"]
+    assert losses != usual()[LOSSES]["loss"]
 
 
 def test_lora_and_noise_schedule_on_the_model_are_part_of_it():
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
     x = noise(2)
-    lora = trained(seed=7123)[LORA]
-    model = ModelSamplingSD3().patch(with_lora(own(QUICK), lora, 2.0), 9.0)[0]
+    model = ModelSamplingSD3().patch(with_lora(own(QUICK), usual()[LORA], 2.0), 9.0)[0]
     (found,) = estimates(x, [[0, 0]], model=model)
     expected, plain = denoised(model, x), denoised(own(QUICK), x)
     close(found, expected)
     assert (expected - plain).abs().max() > 0.01
-    report = trained(model)[LORA].about
-    assert report["shift"] == 9.0 and trained()[LORA].about["shift"] == 3.0
+    assert trained(model)[LORA].about["shift"] == 9.0 and usual()[LORA].about["shift"] == 3.0
 
 
 def test_a_model_made_in_inference_mode_and_drawn_with_before():
@@ -193,7 +193,7 @@ def test_a_model_made_in_inference_mode_and_drawn_with_before():
         refs = references()
     assert all(parameter.is_inference() for parameter in model.model.parameters())
     denoised(model, noise(1))
-    found, expected = trained(model, positive=positive, refs=refs), trained()
+    found, expected = trained(model, positive=positive, refs=refs), usual()
     assert found[LOSSES] == expected[LOSSES]
     assert all(torch.equal(factor, expected[LORA][name]) for name, factor in found[LORA].items())
 
@@ -217,7 +217,9 @@ def state_of(model):
 
 @pytest.mark.parametrize("ends", ["well", "in an error"])
 def test_the_model_stays_as_it_was(ends):
-    model, x = with_lora(own_family(QUICK), trained()[LORA], 2.0), noise(2)
+    import comfy.model_management as management
+
+    model, x = with_lora(own_family(QUICK), usual()[LORA], 2.0), noise(2)
     weights = {name: tensor.clone() for name, tensor in own(QUICK).model.state_dict().items()}
     drawn, before = denoised(model, x), state_of(model)
     if ends == "well":
@@ -225,10 +227,8 @@ def test_the_model_stays_as_it_was(ends):
     else:
         with pytest.raises(ZeroDivisionError):
             trained(failing(model, after=3))
-    assert state_of(model) == before
     assert torch.equal(denoised(model, x), drawn)
-    import comfy.model_management as management
-
+    assert state_of(model) == before
     management.unload_all_models()
     for name, tensor in model.model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
@@ -271,7 +271,5 @@ def test_nothing_of_the_copy_is_left(ends, monkeypatch):
             trained(failing(own(QUICK), after=3))
     gc.collect()
     assert [copy() for copy in copies] == [None]
-    management.cleanup_models()
-    assert not any(loaded.real_model is None for loaded in management.current_loaded_models)
     if hasattr(management, "in_training"):
         assert training == [True] and management.in_training is False

@@ -1,36 +1,80 @@
-"""One training on the ring, and what became of it."""
+"""One training on the ring, by a recipe."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 from mmd_pack.mmd_core import KernelConfig
-from mmd_pack.mmd_core.ddm import DDMConfig, LinearChain, LoRA, MMDLoss, Problem, Training, layers
+from mmd_pack.mmd_core.ddm import DDMConfig, LoRA, MMDLoss, Problem, Training, layers
 from torch import Tensor, nn
 
 from . import ring
 
-STEPS = 5
 FRESH = 500  # references that are drawn for an update, if they are fresh
-AS_SPECIFIED = DDMConfig(
-    batch_size=256, micro_batch=256, iterations=400, learning_rate=3e-3, rank=4, grad_clip=0.5, keep="last",
-    validate_every=20,
-)  # fmt: skip
+AS_SPECIFIED = {
+    "batch_size": 256, "micro_batch": 256, "iterations": 400, "learning_rate": 3e-3, "rank": 4, "grad_clip": 0.5,
+    "keep": "last", "validate_every": 20, "patience": 0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: as specified, but for what is given.
+
+    Attributes:
+        base: One of `ring.BASES`.
+        kernel: One of the pack's.
+        chains: `(steps, sampler)` of each sampler that is trained through.
+        references: How many there are; 0 draws fresh ones for each update.
+        validation: How many more are held out.
+        full: Whether all weights are trained, not a LoRA.
+        options: Names and values of `DDMConfig`.
+    """
+
+    base: str = "brief"
+    kernel: str = "rbf"
+    chains: tuple[tuple[int, str], ...] = ((5, "euler"),)
+    references: int = 0
+    validation: int = 0
+    full: bool = False
+    options: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What came of it.
+
+    Attributes:
+        network: With what was trained in it.
+        adapter: What was trained: `put` changes it in the network.
+        last: The values after the last update, even where others are kept.
+        training: The run.
+        references: With shape `(m, 2)`; None if they were fresh.
+        seconds: Of processor time.
+    """
+
+    network: nn.Module
+    adapter: "LoRA | Weights"
+    last: list[Tensor]
+    training: Training
+    references: Tensor | None
+    seconds: float
 
 
 class FreshReferences:
-    """A loss with references that are drawn anew for each update."""
+    """A loss whose references are drawn anew for each update."""
 
     def __init__(self, kernel: KernelConfig):
         self.like = MMDLoss(ring.points(2000, torch.Generator().manual_seed(0)), kernel)
 
-    def __call__(self, x: Tensor, prompts, random: torch.Generator):
+    def __call__(self, x: Tensor, prompts, random: torch.Generator) -> tuple[float, Tensor]:
         return MMDLoss(ring.points(FRESH, random), self.like.config, like=self.like)(x)
 
 
 class Weights:
-    """What a LoRA is to a training, of all weights of the network itself."""
+    """What a LoRA is to a training, but of all weights of the network."""
 
     def __init__(self, network: nn.Module):
         self.parameters = list(network.parameters())
@@ -48,58 +92,34 @@ class Weights:
             parameter.copy_(value)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """Attributes:
-    network: With what was trained.
-    seconds: How long that took, with what else the machine was doing.
-    training: The run; `validated` and `best` are of it.
-    """
-
-    network: nn.Module
-    seconds: float
-    training: Training
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: as specified, but for what is given."""
-
-    base: str = "long"
-    kernel: str = "rbf"
-    references: int = 0  # 0: fresh ones for each update
-    validation: int = 0
-    chains: tuple[LinearChain, ...] = ()
-    full: float = 0.0  # the learning rate of all weights, instead of a LoRA
-    options: dict = field(default_factory=dict)  # of DDMConfig
-
-
+@cache
 def train(recipe: Recipe, seed: int) -> Trained:
+    """Trains by the recipe; the seed is that of all that is drawn."""
     network = ring.base(recipe.base)
-    config = DDMConfig(**{**vars(AS_SPECIFIED), "seed": seed, **recipe.options})
+    config = DDMConfig(**{**AS_SPECIFIED, "seed": seed, **dict(recipe.options)})
     kernel = KernelConfig(recipe.kernel, multipliers=ring.WIDTHS)
     random = torch.Generator().manual_seed(200_000 + seed)
-    loss = FreshReferences(kernel)
+    references, loss, held_out = None, FreshReferences(kernel), None
     if recipe.references:
-        loss = MMDLoss(ring.points(recipe.references, random), kernel)
-    held_out = None
+        references = ring.points(recipe.references, random)
+        loss = MMDLoss(references, kernel)
     if recipe.validation:
         held_out = MMDLoss(ring.points(recipe.validation, random), kernel, like=loss)
     if recipe.full:
-        config = DDMConfig(**{**vars(config), "learning_rate": recipe.full})
         adapter = Weights(network)
     else:
         adapter = LoRA(network, layers(network, "all"), config.rank, config.rank, seed)
     adapter.requires_grad(True)
-    chains = recipe.chains or (ring.chain(STEPS),)
     problem = Problem(
-        chains, (2,), torch.device("cpu"), lambda noise, sigma: noise * sigma, lambda prompts: ring.denoise(network),
-        lambda x, noise, prompts: x, loss, held_out, torch.ones(1),
+        chains=tuple(ring.chain(*each) for each in recipe.chains), shape=(2,), device=torch.device("cpu"),
+        scaled=lambda noise, sigma: noise * sigma, denoise=lambda prompts: ring.denoise(network),
+        features=lambda x, noise, prompts: x, loss=loss, held_out=held_out, chances=torch.ones(1),
     )  # fmt: skip
     training = Training(config, problem, adapter)
-    began = time.monotonic()
-    for _ in training.run():
-        pass
-    taken = time.monotonic() - began
+    began = time.process_time()
+    for step in training.run():
+        if step.iteration == config.iterations:
+            last = adapter.values()
+    taken = time.process_time() - began
     adapter.requires_grad(False)
-    return Trained(network, taken, training)
+    return Trained(network, adapter, last, training, references, taken)
