@@ -135,7 +135,7 @@ class Toy:
     def features(self, x, noise, prompts):
         if torch.is_grad_enabled():
             self.noise.append(noise)
-        return x + 0.2 * noise * x.sin() + 0.1 * x.new_tensor(prompts)[:, None]
+        return x + 0.2 * noise * x.sin() + 0.1 * x.new_tensor(prompts)[:, None] * x.cos()
 
     def training(self, **changes):
         return Training(self.config, replace(self.problem, **changes), self.lora)

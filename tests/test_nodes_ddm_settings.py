@@ -12,6 +12,7 @@ from mmd_tests.ddm_runs import (
     REPORT,
     STEPS,
     engine_of,
+    gradients_of,
     own,
     own_family,
     plan_of,
@@ -38,7 +39,7 @@ def test_features_of_the_untrained_network(family):
     """Means over places of what its middle makes of slightly noisy samples; the adapters have no part in them."""
     from mmd_pack.nodes.ddm.features import NOISE_PERCENT, NetworkFeatures
 
-    shape = family_latent(family, 3)["samples"].shape
+    shape = family_latent(gradients_of(family), 3)["samples"].shape
     x, noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(7130))
     found, seen = [], []
 
@@ -110,7 +111,7 @@ def test_features_and_kernel_are_those_that_are_asked_for():
 def test_images_are_one_frame_for_models_of_video():
     from dataclasses import replace
 
-    refs = references("WAN21_T2V")
+    refs = references(gradients_of("WAN21_T2V"))
     images = replace(refs, latents=refs.latents[:, :, 0])
     film, image = (trained(family="WAN21_T2V", refs=given, iterations=1) for given in (refs, images))
     assert film[LOSSES] == image[LOSSES]

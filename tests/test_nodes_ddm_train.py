@@ -13,6 +13,7 @@ from mmd_tests.ddm_runs import (
     denoised,
     engine_of,
     estimates,
+    gradients_of,
     own,
     own_family,
     references,
@@ -61,7 +62,7 @@ def test_the_adjoint_is_full_backpropagation(family):
     """With checkpointing and without, one at a time and all at once; and it is the slope of the loss."""
     from mmd_pack.nodes.ddm.sampler_chain import chain_of
 
-    chain, found = chain_of(own(family), "euler", "simple", 2), {}
+    chain, found = chain_of(own(gradients_of(family)), "euler", "simple", 2), {}
     shape = family_latent(family, 2)["samples"].shape
 
     def body(engine, max_denoise):
@@ -91,7 +92,7 @@ def test_blocks_that_write_into_what_they_are_given():
     """Those of Flux: their gradient is the slope of the loss along each layer, however much is computed again."""
     from mmd_pack.nodes.ddm.sampler_chain import chain_of
 
-    chain = chain_of(own("Flux"), "euler", "simple", 1)
+    chain = chain_of(own(gradients_of("Flux")), "euler", "simple", 1)
     shape, pairs = family_latent("Flux", 2)["samples"].shape, {}
 
     def body(engine, max_denoise):
@@ -118,14 +119,16 @@ def test_blocks_that_write_into_what_they_are_given():
 
 
 def test_without_checkpointing_it_is_the_same_training():
-    """And networks for which there is no way without it say so."""
     settings = {"cfg": 2.0, "negative": family_prompt(QUICK, 2)}
     saving, plain = (trained(gradient_checkpointing=on, **settings) for on in (True, False))
     assert saving[LOSSES]["loss"] == pytest.approx(plain[LOSSES]["loss"], rel=1e-5)
     for name, factor in saving[LORA].items():
         torch.testing.assert_close(factor, plain[LORA][name], rtol=0.01, atol=1e-4)
+
+
+def test_a_network_for_which_there_is_no_way_without_it():
     with pytest.raises(ValueError, match="^MMDTrainLoRA: .*set gradient_checkpointing to true"):
-        trained(family="Flux", gradient_checkpointing=False)
+        trained(family=gradients_of("Flux"), gradient_checkpointing=False)
 
 
 # ---- what the model is asked

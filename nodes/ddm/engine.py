@@ -160,6 +160,10 @@ def _explained(error: Exception, config: DDMConfig) -> Exception | None:
         return ValueError(
             "this network writes into what gradients need: set gradient_checkpointing to true"
         )
+    if isinstance(error, RuntimeError) and "no autograd formula" in str(error):
+        return ValueError(
+            "this version of ComfyUI has no gradients for such a network: update ComfyUI"
+        )
     if isinstance(error, RuntimeError) and "nference tensors" in str(error):
         return ValueError(
             "something on the model or in positive holds tensors of its own (IP-Adapter, ControlNet …), through which no "

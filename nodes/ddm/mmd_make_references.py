@@ -103,7 +103,10 @@ class MMDMakeReferences(io.ComfyNode):
     def execute(
         cls, model, positive, negative, latent_image, count, steps, cfg, sampler_name, scheduler, seed, micro_batch
     ):  # fmt: skip
-        empty = comfy.sample.fix_empty_latent_channels(model, latent_image["samples"])[:1]
+        # What EmptyLatentImage made may be of another VAE's size.
+        ratios = {name: n for name, n in latent_image.items() if name.startswith("downscale_ratio")}
+        empty = latent_image["samples"]
+        empty = comfy.sample.fix_empty_latent_channels(model, empty, **ratios)[:1]
         entries = comfy.sampler_helpers.convert_cond(positive)
         prompts = max(
             (len(e["cross_attn"]) for e in entries if e.get("cross_attn") is not None), default=1
@@ -117,7 +120,7 @@ class MMDMakeReferences(io.ComfyNode):
             latents.append(
                 comfy.sample.sample(
                     model, ParticleNoise(seed, index)(rows), steps, cfg, sampler_name, scheduler,
-                    _for(positive, index, prompts), negative, rows, seed=(seed + first) % 2**64,
+                    _for(positive, index), _for(negative, index), rows, seed=(seed + first) % 2**64,
                     disable_pbar=True, callback=_interrupted,
                 ).float().cpu()
             )  # fmt: skip
@@ -142,6 +145,7 @@ def _interrupted(*_) -> None:
     management.throw_exception_if_processing_interrupted()
 
 
-def _for(positive: list, index: list[int], prompts: int) -> list:
+def _for(conditioning: list, index: list[int]) -> list:
     """The prompts of these images: image i follows prompt i mod P."""
-    return group_conditioning(positive, index, prompts) if prompts > 1 else positive
+    prompts = max((len(tokens) for tokens, _ in conditioning if tokens is not None), default=1)
+    return group_conditioning(conditioning, index, prompts) if prompts > 1 else conditioning

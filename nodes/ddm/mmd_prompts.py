@@ -64,15 +64,18 @@ def stacked(encoded: list[list]) -> list:
     lengths = {entry[0][0].shape[1] for entry in encoded}
     length = math.lcm(*lengths)
     masked = any("attention_mask" in entry[0][1] for entry in encoded)
-    if length > LONGEST * max(lengths) or masked and len(lengths) > 1:
+    fit = length <= LONGEST * max(lengths) and not (masked and len(lengths) > 1)
+    options = {}
+    for name, value in first[1].items():
+        parts = [entry[0][1].get(name) for entry in encoded]
+        options[name] = value
+        if isinstance(value, torch.Tensor):
+            fit = fit and all(getattr(part, "shape", None) == value.shape for part in parts)
+            options[name] = torch.cat(parts) if fit else value
+    if not fit:
         raise ValueError(
             f"{NODE}: the prompts are {', '.join(map(str, sorted(lengths)))} tokens long, which this text encoder cannot "
             "stack: make them about equally long"
         )
     tokens = [entry[0][0].repeat(1, length // entry[0][0].shape[1], 1) for entry in encoded]
-    options = {}
-    for name, value in first[1].items():
-        parts = [entry[0][1].get(name) for entry in encoded]
-        same = all(isinstance(part, torch.Tensor) and part.shape == value.shape for part in parts)
-        options[name] = torch.cat(parts) if same else value
     return [[torch.cat(tokens), options]]

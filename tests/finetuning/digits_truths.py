@@ -72,5 +72,3 @@ def real_of(truth: Truth, count: int = 20) -> torch.Tensor:
     """Some real digits, for the picture."""
     mixed = torch.randperm(len(truth.references), generator=torch.Generator().manual_seed(0))
     return truth.references[mixed[:count]].clone()
-
-

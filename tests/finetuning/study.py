@@ -120,6 +120,8 @@ def train(recipe: Recipe, seed: int) -> Trained:
     for step in training.run():
         if step.iteration == config.iterations:
             last = adapter.values()
+    if training.best == config.iterations:
+        last = training.values  # averaged, as those that are kept
     taken = time.process_time() - began
     adapter.requires_grad(False)
     return Trained(network, adapter, last, training, references, taken)

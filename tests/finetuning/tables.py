@@ -130,13 +130,13 @@ def few_shot(seeds: range, few: range) -> Iterator[str]:
     last, best, whole = [], [], AS_SPECIFIED["iterations"]
     for seed in seeds:
         trained = train(Recipe(references=64, validation=64, options=(("keep", "best"),)), seed)
-        best.append((*_from_both(trained, seed), trained.training.best))
+        best.append((*nearness_of_both(trained, seed), trained.training.best))
         values = trained.adapter.values()
         trained.adapter.put(trained.last)
-        last.append((*_from_both(trained, seed), whole))
+        last.append((*nearness_of_both(trained, seed), whole))
         trained.adapter.put(values)
     several = [train(Recipe(references=1000), seed) for seed in few]
-    thousand = [(*_from_both(each, s), whole) for each, s in zip(several, few, strict=True)]
+    thousand = [(*nearness_of_both(each, s), whole) for each, s in zip(several, few, strict=True)]
     for count, which, found in (
         (64, "last", last), (64, "best of 64 held out", best), (1000, "last", thousand),
     ):  # fmt: skip
@@ -154,7 +154,7 @@ def few_shot(seeds: range, few: range) -> Iterator[str]:
     )
 
 
-def _from_both(trained, seed: int) -> tuple[float, float, float]:
+def nearness_of_both(trained, seed: int) -> tuple[float, float, float]:
     """MMD² from the references and from the ring, and inliers."""
     x = drawn(trained.network, 5, seed)
     kernel = KernelConfig(bandwidth="fixed", bandwidth_value=ring.MEDIAN, multipliers=ring.WIDTHS)

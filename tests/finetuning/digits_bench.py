@@ -1,0 +1,99 @@
+"""The study of finetuning on digits inside ComfyUI's Python; started by digits.py, which knows the options."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import platform
+import sys
+import time
+import types
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+if not __package__:  # a script, also in its worker processes: name the packages as conftest.py does
+    here = Path(__file__).absolute()
+    sys.path[:] = [p for p in sys.path if Path(p or ".").absolute() != here.parent]
+    packages = {"mmd_pack": here.parents[2], "mmd_tests": here.parents[1]}
+    packages["mmd_demo"] = here.parents[1] / "demo" / "pack"
+    for package, folder in packages.items():
+        sys.modules[package] = types.ModuleType(package)
+        sys.modules[package].__path__ = [str(folder)]
+
+from mmd_tests.finetuning.digits_options import make_parser
+from mmd_tests.finetuning.digits_report import page
+from mmd_tests.finetuning.digits_studies import STUDIES
+from mmd_tests.quality import comfyui
+
+QUICK = 0.2  # of the updates
+PAGE = Path(__file__).with_name("DIGITS.md")
+
+
+def rows_of(name: str, seed: int, out: Path, share: float) -> list[dict]:
+    """The rows of one study and seed, in a process of its own."""
+    comfyui.start()
+    logging.getLogger("mmd_guidance").setLevel(logging.ERROR)
+    import torch
+
+    from mmd_tests.finetuning.digits_nodes import DigitsGraph
+
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        found = list(STUDIES[name](DigitsGraph(out, share), seed))
+    for row in found:
+        if "given" in row:
+            row["given"] = row["given"].tolist()
+    return [{"study": name, "seed": seed, **row} for row in found]
+
+
+def all_rows(options) -> list[dict]:
+    """Of all studies and seeds; those of one study in the order of seeds."""
+    seeds = range(options.first_seed, options.first_seed + (1 if options.quick else options.seeds))
+    tasks = [
+        (name, seed) for name in STUDIES for seed in (seeds if name != "samplers" else seeds[:1])
+    ]
+    share, rows = QUICK if options.quick else 1.0, {}
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(rows_of, *task, options.out, share): task for task in tasks}
+        for done, future in enumerate(as_completed(futures), 1):
+            rows[futures[future]] = future.result()
+            name, seed = futures[future]
+            sys.stderr.write(f"[{done}/{len(tasks)}] {name} {seed}\n")
+    return [row for task in tasks for row in rows[task]]
+
+
+def main() -> int:
+    options = make_parser().parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    options.out.mkdir(parents=True, exist_ok=True)
+    began, version = time.monotonic(), comfyui.start()
+    import torch
+
+    rows = all_rows(options)
+    about = {
+        "ComfyUI": version,
+        "PyTorch": f"{torch.__version__}, {platform.machine()}, {options.jobs} processes with one thread each",
+        "seeds": ", ".join(str(seed) for seed in dict.fromkeys(row["seed"] for row in rows)),
+        "minutes": round((time.monotonic() - began) / 60, 1),
+    }
+    (options.out / "digits.json").write_text(json.dumps({"about": about, "rows": rows}), "utf-8")
+    from mmd_tests.finetuning.digits_sheet import draw
+
+    target = options.out / "DIGITS.md" if options.quick else PAGE
+    target.write_text(page(about, rows, by_hand(PAGE)), "utf-8")
+    draw(rows, target.with_name("digits.png"))
+    sys.stdout.write(
+        f"Written: {target}, digits.png beside it, and figures and LoRAs in {options.out}\n"
+    )
+    return 0
+
+
+def by_hand(file: Path) -> str:
+    """What of the page was written by a human, from its heading "Reading" on."""
+    text = file.read_text("utf-8") if file.exists() else ""
+    return text[text.index("## Reading") :] if "## Reading" in text else "## Reading\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
