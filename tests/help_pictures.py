@@ -9,6 +9,7 @@ import math
 import sys
 import types
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
@@ -239,6 +240,49 @@ def tsmc_plot() -> Image.Image:
     return tsmc_plot.plot(state)
 
 
+@cache
+def finetuned() -> tuple[list[Tensor], Image.Image]:
+    """Digits in 3 steps before and after training for them, in 50 before and after: the same noise. And MMDTrainLoRA's plot."""
+    from comfy.sd import load_lora_for_models
+    from mmd_demo.worlds import load_world
+    from mmd_pack.nodes.ddm.mmd_make_references import MMDMakeReferences
+    from mmd_pack.nodes.ddm.mmd_train_lora import MMDTrainLoRA
+
+    import nodes
+
+    model, clip, _ = load_world("digits")
+    nothing = clip.encode_from_tokens_scheduled(clip.tokenize(""))
+    settings = {"cfg": 1.0, "sampler_name": "euler", "scheduler": "sgm_uniform"}
+    references = MMDMakeReferences.execute(
+        model, nothing, nothing, {"samples": torch.zeros(1, 1, 8, 8)}, 500, steps=50, seed=0, micro_batch=500, **settings
+    ).result[0]  # fmt: skip
+    lora, *_, picture = MMDTrainLoRA.execute(
+        model, nothing, references, 3, batch_size=100, micro_batch=100, iterations=300, learning_rate=0.002, rank=8,
+        targets="all", features="latent", seed=0, autosave="", **settings,
+    ).result  # fmt: skip
+    trained = load_lora_for_models(model, None, lora, 1.0, 0)[0]
+
+    def draw(model, steps: int) -> Tensor:
+        empty = {"samples": torch.zeros(10, 1, 8, 8)}
+        given = *settings.values(), nothing, nothing, empty
+        (drawn,) = nodes.KSampler().sample(model, SEED, steps, *given)
+        return drawn["samples"].clamp(-1, 1).repeat(1, 3, 1, 1)
+
+    drawn = [draw(each, steps) for steps in (3, 50) for each in (model, trained)]
+    return drawn, Image.fromarray((picture[0] * 255).round().byte().numpy())
+
+
+def few_steps() -> Image.Image:
+    """What training does, and that it does it for its own number of steps."""
+    names = ("3 steps", "trained: 3 steps", "50 steps", "trained: 50 steps")
+    return rows_of([*zip(names, finetuned()[0], strict=True)], 10)
+
+
+def ddm_plot() -> Image.Image:
+    """What MMDTrainLoRA makes of that training."""
+    return finetuned()[1]
+
+
 def pull_and_push() -> Image.Image:
     """Points that really follow the gradient of MMD² in the plane; each is a picture of its place."""
     rng = torch.Generator().manual_seed(6)
@@ -364,8 +408,10 @@ PICTURES: dict[str, Callable[[], Image.Image]] = {
     "shares": shares,
     "plot": plot,
     "tsmc-plot": tsmc_plot,
+    "few-steps": few_steps,
+    "ddm-plot": ddm_plot,
 }
-FLAT = ("pull-and-push", "plot", "tsmc-plot")  # of few colors: 128 of them do
+FLAT = ("pull-and-push", "plot", "tsmc-plot", "ddm-plot")  # of few colors: 128 of them do
 
 
 def main(names: Sequence[str]) -> None:

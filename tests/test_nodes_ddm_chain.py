@@ -85,8 +85,9 @@ def test_every_sampler_draws_what_core_draws(family):
     for name in samplers():
         if not refused(name):
             chain = chain_of(model, name, KINDS[family], STEPS)
-            runs[name] = chain, *torch.randn(1 + chain.draws, *shape, generator=random).split(
-                [1, chain.draws]
+            runs[name] = (
+                chain,
+                *torch.randn(1 + chain.draws, *shape, generator=random).split([1, chain.draws]),
             )
     found = {}
 

@@ -30,7 +30,9 @@ pytestmark = pytest.mark.comfy
 def guided():
     from mmd_pack.nodes.apply_mmd_guidance import ApplyMMDGuidance
 
-    return {"model": ApplyMMDGuidance.execute(own(QUICK), references(), 5.0, 0.0, 0.8, "flow").result[0]}
+    return {
+        "model": ApplyMMDGuidance.execute(own(QUICK), references(), 5.0, 0.0, 0.8, "flow").result[0]
+    }
 
 
 def patches():
@@ -236,7 +238,12 @@ def test_an_interrupt_keeps_the_best_and_the_next_training_is_as_ever(output_fol
         return denoised
 
     model, _ = asked(own(QUICK), stop)
-    settings = {"validation": references(count=4, seed=2), "validate_every": 1, "iterations": 50, "keep": "last"}
+    settings = {
+        "validation": references(count=4, seed=2),
+        "validate_every": 1,
+        "iterations": 50,
+        "keep": "last",
+    }
     caplog.set_level("INFO", "mmd_guidance")
     with pytest.raises(management.InterruptProcessingException):
         trained(model, **settings, autosave="loras/kept")
@@ -286,9 +293,14 @@ def test_numbers_that_are_not_finite_end_it_with_the_best_so_far():
         return denoised * math.nan if number > 22 else denoised
 
     model, _ = asked(own(QUICK), broken)
-    out = trained(model, validation=references(count=4, seed=2), validate_every=1, iterations=5, keep="last")
+    out = trained(
+        model, validation=references(count=4, seed=2), validate_every=1, iterations=5, keep="last"
+    )
     assert out[STEPS] == 1 and math.isfinite(out[LOSSES]["loss"][0])
-    assert "Training ended after 1 updates, since the loss or its gradient was not a finite" in out[REPORT]
+    assert (
+        "Training ended after 1 updates, since the loss or its gradient was not a finite"
+        in out[REPORT]
+    )
     assert all(factor.isfinite().all() for factor in out[LORA].values())
     assert any(factor.any() for name, factor in out[LORA].items() if "lora_up" in name)
 

@@ -47,7 +47,9 @@ def stronger(lora, scale: float = 10.0):
     """The LoRA as if it had been trained for longer."""
     from mmd_pack.nodes.ddm.trained_lora import TrainedLoRA
 
-    factors = {name: tensor * scale if ".lora_up" in name else tensor for name, tensor in lora.items()}
+    factors = {
+        name: tensor * scale if ".lora_up" in name else tensor for name, tensor in lora.items()
+    }
     return TrainedLoRA(factors, lora.about)
 
 
@@ -113,11 +115,7 @@ def test_core_takes_the_sockets(output_folder, monkeypatch):  # noqa: F811
     (file,) = output_folder.rglob("by_core*")
     torch.testing.assert_close(denoised(loaded(file.name), x), expected)
     monkeypatch.setattr(folder_paths, "temp_directory", str(output_folder / "temp"))
-
-    class Shown(LossGraphNode):
-        hidden = None
-
-    LossGraphNode.hidden = None
+    monkeypatch.setattr(LossGraphNode, "hidden", None, raising=False)
     shown = LossGraphNode.execute(usual()[LOSSES], "losses")
     assert shown.ui is not None and list(output_folder.glob("temp/*.png"))
 
@@ -173,7 +171,9 @@ def test_training_goes_on_from_a_lora():
 @pytest.mark.parametrize("prefix", ["../made", "loras/../../made", "/tmp/made"])
 def test_nothing_is_written_outside_of_the_output_folder(prefix, output_folder):  # noqa: F811
     before = set(output_folder.parent.rglob("*"))
-    with pytest.raises(ValueError, match="^MMDSaveLoRA: .*leads out of the output folder: set prefix to"):
+    with pytest.raises(
+        ValueError, match="^MMDSaveLoRA: .*leads out of the output folder: set prefix to"
+    ):
         saved(usual()[LORA], prefix)
     assert set(output_folder.parent.rglob("*")) == before
 
@@ -181,10 +181,14 @@ def test_nothing_is_written_outside_of_the_output_folder(prefix, output_folder):
 def test_what_cannot_be_written_is_told(output_folder, monkeypatch):  # noqa: F811
     from mmd_pack.nodes.ddm import trained_lora
 
-    with pytest.raises(ValueError, match="^MMDSaveLoRA: unknown dtype 'int8': choose one of float32"):
+    with pytest.raises(
+        ValueError, match="^MMDSaveLoRA: unknown dtype 'int8': choose one of float32"
+    ):
         saved(usual()[LORA], dtype="int8")
     (output_folder / "file").write_text("")
-    with pytest.raises(ValueError, match=r"^MMDSaveLoRA: the file cannot be written \(.+\): choose another"):
+    with pytest.raises(
+        ValueError, match=r"^MMDSaveLoRA: the file cannot be written \(.+\): choose another"
+    ):
         saved(usual()[LORA], "file/made")
 
     def full(*args):
@@ -210,7 +214,9 @@ def test_info_tells_what_it_was_trained_for_and_warns_of_other_use():
     name = saved(lora)
     report, steps, cfg = info(name)
     assert (steps, cfg) == (3, 1.0) and "⚠" not in report
-    assert "For 2 to 4 steps of euler, simple, cfg 1." in report and "Trained on SD3 with 6" in report
+    assert (
+        "For 2 to 4 steps of euler, simple, cfg 1." in report and "Trained on SD3 with 6" in report
+    )
     assert "⚠" not in info(name, "ddim", "simple", 4, 1.0)[0]
     warned = info(name, "heun", "karras", 8, 7.0)[0]
     for words in (

@@ -1,4 +1,4 @@
-"""Draws the thumbnails of the shipped workflows by running these in the world of shapes.
+"""Draws the thumbnails of the shipped workflows by running these in the demonstration worlds.
 
 `python tests/thumbnails.py` writes all anew; with a word behind, those with the word in their name.
 """
@@ -30,12 +30,15 @@ from mmd_tests.workflows import EXAMPLES, ROOT
 from PIL import Image, ImageDraw
 
 DEMO = ROOT / "tests" / "demo" / "pack"
+DIGITS = ROOT / "tests" / "demo" / "references" / "digits"
 SIDE = 32  # of the world's pictures
 MASK = (5, 3, 30, 26)  # of the picture to inpaint
 PICTURE = "a green disc"
 LORA = "triangles.safetensors"
 STRENGTHS = (0, 3, 10, 30, 100)  # the world is small: strengths that are weak elsewhere show
 RUNS = 3
+TRAINING = {"steps_per_sample": 3, "batch_size": 100, "micro_batch": 100, "iterations": 300}
+TRAINING |= {"learning_rate": 0.002}  # for a small world
 Pictures = dict[str, list[Image.Image]]  # by title of the node that shows them, and "references"
 
 
@@ -169,11 +172,25 @@ def scored(pictures: Pictures) -> Image.Image:
     return page([[Block(name, pictures[title][:8], 8)] for title, name in rows.items()])
 
 
+def few_steps(pictures: Pictures) -> Image.Image:
+    """Digits in few steps before and after training, and others in many."""
+    shown = {"Without the LoRA": "3 steps", "With the LoRA": "3 steps, trained"}
+    shown["8 of the references"] = "50 steps"
+    return page([[Block(name, pictures[title], 5, 8)] for title, name in shown.items()])
+
+
+def fast_set(pictures: Pictures) -> Image.Image:
+    """A set of digits, and few steps before and after training."""
+    rows = {"your set": pictures["references"][::10], "3 steps": pictures["Without the LoRA"]}
+    rows["3 steps, trained on it"] = pictures["With the LoRA"]
+    return page([[Block(name, each, 5, 8)] for name, each in rows.items()])
+
+
 @dataclass(frozen=True)
 class Scene:
-    """A workflow in the world of shapes, and how its pictures are laid out."""
+    """A workflow in a world, and how its pictures are laid out."""
 
-    references: Sequence[str]  # prompts
+    references: Sequence[str]  # prompts; of digits there is one set
     page: Callable[[Pictures], Image.Image]
     changes: Mapping[str, Mapping] = field(default_factory=dict)  # as for in_demo_world
     cfg: float = 1.0
@@ -181,6 +198,8 @@ class Scene:
     watched: str = ""  # a node whose images are saved as well
     off: Mapping[str, Mapping] = field(default_factory=dict)  # changes for "Without guidance"
     runs: int = 1  # each with another seed
+    world: str = "shapes"
+    left_out: Sequence[str] = ()  # nodes that wait for a file
 
 
 SCENES = {
@@ -241,6 +260,31 @@ SCENES = {
     ),
     "Steer towards a set (TRI-TSMC)": Scene(["blue triangle"], steered),
     "Steer by your own scorer (TRI-TSMC)": Scene([], scored),
+    "Few steps (MMD-DDM)": Scene(
+        [],
+        few_steps,
+        {
+            "MMDPrompts": {"text": "any digit"},
+            "MMDDemoLatent": {"batch_size": 10},
+            "MMDMakeReferences": {"count": 500, "micro_batch": 500, "cfg": 1.0},
+            "LatentFromBatch": {"length": 10},
+            "MMDTrainLoRA": TRAINING,
+            "KSampler": {"steps": 3},
+        },
+        prompted=True,
+        world="digits",
+        left_out=("LoraLoaderModelOnly", "MMDLoRAInfo"),
+    ),
+    "Your set in few steps (MMD-DDM)": Scene(
+        [],
+        fast_set,
+        {
+            "MMDDemoLatent": {"batch_size": 10},
+            "MMDTrainLoRA": {**TRAINING, "iterations": 600},
+            "KSampler": {"steps": 3},
+        },
+        world="digits",
+    ),
 }
 
 
@@ -263,6 +307,10 @@ def write_inputs(base: Path, scene: Scene) -> list[Image.Image]:
             picture.save(folder / f"{prompt} {i:03}.png")
             (folder / f"{prompt} {i:03}.txt").write_text(f"a {prompt}", "utf-8")
             found.append(picture)
+    if scene.world == "digits":
+        for path in sorted(DIGITS.glob("*.png")):
+            found.append(Image.open(path).convert("RGB"))
+            found[-1].save(folder / path.name)
     base_picture().save(base / "input" / "example.png")
     write_lora(base / "models" / "loras" / LORA, "triangle")
     return found
@@ -286,8 +334,10 @@ def thumbnail(server: Server, title: str, scene: Scene) -> Image.Image:
     if not scene.prompted:
         changes["Prompt"] = {"text": ""}
     for kind in {"KSampler", "MMDGuidedKSampler", "CFGGuider"} & kinds:
-        changes[kind] = {"cfg": scene.cfg}
-    prompt = in_demo_world(twin, "shapes", changes)
+        changes[kind] = {**changes.get(kind, {}), "cfg": scene.cfg}
+    prompt = in_demo_world(twin, scene.world, changes)
+    for kind in scene.left_out:
+        prompt = without(prompt, kind)
     if scene.watched:
         (number,) = [n for n, node in prompt.items() if node["class_type"] == scene.watched]
         inputs = {"images": [number, 0], "filename_prefix": "watched"}

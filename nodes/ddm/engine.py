@@ -42,18 +42,20 @@ class Engine:
         self.conds, self.cfg = guider.conds, guider.cfg
 
     def estimate(
-        self, x: Tensor, sigma: float, prompts: Sequence[int], cfg: float | None = None
+        self, x: Tensor, sigma: float, prompts: Sequence[int], guided: bool = True
     ) -> Tensor:
         """x̂0 of samples, one prompt for each, with the shape of `x`.
 
-        Each gets its own row of one conditioning entry: ComfyUI would average over several entries.
+        Each gets its own row of one conditioning entry: ComfyUI would average over several entries. Not `guided`, the
+        network is asked about positive alone.
         """
         management.throw_exception_if_processing_interrupted()
         guider = self.guider
-        guider.cfg = self.cfg if cfg is None else cfg
+        guider.cfg = self.cfg if guided else 1.0
         guider.conds = {
             name: conds_part(entries, list(prompts), self.prompts, ControlParts())
             for name, entries in self.conds.items()
+            if guided or name == "positive"
         }
         return guider(x, x.new_full((len(x),), sigma), **self.extra_args)
 

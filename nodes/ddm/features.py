@@ -49,19 +49,22 @@ class NetworkFeatures:
     """
 
     def __init__(self, engine):
-        self.engine, self.seen = engine, None
+        self.engine, self.middle = engine, middle(engine.network)
         self.sigma = float(engine.sampling.percent_to_sigma(NOISE_PERCENT))
-        self._hook = middle(engine.network).register_forward_hook(self._see)
-
-    def _see(self, module, args, output):
-        self.seen = output if isinstance(output, tuple) else (output,)
 
     def __call__(self, x: Tensor, noise: Tensor, prompts) -> Tensor:
-        engine = self.engine
+        engine, outputs = self.engine, []
         noisy = engine.sampling.noise_scaling(x.new_tensor([self.sigma]), noise.clone(), x, False)
-        with engine.lora.set_active(False):
-            engine.estimate(noisy, self.sigma, prompts, cfg=1.0)
-        seen, self.seen = _of_places(self.seen, x[0, 0].numel()).float(), None
+        hook = self.middle.register_forward_hook(
+            lambda module, args, output: outputs.append(output)
+        )
+        try:
+            with engine.lora.set_active(False):
+                engine.estimate(noisy, self.sigma, prompts, guided=False)
+        finally:
+            hook.remove()
+        # Patches of the model may ask more than once, and several entries of positive go together.
+        seen = _of_places(outputs[0], x[0, 0].numel())[: len(x)].float()
         # (b, C, *places) of networks with convolutions, (b, tokens, C) of transformers
         means = (
             seen.flatten(2).mean(2)
@@ -70,15 +73,15 @@ class NetworkFeatures:
         )
         return F.layer_norm(means, means.shape[1:])
 
-    def remove(self) -> None:
-        self._hook.remove()
 
-
-def _of_places(outputs: tuple, places: int) -> Tensor:
+def _of_places(output: Tensor | tuple, places: int) -> Tensor:
     """What a block says of places, where it says something of the prompt's tokens too."""
+    outputs = output if isinstance(output, tuple) else (output,)
     found = [output for output in outputs if isinstance(output, Tensor)]
     if len(found) > 1:  # tokens of patches of 1, 2 × 2 or 4 × 4 numbers
-        fitting = [output for output in found if places in [s * output.shape[1] for s in (1, 4, 16)]]
+        fitting = [
+            output for output in found if places in [s * output.shape[1] for s in (1, 4, 16)]
+        ]
         found = fitting or sorted(found, key=lambda output: -output.shape[1])
     return found[0]
 

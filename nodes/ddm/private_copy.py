@@ -19,16 +19,23 @@ def private_copy(model, dtype: torch.dtype | None):
     Arguments:
         dtype: What the network computes in; None as it does.
     """
-    management.unload_all_models()  # so that weights are the model's own, and the card is free
+    with torch.inference_mode():  # as ComfyUI made them
+        management.unload_all_models()  # so that weights are the model's own, and the card is free
     if getattr(model, "is_dynamic", lambda: False)():
         return _computing_in(model.clone(disable_dynamic=True, force_deepcopy=True), dtype)
     own = model.clone()
     shared = model.model.model_config  # settings, of a class that cannot be copied
-    own.model = copy.deepcopy(model.model, {id(shared): shared})
+    weights = {id(weight): _copied(weight) for weight in model.model.parameters()}
+    own.model = copy.deepcopy(model.model, {id(shared): shared, **weights})
     own.backup, own.object_patches_backup, own.pinned = {}, {}, set()
     if hasattr(own, "backup_buffers"):
         own.backup_buffers = {}
     return _computing_in(own, dtype)
+
+
+def _copied(weight: torch.nn.Parameter) -> torch.nn.Parameter:
+    """Quantised ones cannot be copied by `copy`."""
+    return torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
 
 
 def _computing_in(model, dtype: torch.dtype | None):

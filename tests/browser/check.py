@@ -35,13 +35,14 @@ SHOWS_PICTURES = (
     "LoadReferenceSet",
     "MMDPlot",
     "MMDScore",
+    "MMDTrainLoRA",
     "PreviewImage",
     "ReferencePreview",
     "SaveImage",
     "TSMCPlot",
 )
-SHOWS_TEXT = ("PreviewAny",)
-SAMPLERS = ("KSampler", "MMDGuidedKSampler", "TRITSMCSampler", "TSMCPropose")
+SHOWS_TEXT = ("MMDLoRAInfo", "MMDSaveLoRA", "PreviewAny")
+SAMPLERS = ("KSampler", "MMDGuidedKSampler", "MMDTrainLoRA", "TRITSMCSampler", "TSMCPropose")
 LIVE = "MMD² 0.0563 → 0.0421 · ⚠ possible copies"
 DRAWN = {False: "classic nodes", True: "Nodes 2.0"}
 PATIENCE = 600.0  # seconds for the digits
@@ -80,6 +81,8 @@ def place_files(base: Path, engine: Engine, workflows: Iterable[dict]) -> None:
                 _place_references(pictures / node["widgets_values"][0])
             if node["type"] == "LoadReferenceLatents":
                 _empty(base / "models" / "mmd_references" / node["widgets_values"][0])
+            if node["type"] in ("LoraLoaderModelOnly", "MMDLoRAInfo"):
+                _empty(base / "models" / "loras" / node["widgets_values"][0])
 
 
 def _empty(file: Path) -> None:

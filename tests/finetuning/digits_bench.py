@@ -24,7 +24,7 @@ if not __package__:  # a script, also in its worker processes: name the packages
 
 from mmd_tests.finetuning.digits_options import make_parser
 from mmd_tests.finetuning.digits_report import page
-from mmd_tests.finetuning.digits_studies import STUDIES
+from mmd_tests.finetuning.digits_studies import STUDIES, TUNING_SEED
 from mmd_tests.quality import comfyui
 
 QUICK = 0.2  # of the updates
@@ -36,7 +36,6 @@ def rows_of(name: str, seed: int, out: Path, share: float) -> list[dict]:
     comfyui.start()
     logging.getLogger("mmd_guidance").setLevel(logging.ERROR)
     import torch
-
     from mmd_tests.finetuning.digits_nodes import DigitsGraph
 
     with torch.inference_mode():  # as ComfyUI runs nodes
@@ -49,7 +48,8 @@ def rows_of(name: str, seed: int, out: Path, share: float) -> list[dict]:
 
 def all_rows(options) -> list[dict]:
     """Of all studies and seeds; those of one study in the order of seeds."""
-    seeds = range(options.first_seed, options.first_seed + (1 if options.quick else options.seeds))
+    first = TUNING_SEED if options.quick else options.first_seed
+    seeds = range(first, first + (1 if options.quick else options.seeds))
     tasks = [
         (name, seed) for name in STUDIES for seed in (seeds if name != "samplers" else seeds[:1])
     ]

@@ -65,9 +65,10 @@ class DigitsGraph:
         features: str = "latent", **settings,
     ):  # fmt: skip
         """MMDTrainLoRA for 5 steps at cfg 1, MMDSaveLoRA, LoraLoaderModelOnly; and the seconds of the first."""
-        import nodes
         from mmd_pack.nodes.ddm.mmd_save_lora import MMDSaveLoRA
         from mmd_pack.nodes.ddm.mmd_train_lora import MMDTrainLoRA
+
+        import nodes
 
         started = time.process_time()
         lora, _, _, report, _ = MMDTrainLoRA.execute(

@@ -13,7 +13,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=3, metavar="N", help="trainings of each kind (default: 3)")
     add("--first-seed", type=int, default=7100, metavar="N", help="the first (default: 7100)")
     add("--jobs", type=int, default=2, metavar="N", help="processes, one thread each (default: 2)")
-    add("--quick", action="store_true", help="one seed, a fifth of the updates; only in --out")
+    add(
+        "--quick",
+        action="store_true",
+        help="one tuning seed, a fifth of the updates; only in --out",
+    )
     add(
         "--out",
         type=Path,
