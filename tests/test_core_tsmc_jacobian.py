@@ -32,7 +32,9 @@ def test_of_white_samples_it_is_white(rng):
     samples = torch.randn(4000, 5, generator=rng, dtype=F64)
     g = torch.randn(3, 5, generator=rng, dtype=F64)
     for step in CHAINS["eps"]:
-        torch.testing.assert_close(DenoiserJacobian(samples)(g, step), white(g, step), rtol=0.1, atol=0)
+        torch.testing.assert_close(
+            DenoiserJacobian(samples)(g, step), white(g, step), rtol=0.1, atol=0
+        )
 
 
 def test_it_is_linear_along_a_direction_and_keeps_shape_and_dtype(rng):

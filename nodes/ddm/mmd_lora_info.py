@@ -7,6 +7,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from .._compat import schema_options
+from ..live import executing_node, show_text
 from ..sockets import CATEGORY
 from .trained_lora import about_file
 
@@ -103,7 +104,9 @@ class MMDLoRAInfo(io.ComfyNode):
             "scheduler": scheduler,
             "cfg": cfg or None,
         }
-        text = "\n".join([*told(about), *(f"⚠ {warning}" for warning in warnings(about, used))])
+        lines, warned = told(about), [f"⚠ {warning}" for warning in warnings(about, used)]
+        show_text(" ".join(warned) or lines[0], executing_node())
+        text = "\n".join([*lines, *warned])
         return io.NodeOutput(text, about["steps"], float(about["cfg"]), ui=ui.PreviewText(text))
 
 

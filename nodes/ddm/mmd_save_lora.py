@@ -4,6 +4,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from .._compat import schema_options
+from ..live import executing_node, show_text
 from ..sockets import CATEGORY, LoRASocket
 from .trained_lora import DTYPES, place, write
 
@@ -64,9 +65,9 @@ class MMDSaveLoRA(io.ComfyNode):
                 "the disk is full"
             ) from error
         name = listed_as(path)
-        return io.NodeOutput(
-            name, ui=ui.PreviewText(f"Saved as {name}, {path.stat().st_size / 1e6:.1f} MB.")
-        )
+        text = f"Saved as {name}, {path.stat().st_size / 1e6:.1f} MB."
+        show_text(text, executing_node())
+        return io.NodeOutput(name, ui=ui.PreviewText(text))
 
 
 def listed_as(path) -> str:

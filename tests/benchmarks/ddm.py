@@ -7,7 +7,7 @@ tensors made, without weights.
 """
 
 import argparse
-import contextlib
+import sys
 import time
 
 import comfyui  # beside this script
@@ -109,21 +109,23 @@ def main() -> None:
     from mmd_pack.nodes.ddm.engine import with_engine
     from mmd_pack.nodes.ddm.sampler_chain import chain_of, schedule
 
-    model, on_gpu = sd15(), torch.cuda.is_available()
+    out, model, on_gpu = sys.stdout, sd15(), torch.cuda.is_available()
     chain = chain_of(model, "euler", "sgm_uniform", options.steps)
     sigmas = schedule(model, "euler", "sgm_uniform", options.steps)
     prompt = [[torch.randn(1, 77, 768), {}]]
-    print(
+    out.write(
         f"SD 1.5's U-Net, latents 4 × {options.side} × {options.side}, N {options.batch}, T {options.steps}, "
-        f"rank {RANK}, {'GPU' if on_gpu else 'CPU'}, torch {torch.__version__}"
+        f"rank {RANK}, {'GPU' if on_gpu else 'CPU'}, torch {torch.__version__}\n"
     )
-    print(f"{'':46} {'MB':>8} {'of a call':>10} {'s':>8} {'of N·T calls':>13}")
+    out.write(f"{'':46} {'MB':>8} {'of a call':>10} {'s':>8} {'of N·T calls':>13}\n")
     gradients = {}
 
     def body(engine, max_denoise):
         update = Update(engine, chain, options.batch, options.side)
         one, least, _ = measured(update.call, on_gpu)
-        print(f"{'one call, one sample, no gradient':46} {least / 2**20:8.0f} {1:10.1f} {one:8.2f}")
+        out.write(
+            f"{'one call, one sample, no gradient':46} {least / 2**20:8.0f} {1:10.1f} {one:8.2f}\n"
+        )
         saved = "blocks computed again" if engine_saves[0] else "all kept"
         ways = {f"adjoint, micro_batch 1, {saved}": lambda: update.by_adjoint(1)}
         if options.batch > 1:
@@ -136,21 +138,20 @@ def main() -> None:
             seconds, peak, found = measured(run, on_gpu)
             gradients[name] = torch.cat([g.flatten() for g in found]).double()
             share = seconds / one / options.batch / options.steps
-            print(
-                f"{name:46} {peak / 2**20:8.0f} {peak / least:10.1f} {seconds:8.2f} {share:13.2f}"
+            out.write(
+                f"{name:46} {peak / 2**20:8.0f} {peak / least:10.1f} {seconds:8.2f} {share:13.2f}\n"
             )
 
     engine_saves = [True]
     for engine_saves[0] in (True, False):
         config = DDMConfig(micro_batch=1, rank=RANK)
-        with contextlib.suppress(KeyboardInterrupt):
-            with_engine(
-                model, prompt, None, 1.0, config, "auto", sigmas, (4, options.side, options.side), 1, None,
-                engine_saves[0], body,
-            )  # fmt: skip
+        with_engine(
+            model, prompt, None, 1.0, config, "auto", sigmas, (4, options.side, options.side), 1, None,
+            engine_saves[0], body,
+        )  # fmt: skip
     exact = next(iter(gradients.values()))
     worst = max(((g - exact).norm() / exact.norm()).item() for g in gradients.values())
-    print(f"Gradients differ by at most {worst:.1g} of their norm.")
+    out.write(f"Gradients differ by at most {worst:.1g} of their norm.\n")
 
 
 if __name__ == "__main__":

@@ -41,8 +41,9 @@ SHOWS_PICTURES = (
     "SaveImage",
     "TSMCPlot",
 )
-SHOWS_TEXT = ("MMDLoRAInfo", "MMDSaveLoRA", "PreviewAny")
+SHOWS_TEXT = ("PreviewAny",)
 SAMPLERS = ("KSampler", "MMDGuidedKSampler", "MMDTrainLoRA", "TRITSMCSampler", "TSMCPropose")
+TELLS = (*SAMPLERS, "MMDLoRAInfo", "MMDMakeReferences", "MMDSaveLoRA")
 LIVE = "MMD² 0.0563 → 0.0421 · ⚠ possible copies"
 DRAWN = {False: "classic nodes", True: "Nodes 2.0"}
 PATIENCE = 600.0  # seconds for the digits
@@ -169,8 +170,9 @@ def results(shown: Mapping[str, Mapping]) -> list[tuple[str, dict]]:
     for key, node in shown.items():
         done = {"node": key, "display_node": key, "prompt_id": "x"}
         at = {"nodeId": key, "displayNodeId": key, "jobId": "x"}
-        if node["type"] in SAMPLERS:  # of any: its model may be guided
+        if node["type"] in TELLS:  # of samplers any: its model may be guided
             events.append(("progress_text", {**at, "text": LIVE}))
+        if node["type"] in SAMPLERS:
             events.append(("b_preview_with_metadata", {**at, "picture": address}))
         if node["type"] in SHOWS_PICTURES:
             events.append(("executed", {**done, "output": {"images": [picture] * 4}}))

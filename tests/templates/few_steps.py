@@ -69,7 +69,8 @@ def describe(flow: Workflow) -> None:
     parts.in_few_steps(flow, begun, training["lora"])
     flow.group("5 · Later: draw with the file (muted until there is one)", muted=True)
     given = {name: parts.FEW[name] for name in ("sampler_name", "scheduler")}
-    told = flow.add("MMDLoRAInfo", room=160, lora_name=FILE, **given)
+    told = flow.add("MMDLoRAInfo", room=80, lora_name=FILE, **given)
+    parts.report(flow, told, "What it was trained for", room=160)
     loaded = flow.add("LoraLoaderModelOnly", model=begun.model, lora_name=FILE)
     few = {**given, "steps": told["steps"], "cfg": told["cfg"]}
     drawn = flow.add("KSampler", **{**begun.wires(), "model": loaded[0]}, **few)
