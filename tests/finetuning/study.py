@@ -26,6 +26,7 @@ class Recipe:
     Attributes:
         base: One of `ring.BASES`.
         kernel: One of the pack's.
+        widths: Of a kernel that has some, in median distances of the references.
         chains: `(steps, sampler)` of each sampler that is trained through.
         references: How many there are; 0 draws fresh ones for each update.
         validation: How many more are held out.
@@ -35,6 +36,7 @@ class Recipe:
 
     base: str = "brief"
     kernel: str = "rbf"
+    widths: tuple[float, ...] = ring.WIDTHS
     chains: tuple[tuple[int, str], ...] = ((5, "euler"),)
     references: int = 0
     validation: int = 0
@@ -97,7 +99,7 @@ def train(recipe: Recipe, seed: int) -> Trained:
     """Trains by the recipe; the seed is that of all that is drawn."""
     network = ring.base(recipe.base)
     config = DDMConfig(**{**AS_SPECIFIED, "seed": seed, **dict(recipe.options)})
-    kernel = KernelConfig(recipe.kernel, multipliers=ring.WIDTHS)
+    kernel = KernelConfig(recipe.kernel, multipliers=recipe.widths)
     random = torch.Generator().manual_seed(200_000 + seed)
     references, loss, held_out = None, FreshReferences(kernel), None
     if recipe.references:

@@ -196,22 +196,23 @@ def samplers(seeds: range) -> Iterator[str]:
     yield row("–, 50 steps", *(spread(mmd2s(untrained, 50, seeds, s)) for s in ring.SAMPLERS))
 
 
-SETTINGS: dict[str, tuple[tuple[str, object], ...]] = {
-    "as specified": (),
-    "drift_penalty 10": (("drift_penalty", 10.0),),
-    "grad_last_k 1": (("grad_last_k", 1),),
-    "grad_last_k 2": (("grad_last_k", 2),),
-    "ema 0 (.95)": (("ema", 0.0),),
-    "rank 1 (4)": (("rank", 1),),
-    "rank 16 (4)": (("rank", 16),),
+SETTINGS = {
+    "as specified": Recipe(),
+    "widths from 1/16 on (1/4)": Recipe(widths=(0.0625, 0.125, *ring.WIDTHS)),
+    "drift_penalty 10 (0)": Recipe(options=(("drift_penalty", 10.0),)),
+    "grad_last_k 1 (all)": Recipe(options=(("grad_last_k", 1),)),
+    "grad_last_k 2 (all)": Recipe(options=(("grad_last_k", 2),)),
+    "ema 0 (.95)": Recipe(options=(("ema", 0.0),)),
+    "rank 1 (4)": Recipe(options=(("rank", 1),)),
+    "rank 16 (4)": Recipe(options=(("rank", 16),)),
 }
 
 
 def settings(seeds: range) -> Iterator[str]:
     """One setting changed."""
     yield head("setting", "MMD², 5 steps", "inliers", "MMD², 50 steps", "training, CPU s")
-    for name, options in SETTINGS.items():
-        runs = [train(Recipe(options=options), s) for s in seeds]
+    for name, recipe in SETTINGS.items():
+        runs = [train(recipe, s) for s in seeds]
         networks = [run.network for run in runs]
         inside = [ring.inliers(drawn(net, 5, s)) for net, s in zip(networks, seeds, strict=True)]
         yield row(
