@@ -198,6 +198,6 @@ def test_cost_and_course_are_told_before_and_while(caplog):
         )
     told = [record.getMessage() for record in caplog.records]
     assert told[0].startswith("MMDTrainLoRA: 2 updates of 8 calls of the model forwards")
-    assert "(128 forward passes' worth of work in all)" in told[0] and "Memory about" in told[0]
+    assert "(160 forward passes' worth of work in all)" in told[0] and "Memory about" in told[0]
     assert told[0].removeprefix("MMDTrainLoRA: ") in out[REPORT]
     assert any("update 2 of 2 · MMD²" in text and "held out" in text for text in told)
