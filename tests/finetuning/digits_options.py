@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 ABOUT = """Trains LoRAs for 5 steps on a learned model of digits in a real ComfyUI, and compares what is drawn with them to
-the model alone and to MMD guidance. On a CPU; about 10 minutes on 2 cores. Writes DIGITS.md and digits.png beside it."""
+the model alone and to MMD guidance. On a CPU; about 12 minutes on 2 free cores. Writes DIGITS.md and digits.png beside it."""
 
 
 def make_parser() -> argparse.ArgumentParser:
