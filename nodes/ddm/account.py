@@ -34,7 +34,9 @@ def cost(plan: Plan) -> str:
         "samples": 4 * config.batch_size * latent * (steps + 2 + plan.chains[0].draws),
         "references": 4 * latent * (len(plan.references) + len(plan.validation or ())),
     }
-    work = 4 + plan.save_memory  # forward passes' worth: draw, again with a graph, backwards; blocks once more
+    work = (
+        4 + plan.save_memory
+    )  # forward passes' worth: draw, again with a graph, backwards; blocks once more
     listed = ", ".join(f"{name} {_size(part)}" for name, part in parts.items())
     return (
         f"{config.iterations} updates of {calls} calls of the model forwards, and as many forwards and backwards "
