@@ -51,6 +51,13 @@ def positive_entries(guider) -> list[dict]:
     return guider.conds.get("positive") or next(iter(guider.conds.values()))
 
 
+def prompt_count(entries: list[dict]) -> int:
+    """P, how many prompts conditioning entries hold: image i of a batch follows prompt i mod P."""
+    return max(
+        (len(e["cross_attn"]) for e in entries if e.get("cross_attn") is not None), default=1
+    )
+
+
 def batch_features(entries: list[dict], batch: int, sigma: float) -> Tensor | None:
     """The feature of the prompt that each of the `batch` images follows at `sigma`, with shape `(B, E)`.
 

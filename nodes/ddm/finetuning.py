@@ -11,7 +11,7 @@ from torch import Tensor
 from ...mmd_core import KernelConfig, References
 from ...mmd_core.comparison import comparable_rows
 from ...mmd_core.ddm import DEFAULT_KERNEL, DDMConfig, LinearChain, MMDLoss, Problem, Step, Training
-from ..prompts import batch_features
+from ..prompts import batch_features, prompt_count
 from ..sampling import is_coupled
 from .engine import Engine, with_engine
 from .features import LatentFeatures, NetworkFeatures, pyramid
@@ -110,9 +110,7 @@ def planned(
     )
     lengths = (steps, *(length for length in lengths if length != steps))
     chains = tuple(chain_of(model, sampler_name, scheduler, length) for length in lengths)
-    prompts = max(
-        (len(e["cross_attn"]) for e in entries if e.get("cross_attn") is not None), default=1
-    )
+    prompts = prompt_count(entries)
     features = None
     if prompts > 1 and references.prompts is not None and kernel.prompt_kernel != "none":
         features = batch_features(entries, prompts, chains[0].sigmas[0])

@@ -12,7 +12,7 @@ from ...mmd_core import References
 from .._compat import schema_options
 from ..groups import group_conditioning
 from ..live import executing_node, show_text
-from ..prompts import batch_features
+from ..prompts import batch_features, prompt_count
 from ..sockets import CATEGORY, ReferencesSocket
 from ..tsmc.particle_noise import ParticleNoise
 
@@ -108,9 +108,7 @@ class MMDMakeReferences(io.ComfyNode):
         empty = latent_image["samples"]
         empty = comfy.sample.fix_empty_latent_channels(model, empty, **ratios)[:1]
         entries = comfy.sampler_helpers.convert_cond(positive)
-        prompts = max(
-            (len(e["cross_attn"]) for e in entries if e.get("cross_attn") is not None), default=1
-        )
+        prompts = prompt_count(entries)
         bar, node_id = comfy.utils.ProgressBar(count), executing_node()
         latents = []
         for first in range(0, count, micro_batch):
