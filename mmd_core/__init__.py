@@ -4,17 +4,23 @@ Notation, used everywhere: B samples `x_i`, N references `y_j` with weights `q_j
 kernel `k`, bandwidth (length scale) `h`, noise level `sigma`, the model's estimate `x0` of clean samples.
 """
 
-from .companion import FEW
-from .config import BANDWIDTHS, KERNELS, MODES, GuidanceConfig, KernelConfig
-from .feature_space import FEATURE_SPACES
-from .guidance import Guidance
-from .latents import Latents
-from .memory import Memory
-from .mmd import mmd2, mmd2_grad
-from .prompt import PROMPT_KERNELS
-from .reference import References
-from .schedule import NoiseModel, Window
-from .trace import RunTrace, TraceRow
+from .comparison.feature_maps import FEATURE_SPACES
+from .comparison.latents import Latents
+from .comparison.noise import NoiseModel, Window
+from .guidance.companions import FEW
+from .guidance.guidance import Guidance
+from .guidance.memory import Memory
+from .guidance.trace import RunTrace, TraceRow
+from .kernels.config import (
+    BANDWIDTHS,
+    KERNELS,
+    MODES,
+    GuidanceConfig,
+    KernelConfig,
+)
+from .kernels.mmd import mmd2, mmd2_grad
+from .kernels.prompts import PROMPT_KERNELS
+from .references.references import References
 
 __all__ = [
     "BANDWIDTHS",

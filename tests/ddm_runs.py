@@ -91,8 +91,8 @@ def engine_of(
 ):  # fmt: skip
     """Calls `body(engine, max_denoise)` as a training would, within inference mode as nodes run."""
     from mmd_pack.mmd_core.ddm import DDMConfig
-    from mmd_pack.nodes.ddm.engine import with_engine
-    from mmd_pack.nodes.ddm.sampler_chain import schedule
+    from mmd_pack.nodes.ddm.training.engine import with_engine
+    from mmd_pack.nodes.ddm.training.sampler_chain import schedule
 
     model = own(family) if model is None else model
     positive = family_prompt(family, 1) if positive is None else positive
@@ -157,7 +157,7 @@ def with_lora(model, lora, strength: float = 1.0, **options):
 def plan_of(model=None, family=QUICK, positive=None, refs=None, **changed):
     """What `trained` would do."""
     from mmd_pack.mmd_core.ddm import DDMConfig
-    from mmd_pack.nodes.ddm.finetuning import planned
+    from mmd_pack.nodes.ddm.training.finetuning import planned
 
     given = {**SETTINGS, **changed}
     del given["autosave"]

@@ -14,7 +14,7 @@ def pictures(*sizes, seed=0):
 
 
 def run(vae=None, width=32, height=24, fit="crop", **inputs):
-    from mmd_pack.nodes.encode_reference_latents import EncodeReferenceLatents
+    from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
 
     lists = {
         name: value if isinstance(value, list) else [value]
@@ -26,8 +26,8 @@ def run(vae=None, width=32, height=24, fit="crop", **inputs):
 
 
 def reference_set(images, **options):
-    from mmd_pack.nodes.image_folder import ReferenceSet
-    from mmd_pack.nodes.picture import TensorPicture
+    from mmd_pack.nodes.references.folder.image_folder import ReferenceSet
+    from mmd_pack.nodes.references.folder.picture import TensorPicture
 
     n = len(images)
     options = {

@@ -63,7 +63,7 @@ def drawn(
     """A batch `(n, 3, 32, 32)` drawn by MMDGuidedKSampler towards pictures, and its trace."""
     from mmd_demo.worlds import load_world
     from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.mmd_guided_ksampler import MMDGuidedKSampler
+    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
 
     model, clip, _ = load_world("shapes")
     nothing = clip.encode_from_tokens_scheduled(clip.tokenize(""))
@@ -204,7 +204,7 @@ def strengths() -> Image.Image:
 
 def plot() -> Image.Image:
     """What MMDPlot makes of several strengths, narrower than on the node."""
-    from mmd_pack.nodes import mmd_plot
+    from mmd_pack.nodes.guidance import mmd_plot
 
     references = shapes(MIXTURE, 8)
     traces = [drawn(references, 32, strength)[1] for strength in (0, 10, 30, 100, 300)]
@@ -322,7 +322,7 @@ def pull_and_push() -> Image.Image:
 def followed(points: Tensor, references: Tensor, push: bool, steps: int = 3000) -> Tensor:
     """The path `(steps + 1, n, 2)` down the gradient of MMD², or down its attraction alone."""
     from mmd_pack.mmd_core import KernelConfig
-    from mmd_pack.mmd_core.mmd import mmd2_grad
+    from mmd_pack.mmd_core.kernels.mmd import mmd2_grad
 
     centred = references - references.mean(0)
     kernel = KernelConfig().resolve(centred @ centred.T, 2)
@@ -389,7 +389,7 @@ def feature_spaces() -> Image.Image:
 def shares() -> Image.Image:
     """Two sets, mixed by share."""
     from mmd_pack.mmd_core import References
-    from mmd_pack.mmd_core.merge import merge
+    from mmd_pack.mmd_core.references.merge import merge
 
     sets = [References(shapes([one], 32)) for one in (BLUES, REDS)]
     rows = []

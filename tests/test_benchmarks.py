@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmd_pack.mmd_core import KERNELS, mmd2_grad
-from mmd_pack.mmd_core.kernels import RadialKernel, polynomial
+from mmd_pack.mmd_core.kernels.kernels import RadialKernel, polynomial
 from mmd_tests.benchmarks.baselines import BASELINES, NEEDS, trouble
 from mmd_tests.benchmarks.peak_memory import tensors_made
 from mmd_tests.benchmarks.timing import Times, times_in_turns

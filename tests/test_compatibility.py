@@ -44,7 +44,7 @@ class Bench:
         self.kernel = KernelConfig().resolve(deviations @ deviations.T, self.flat.shape[1])
 
     def guided(self, model, strength: float = STRENGTH):
-        from mmd_pack.nodes.apply_mmd_guidance import ApplyMMDGuidance
+        from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
 
         result = ApplyMMDGuidance.execute(
             model, self.references, strength, 0.0, 0.75, "flow"
@@ -134,7 +134,7 @@ def test_ksampler(family):
 
 @FAMILY
 def test_our_ksampler_is_cores_with_a_guided_model(family):
-    from mmd_pack.nodes.mmd_guided_ksampler import MMDGuidedKSampler
+    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
 
     cell = bench(family)
     positive, negative, _ = cell.prompts

@@ -2,8 +2,14 @@
 
 import pytest
 import torch
-from mmd_pack.mmd_core import FEW, KERNELS, GuidanceConfig, KernelConfig, Memory
-from mmd_pack.mmd_core.companion import OPEN, companions
+from mmd_pack.mmd_core import (
+    FEW,
+    KERNELS,
+    GuidanceConfig,
+    KernelConfig,
+    Memory,
+)
+from mmd_pack.mmd_core.guidance.companions import OPEN, companions
 from mmd_tests.test_core_guidance import F64, guidance, latents
 
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from mmd_pack.mmd_core import KernelConfig
-from mmd_pack.mmd_core.comparison import comparable_rows
-from mmd_pack.mmd_core.compression import compress
-from mmd_pack.mmd_core.feature_space import FEATURE_SPACES, make_features
-from mmd_pack.mmd_core.kernels import Gram
-from mmd_pack.mmd_core.patches import tile, tiling
+from mmd_pack.mmd_core.comparison.by_features import comparable_rows
+from mmd_pack.mmd_core.comparison.by_patches import tile, tiling
+from mmd_pack.mmd_core.comparison.feature_maps import FEATURE_SPACES, make_features
+from mmd_pack.mmd_core.kernels.kernels import Gram
+from mmd_pack.mmd_core.references.compress import compress
 
 
 def clusters(rng, n=60):

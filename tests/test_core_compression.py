@@ -6,11 +6,11 @@ import weakref
 import pytest
 import torch
 from mmd_demo.drawing import draw_random
-from mmd_pack.mmd_core import compression
-from mmd_pack.mmd_core.compression import compress
-from mmd_pack.mmd_core.config import KERNELS, KernelConfig
-from mmd_pack.mmd_core.kernels import Gram
-from mmd_pack.mmd_core.prompt import prompt_weights
+from mmd_pack.mmd_core.kernels.config import KERNELS, KernelConfig
+from mmd_pack.mmd_core.kernels.kernels import Gram
+from mmd_pack.mmd_core.kernels.prompts import prompt_weights
+from mmd_pack.mmd_core.references import compress as compression
+from mmd_pack.mmd_core.references.compress import compress
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from mmd_pack.mmd_core.config import KERNELS, KernelConfig
 from mmd_pack.mmd_core.ddm import DEFAULT_KERNEL, MMDLoss
 from mmd_pack.mmd_core.ddm import loss as module
-from mmd_pack.mmd_core.mmd import mmd2_grad
+from mmd_pack.mmd_core.kernels.config import KERNELS, KernelConfig
+from mmd_pack.mmd_core.kernels.mmd import mmd2_grad
 
 F64 = torch.float64
 DIM = 4

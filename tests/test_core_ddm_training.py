@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from mmd_pack.mmd_core.config import KernelConfig
 from mmd_pack.mmd_core.ddm import (
     DEFAULT_KERNEL,
     DDMConfig,
@@ -18,6 +17,7 @@ from mmd_pack.mmd_core.ddm import (
     draw,
     layers,
 )
+from mmd_pack.mmd_core.kernels.config import KernelConfig
 from mmd_tests.ddm_samplers import F64, ancestral, euler
 from torch import nn
 

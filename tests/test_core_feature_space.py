@@ -4,8 +4,20 @@ import math
 
 import pytest
 import torch
-from mmd_pack.mmd_core import Guidance, GuidanceConfig, KernelConfig, Latents, NoiseModel, Window
-from mmd_pack.mmd_core.feature_space import ChannelStats, LowPass, Whole, make_features
+from mmd_pack.mmd_core import (
+    Guidance,
+    GuidanceConfig,
+    KernelConfig,
+    Latents,
+    NoiseModel,
+    Window,
+)
+from mmd_pack.mmd_core.comparison.feature_maps import (
+    ChannelStats,
+    LowPass,
+    Whole,
+    make_features,
+)
 from mmd_tests.test_core_gram_space import latents
 from mmd_tests.test_core_mmd import autograd_mmd2
 

@@ -3,7 +3,14 @@
 import pytest
 import torch
 from mmd_pack.mmd_core import KERNELS, GuidanceConfig, KernelConfig
-from mmd_pack.mmd_core.flow import FIRST, GROWTH, LONGEST, SINGULAR, phi, substeps
+from mmd_pack.mmd_core.comparison.flow import (
+    FIRST,
+    GROWTH,
+    LONGEST,
+    SINGULAR,
+    phi,
+    substeps,
+)
 from mmd_tests.quality.mixture import Dct, Mixture
 from mmd_tests.quality.mixture_worlds import spectrum
 from mmd_tests.test_core_guidance import guidance

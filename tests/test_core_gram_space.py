@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from mmd_pack.mmd_core.config import KERNELS, KernelConfig
-from mmd_pack.mmd_core.coupling import Coupling
-from mmd_pack.mmd_core.gram_space import GramSpace
-from mmd_pack.mmd_core.latents import Latents
-from mmd_pack.mmd_core.mmd import mmd2, mmd2_grad
-from mmd_pack.mmd_core.rows import Rows
+from mmd_pack.mmd_core.comparison.coupling import Coupling
+from mmd_pack.mmd_core.comparison.gram_space import GramSpace
+from mmd_pack.mmd_core.comparison.latents import Latents
+from mmd_pack.mmd_core.comparison.rows import Rows
+from mmd_pack.mmd_core.kernels.config import KERNELS, KernelConfig
+from mmd_pack.mmd_core.kernels.mmd import mmd2, mmd2_grad
 
 F64 = torch.float64
 

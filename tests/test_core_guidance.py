@@ -13,8 +13,8 @@ from mmd_pack.mmd_core import (
     NoiseModel,
     Window,
 )
-from mmd_pack.mmd_core.memory import memory_weights
-from mmd_pack.mmd_core.schedule import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
+from mmd_pack.mmd_core.comparison.noise import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
+from mmd_pack.mmd_core.guidance.memory import memory_weights
 from mmd_tests.test_core_gram_space import latents
 from mmd_tests.test_core_mmd import autograd_mmd2
 

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
-from mmd_pack.mmd_core import herding
-from mmd_pack.mmd_core.config import KERNELS, KernelConfig
-from mmd_pack.mmd_core.herding import Centred, best_weights, herd
-from mmd_pack.mmd_core.kernels import Gram
+from mmd_pack.mmd_core.kernels.config import KERNELS, KernelConfig
+from mmd_pack.mmd_core.kernels.kernels import Gram
+from mmd_pack.mmd_core.references import herding
+from mmd_pack.mmd_core.references.herding import Centred, best_weights, herd
 
 F64 = torch.float64
 

@@ -4,9 +4,14 @@ import math
 
 import pytest
 import torch
-from mmd_pack.mmd_core.bandwidth import median_distance
-from mmd_pack.mmd_core.config import KERNELS, KernelConfig
-from mmd_pack.mmd_core.kernels import DotKernel, Gram, RadialKernel, polynomial
+from mmd_pack.mmd_core.kernels.bandwidth import median_distance
+from mmd_pack.mmd_core.kernels.config import KERNELS, KernelConfig
+from mmd_pack.mmd_core.kernels.kernels import (
+    DotKernel,
+    Gram,
+    RadialKernel,
+    polynomial,
+)
 
 F64 = torch.float64
 

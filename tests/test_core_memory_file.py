@@ -12,8 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmd_pack.mmd_core import memory_file, tensor_file
-from mmd_pack.mmd_core.memory_file import KEPT, append, parts, recall, reset
+from mmd_pack.mmd_core.files import memory_file, tensor_file
+from mmd_pack.mmd_core.files.memory_file import (
+    KEPT,
+    append,
+    parts,
+    recall,
+    reset,
+)
 from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[1]

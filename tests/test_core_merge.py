@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from mmd_pack.mmd_core.config import KernelConfig
-from mmd_pack.mmd_core.merge import merge
-from mmd_pack.mmd_core.mmd import mmd2, mmd2_grad
-from mmd_pack.mmd_core.reference import References
+from mmd_pack.mmd_core.kernels.config import KernelConfig
+from mmd_pack.mmd_core.kernels.mmd import mmd2, mmd2_grad
+from mmd_pack.mmd_core.references.merge import merge
+from mmd_pack.mmd_core.references.references import References
 
 SHAPE = (4, 3, 2)
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from mmd_pack.mmd_core.config import KERNELS, KernelConfig
-from mmd_pack.mmd_core.kernels import Gram
-from mmd_pack.mmd_core.mmd import mmd2, mmd2_grad
+from mmd_pack.mmd_core.kernels.config import KERNELS, KernelConfig
+from mmd_pack.mmd_core.kernels.kernels import Gram
+from mmd_pack.mmd_core.kernels.mmd import mmd2, mmd2_grad
 
 F64 = torch.float64
 

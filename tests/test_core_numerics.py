@@ -8,7 +8,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
-from mmd_pack.mmd_core import Guidance, GuidanceConfig, Latents, NoiseModel, Window
+from mmd_pack.mmd_core import (
+    Guidance,
+    GuidanceConfig,
+    Latents,
+    NoiseModel,
+    Window,
+)
 from numerics import Tf32, errors, rounded  # noqa: E402
 
 RADIAL = ["rbf", "imq", "laplacian", "energy"]

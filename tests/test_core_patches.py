@@ -14,10 +14,7 @@ from mmd_pack.mmd_core import (
     NoiseModel,
     Window,
 )
-from mmd_pack.mmd_core.config import KERNELS
-from mmd_pack.mmd_core.coupling import Coupling
-from mmd_pack.mmd_core.kernels import Gram
-from mmd_pack.mmd_core.patches import (
+from mmd_pack.mmd_core.comparison.by_patches import (
     LANDMARKS,
     PatchComparison,
     PatchEmbedding,
@@ -26,6 +23,9 @@ from mmd_pack.mmd_core.patches import (
     tiling,
     untile,
 )
+from mmd_pack.mmd_core.comparison.coupling import Coupling
+from mmd_pack.mmd_core.kernels.config import KERNELS
+from mmd_pack.mmd_core.kernels.kernels import Gram
 
 F64 = torch.float64
 SHAPES = [((2, 7, 8), (3, 3)), ((3, 9), (2,)), ((2, 1, 6, 5), (1, 2, 2)), ((4, 5, 5), (5, 5))]

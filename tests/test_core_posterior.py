@@ -5,10 +5,15 @@ import math
 import pytest
 import torch
 from mmd_pack.mmd_core import Latents, NoiseModel
-from mmd_pack.mmd_core.gram_space import GramSpace
-from mmd_pack.mmd_core.kernels import Gram, RadialKernel
-from mmd_pack.mmd_core.posterior import LEAST, Posterior, band_variances, cosine_basis
-from mmd_pack.mmd_core.rows import Rows
+from mmd_pack.mmd_core.comparison.gram_space import GramSpace
+from mmd_pack.mmd_core.comparison.posterior import (
+    LEAST,
+    Posterior,
+    band_variances,
+    cosine_basis,
+)
+from mmd_pack.mmd_core.comparison.rows import Rows
+from mmd_pack.mmd_core.kernels.kernels import Gram, RadialKernel
 
 F64 = torch.float64
 SHAPE = (3, 24, 16)

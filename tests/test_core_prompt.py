@@ -84,7 +84,7 @@ def test_a_batch_never_bursts_however_little_its_prompt_is_like_the_captions(com
 
 def test_prompts_distributed_like_captions_need_no_balance(rng):
     """Two samples for each caption: the published product kernel, as it stands."""
-    from mmd_pack.mmd_core.prompt import balanced, prompt_weights
+    from mmd_pack.mmd_core.kernels.prompts import balanced, prompt_weights
 
     _, captions = two_kinds(rng, 0.3)
     prompts = captions.repeat_interleave(2, 0)

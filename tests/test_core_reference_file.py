@@ -16,8 +16,14 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from mmd_pack.mmd_core import References, reference_file, tensor_file
-from mmd_pack.mmd_core.reference_file import ReferenceFileError, holds, read, write
+from mmd_pack.mmd_core import References
+from mmd_pack.mmd_core.files import reference_file, tensor_file
+from mmd_pack.mmd_core.files.reference_file import (
+    ReferenceFileError,
+    holds,
+    read,
+    write,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 FIELDS = [field.name for field in dataclasses.fields(References)]

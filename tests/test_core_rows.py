@@ -14,13 +14,12 @@ from mmd_pack.mmd_core import (
     Memory,
     NoiseModel,
     Window,
-    comparison,
-    latents,
-    rows,
 )
-from mmd_pack.mmd_core.feature_space import FEATURE_SPACES
-from mmd_pack.mmd_core.nearest import spacing, spacing_in
-from mmd_pack.mmd_core.rows import Rows
+from mmd_pack.mmd_core.comparison import by_features as comparison
+from mmd_pack.mmd_core.comparison import latents, rows
+from mmd_pack.mmd_core.comparison.feature_maps import FEATURE_SPACES
+from mmd_pack.mmd_core.comparison.nearest import spacing, spacing_in
+from mmd_pack.mmd_core.comparison.rows import Rows
 from mmd_tests.benchmarks.peak_memory import tensors_made
 
 F64 = torch.float64
@@ -340,7 +339,7 @@ def test_pieces_of_any_size_are_as_good_as_the_whole(space, monkeypatch, rng):
 
 def test_a_sample_of_references_stands_for_many(monkeypatch, rng):
     """Where not even their inner products find room: bandwidth, spacing and MMD² come from some of them."""
-    from mmd_pack.mmd_core import gram_space
+    from mmd_pack.mmd_core.comparison import gram_space
 
     y, x0, x = make(rng, n=400)
     whole = run_of(GuidanceConfig(30.0), y, math.inf, weighted=False)
@@ -392,7 +391,7 @@ def test_streamed_references_are_never_together(monkeypatch, rng):
             made = tensors_made(build, on_gpu=False)
             assert made.peak < 5 * piece + grams and made.kept < gram + piece
         else:
-            monkeypatch.setattr("mmd_pack.mmd_core.gram_space.MOST", 20)
+            monkeypatch.setattr("mmd_pack.mmd_core.comparison.gram_space.MOST", 20)
             made = tensors_made(build, on_gpu=False)
             assert made.peak < 6 * piece < n * numbers
         call = tensors_made(lambda run=made.result: run(x0, x, 2.5), on_gpu=False)

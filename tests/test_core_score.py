@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from mmd_pack.mmd_core import KERNELS, KernelConfig, mmd2
-from mmd_pack.mmd_core.score import permutation_p_value, score, thinned
+from mmd_pack.mmd_core.comparison.score import permutation_p_value, score, thinned
 
 F64 = torch.float64
 
@@ -37,7 +37,7 @@ def test_mmd2_and_witness_are_those_of_the_definition(name, rng):
 
 
 def mean_k(one, others, kernel, weights):
-    from mmd_pack.mmd_core.kernels import Gram
+    from mmd_pack.mmd_core.kernels.kernels import Gram
 
     values = kernel.values(Gram.of(one.flatten()[None], others.flatten(1)))
     return (values[0] @ weights).item()
@@ -118,7 +118,7 @@ def test_every_feature_space_can_be_scored(space, rng):
 
 
 def test_of_very_many_references_some_are_compared(rng, monkeypatch):
-    from mmd_pack.mmd_core import score as module
+    from mmd_pack.mmd_core.comparison import score as module
 
     monkeypatch.setattr(module, "MOST", 50)
     y, x = randn(rng, 300, 3, 1), randn(rng, 8, 3, 1)

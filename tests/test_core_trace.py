@@ -4,8 +4,14 @@ import math
 
 import pytest
 import torch
-from mmd_pack.mmd_core import KERNELS, GuidanceConfig, KernelConfig, Window, mmd2
-from mmd_pack.mmd_core.nearest import nearest_rows, relative_distances, spacing
+from mmd_pack.mmd_core import (
+    KERNELS,
+    GuidanceConfig,
+    KernelConfig,
+    Window,
+    mmd2,
+)
+from mmd_pack.mmd_core.comparison.nearest import nearest_rows, relative_distances, spacing
 from mmd_tests.test_core_gram_space import latents
 from mmd_tests.test_core_guidance import SIGMAS, guidance, make
 
@@ -115,7 +121,7 @@ def test_all_figures_are_numbers_for_every_kernel(kernel, rng):
 
 
 def test_nearest_rows_in_pieces(rng, monkeypatch):
-    from mmd_pack.mmd_core import nearest
+    from mmd_pack.mmd_core.comparison import nearest
 
     monkeypatch.setattr(nearest, "CHUNK", 4)
     x, y = latents(rng, 6).flatten(1), latents(rng, 11).flatten(1)

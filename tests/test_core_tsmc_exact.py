@@ -6,7 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from mmd_pack.mmd_core.tsmc import Learning, TSMCConfig, log_mean_exp, propose
+from mmd_pack.mmd_core.tsmc import (
+    Learning,
+    TSMCConfig,
+    log_mean_exp,
+    propose,
+)
 from mmd_tests.steering import closed_form, free_drift, quadrature, truths
 from mmd_tests.steering.methods import Each, Found, importance, resampled, tri_tsmc
 from mmd_tests.steering.worlds import F64, MIXTURES, gaussian, line, normals

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from mmd_pack.mmd_core import KERNELS, KernelConfig
-from mmd_pack.mmd_core.bandwidth import median_distance
-from mmd_pack.mmd_core.feature_space import make_features
-from mmd_pack.mmd_core.kernels import RADIAL_PROFILES
+from mmd_pack.mmd_core.comparison.feature_maps import make_features
+from mmd_pack.mmd_core.kernels.bandwidth import median_distance
+from mmd_pack.mmd_core.kernels.kernels import RADIAL_PROFILES
 from mmd_pack.mmd_core.tsmc import KernelExpansion, Witness
 from mmd_tests.steering.worlds import F64
 

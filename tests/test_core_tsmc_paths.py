@@ -4,7 +4,12 @@ import math
 
 import pytest
 import torch
-from mmd_pack.mmd_core.tsmc import GradientTwist, Recording, propose, replayed
+from mmd_pack.mmd_core.tsmc import (
+    GradientTwist,
+    Recording,
+    propose,
+    replayed,
+)
 from mmd_pack.mmd_core.tsmc.twist import MOST
 from mmd_tests.steering.worlds import F64, linear, normals, witness
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmd_pack.mmd_core.workers import ALONE
+from mmd_pack.mmd_core.comparison.workers import ALONE
 from mmd_tests.distributed.cost import Call, table
 from mmd_tests.distributed.launch import launch
 from safetensors import safe_open

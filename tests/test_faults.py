@@ -20,11 +20,11 @@ from mmd_pack.mmd_core import (
     Latents,
     NoiseModel,
     Window,
-    rows,
 )
-from mmd_pack.mmd_core.feature_space import FEATURE_SPACES
-from mmd_pack.mmd_core.guidance import NotFinite
-from mmd_pack.mmd_core.workers import Workers
+from mmd_pack.mmd_core.comparison import rows
+from mmd_pack.mmd_core.comparison.feature_maps import FEATURE_SPACES
+from mmd_pack.mmd_core.comparison.workers import Workers
+from mmd_pack.mmd_core.guidance.guidance import NotFinite
 from mmd_tests.tiny_models import prompt, tiny_family
 
 comfy = pytest.mark.comfy
@@ -137,7 +137,7 @@ class Full:
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_references_that_find_no_room_after_all_are_streamed(pieces, often, kind, monkeypatch):
     """What was free when it was asked is taken a moment later: first fp16 is tried, then nothing is held."""
-    from mmd_pack.mmd_core import latents as module
+    from mmd_pack.mmd_core.comparison import latents as module
 
     monkeypatch.setattr(module, "PIECE", 4 * 8 * 8 * 6)  # two pieces
     monkeypatch.setattr(module.Latents.pieces, "__defaults__", (module.PIECE, 0))
@@ -177,7 +177,7 @@ def place(request, tmp_path, monkeypatch):
     import comfy.model_management
     import comfy.utils
     import folder_paths
-    from mmd_pack.nodes import memory_files
+    from mmd_pack.nodes.guidance.run import shared_memory as memory_files
 
     folder = tmp_path / "models" / memory_files.KIND
     entry = ([str(folder)], {".safetensors"})
@@ -239,13 +239,13 @@ class World:
         return self.fault(apply(given["input"], given["timestep"], **given["c"]))
 
     def memory(self, action="load and append"):
-        from mmd_pack.nodes.mmd_memory import MMDMemory
+        from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
 
         return MMDMemory.execute("a", action, 64).args[0]
 
     def sampler(self, **options):
         """MMDGuidedKSampler, in two groups: (images, trace)."""
-        from mmd_pack.nodes.mmd_guided_ksampler import MMDGuidedKSampler
+        from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
 
         options = {
             **SETTINGS,
@@ -261,7 +261,7 @@ class World:
 
     def patch(self, **options):
         """The outputs of ApplyMMDGuidance: (model, trace)."""
-        from mmd_pack.nodes.apply_mmd_guidance import ApplyMMDGuidance
+        from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
 
         options = {**SETTINGS, "micro_batch": 4, "memory": self.memory()} | options
         return ApplyMMDGuidance.execute(self.model, self.references, **options).args
@@ -342,8 +342,8 @@ def failing(work) -> str:
 @pytest.fixture
 def alive(monkeypatch):
     """How many runs, and what they consist of, are still there."""
-    from mmd_pack.mmd_core.comparison import FeatureComparison
-    from mmd_pack.nodes import sampling
+    from mmd_pack.mmd_core.comparison.by_features import FeatureComparison
+    from mmd_pack.nodes.guidance.run import hook as sampling
 
     seen = {}
     for kind in (sampling.Run, Guidance, FeatureComparison):
@@ -364,7 +364,7 @@ def alive(monkeypatch):
 
 def remembering(world, place):
     """The world with a memory of 4 images, whose files are returned."""
-    from mmd_pack.mmd_core.memory_file import append
+    from mmd_pack.mmd_core.files.memory_file import append
 
     append(place / "a", random(4, 4, 8, 8, seed=9) * 5, "SD15")
     return stored(place)
@@ -449,7 +449,7 @@ def test_a_model_that_was_patched_before_a_fault_draws_on(name, place, alive):
 
 def broken_references(monkeypatch, fault):
     """References that are streamed, of which a piece does not arrive."""
-    from mmd_pack.nodes import sampling
+    from mmd_pack.nodes.guidance.run import hook as sampling
 
     monkeypatch.setattr(sampling, "room", lambda *_: 0.0)
     pieces = Latents.pieces
@@ -462,7 +462,7 @@ def broken_references(monkeypatch, fault):
 
 
 def broken_comparison(monkeypatch, fault):
-    from mmd_pack.mmd_core.comparison import FeatureComparison
+    from mmd_pack.mmd_core.comparison.by_features import FeatureComparison
 
     start = FeatureComparison.start
     monkeypatch.setattr(FeatureComparison, "start", lambda *args: fault(start(*args)))
@@ -533,7 +533,7 @@ def test_a_broken_model_is_told_before_guidance_spreads_it(number, place):
 @comfy
 def test_the_options_that_are_named_exist():
     import comfy.cli_args
-    from mmd_pack.nodes import faults
+    from mmd_pack.nodes.host import faults
 
     named = set(re.findall(r"--[a-z0-9-]+", Path(faults.__file__).read_text(encoding="utf-8")))
     assert len(named) == 3
@@ -561,7 +561,7 @@ def test_without_guidance_a_broken_model_is_only_reported(place, caplog):
 
 @comfy
 def test_the_report_and_the_plot_of_a_broken_run_at_strength_0_can_be_made(place):
-    from mmd_pack.nodes.mmd_plot import MMDPlot
+    from mmd_pack.nodes.guidance.mmd_plot import MMDPlot
 
     for kernel in SPACES:
         world = World(Fault(nan, call=3))
@@ -609,7 +609,7 @@ def test_a_group_that_ends_in_nan_does_not_spoil_the_next(place, monkeypatch):
 
     overflowing.__name__ = "sample_euler"
     monkeypatch.setattr(samplers, "sample_euler", overflowing)
-    from mmd_pack.nodes.session import Session
+    from mmd_pack.nodes.guidance.run.session import Session
 
     kept, keep = [], Session.keep
 
@@ -619,7 +619,7 @@ def test_a_group_that_ends_in_nan_does_not_spoil_the_next(place, monkeypatch):
         return result
 
     monkeypatch.setattr(Session, "keep", noted)
-    from mmd_pack.nodes.mmd_guided_ksampler import MMDGuidedKSampler
+    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
 
     latent, _, _ = MMDGuidedKSampler.execute(
         world.model, world.references, 7, STEPS, 2.0, "euler", "normal", world.positive, world.negative,
@@ -679,7 +679,7 @@ def files(folder):
 def sets(tmp_path, monkeypatch):
     """models/mmd_references."""
     import folder_paths
-    from mmd_pack.nodes.reference_files import KIND
+    from mmd_pack.nodes.references.folder.reference_files import KIND
 
     folder = tmp_path / "sets"
     entry = ([str(folder)], {".safetensors"})
@@ -692,7 +692,7 @@ def sets(tmp_path, monkeypatch):
 @pytest.mark.parametrize("size", [1000, 300_000])
 def test_a_set_that_finds_no_room_is_explained_and_the_old_one_kept(size, sets):
     from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.save_reference_latents import SaveReferenceLatents as Save
+    from mmd_pack.nodes.references.save_reference_latents import SaveReferenceLatents as Save
 
     old, new = (References(random(n, 4, 32, 32)) for n in (1, 40))
     Save.execute(old, "ink", "float32")
@@ -711,7 +711,7 @@ def test_a_set_that_finds_no_room_is_explained_and_the_old_one_kept(size, sets):
 @comfy
 @posix
 def test_pictures_that_find_no_room_in_the_cache_are_encoded_all_the_same(tmp_path):
-    from mmd_pack.nodes.latent_cache import LatentCache, entry_key
+    from mmd_pack.nodes.references.encoding.latent_cache import LatentCache, entry_key
 
     small, large = {"latent": random(4, 8, 8)}, {"latent": random(4, 64, 64)}
     with LatentCache(tmp_path) as cache:
@@ -728,7 +728,7 @@ def test_pictures_that_find_no_room_in_the_cache_are_encoded_all_the_same(tmp_pa
 def temp(tmp_path, monkeypatch):
     """ComfyUI's temp folder, where every tensor beyond 1000 bytes lies."""
     import folder_paths
-    from mmd_pack.nodes import large_tensor
+    from mmd_pack.nodes.host import large_tensor
 
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
     monkeypatch.setattr(large_tensor, "IN_MEMORY", 1000)
@@ -738,7 +738,7 @@ def temp(tmp_path, monkeypatch):
 @comfy
 @posix
 def test_latents_that_find_no_room_on_disk_are_in_memory(temp, caplog):
-    from mmd_pack.nodes.large_tensor import allocate
+    from mmd_pack.nodes.host.large_tensor import allocate
 
     with full_disk(5000):
         tensor = allocate((100, 100)).fill_(
@@ -808,8 +808,8 @@ for _ in deaths():
 @comfy
 @posix
 def test_drafts_of_who_was_killed_are_no_sets(sets):
-    from mmd_pack.nodes.load_reference_latents import LoadReferenceLatents
-    from mmd_pack.nodes.reference_files import find, list_sets
+    from mmd_pack.nodes.references.folder.reference_files import find, list_sets
+    from mmd_pack.nodes.references.load_reference_latents import LoadReferenceLatents
 
     sets.mkdir()
     (sets / ".0123.tmp").write_bytes(b"half")
@@ -820,7 +820,7 @@ def test_drafts_of_who_was_killed_are_no_sets(sets):
 @comfy
 @posix
 def test_who_is_killed_while_filling_the_cache_leaves_whole_entries(tmp_path):
-    from mmd_pack.nodes.latent_cache import LatentCache, entry_key
+    from mmd_pack.nodes.references.encoding.latent_cache import LatentCache, entry_key
 
     run_worker(
         tmp_path,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmd_pack.mmd_core import KernelConfig
-from mmd_pack.mmd_core.mmd import mmd2
+from mmd_pack.mmd_core.kernels.mmd import mmd2
 from mmd_tests.finetuning import ring, tables
 from mmd_tests.finetuning.study import Recipe, train
 

@@ -52,7 +52,7 @@ def test_a_changed_file_is_refused_or_read_as_what_it_holds(name, tmp_path):
 
 
 def test_whole_pictures_of_all_kinds_are_read_as_they_should(pictures):
-    from mmd_pack.nodes.read_image import read_sized
+    from mmd_pack.nodes.references.folder.read_image import read_sized
 
     for kind in pictures.MAKERS:
         for data in pictures.pool(kind).values():
@@ -80,7 +80,7 @@ def test_the_png_decoder_of_the_tests_and_pillow_agree(pictures):
 
 @pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt"])
 def test_a_fax_is_refused(pictures, compression):
-    from mmd_pack.nodes.read_image import read_image
+    from mmd_pack.nodes.references.folder.read_image import read_image
 
     if not features.check("libtiff"):
         return
@@ -90,7 +90,7 @@ def test_a_fax_is_refused(pictures, compression):
 
 
 def test_a_tiff_without_its_last_rows_is_refused(pictures):
-    from mmd_pack.nodes.read_image import read_image
+    from mmd_pack.nodes.references.folder.read_image import read_image
 
     data = pictures.pool("tiff")["RGB"]
     height, taller = (struct.pack("<HHII", 257, 4, 1, n) for n in (12, 13))
@@ -100,7 +100,7 @@ def test_a_tiff_without_its_last_rows_is_refused(pictures):
 
 
 def test_a_picture_without_an_end_is_refused(pictures):
-    from mmd_pack.nodes.read_image import read_image
+    from mmd_pack.nodes.references.folder.read_image import read_image
 
     long = pictures.saved(Image.new("1", (20_000, 1600)), "PNG")
     assert read_image(io.BytesIO(long)).shape == (1, 1600, 20_000, 3)
@@ -110,7 +110,7 @@ def test_a_picture_without_an_end_is_refused(pictures):
 
 
 def test_odd_exif_and_size_make_no_noise(pictures, recwarn):
-    from mmd_pack.nodes.read_image import read_image
+    from mmd_pack.nodes.references.folder.read_image import read_image
 
     exif = pictures.saved(pictures.gradient(), "JPEG", exif=pictures.turned())
     read_image(io.BytesIO(exif.replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x02")))
@@ -122,7 +122,7 @@ def test_odd_exif_and_size_make_no_noise(pictures, recwarn):
 
 
 def test_a_name_of_a_thousand_pages_takes_no_time():
-    from mmd_pack.nodes.captions import NamedImages
+    from mmd_pack.nodes.references.folder.captions import NamedImages
 
     start = time.process_time()
     assert NamedImages(["a.png"]).find("", "a" + "\u0315\u0300" * 10**6) == []
@@ -155,8 +155,8 @@ def test_a_reader_that_looks_at_no_checksum_is_found_out(pictures, tmp_path, mon
 def test_a_reader_that_does_not_see_damage_is_found_out(
     tmp_path, monkeypatch, name, module, digest
 ):
-    from mmd_pack.mmd_core import memory_file, reference_file
-    from mmd_pack.nodes import latent_cache
+    from mmd_pack.mmd_core.files import memory_file, reference_file
+    from mmd_pack.nodes.references.encoding import latent_cache
     from mmd_tests.fuzz.targets import TARGETS
 
     class Anything(str):
@@ -176,14 +176,14 @@ def test_a_reader_that_does_not_see_damage_is_found_out(
 
 
 def test_captions_of_another_picture_are_found_out(tmp_path, monkeypatch):
-    from mmd_pack.nodes import captions
+    from mmd_pack.nodes.references.folder import captions
 
     monkeypatch.setattr(captions.NamedImages, "find", lambda self, parent, key: ["b.jpg"])
     assert kind_of_fault("captions", tmp_path, 200) == "Misread"
 
 
 def test_any_other_error_is_a_crash(tmp_path, monkeypatch):
-    from mmd_pack.nodes import read_image
+    from mmd_pack.nodes.references.folder import read_image
 
     monkeypatch.setattr(read_image, "why", lambda error: {}["x"])
     assert kind_of_fault("bmp", tmp_path, 5) == "Crash"

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.comfy
 @pytest.fixture
 def folder():
     """The module that reads captions along with images; its package imports ComfyUI."""
-    from mmd_pack.nodes import image_folder
+    from mmd_pack.nodes.references.folder import image_folder
 
     return image_folder
 
@@ -21,7 +21,7 @@ def folder():
 @pytest.fixture
 def sources():
     """The module under test."""
-    from mmd_pack.nodes import captions
+    from mmd_pack.nodes.references.folder import captions
 
     return captions
 

@@ -55,7 +55,7 @@ def of_core(model, family: str, name: str, noise, drawn) -> torch.Tensor:
     """What core draws from `noise`, with shape `(COUNT, *)`, and with `drawn` on the way; in the model's space."""
     import comfy.sample
     import comfy.samplers
-    from mmd_pack.nodes.ddm.sampler_chain import schedule
+    from mmd_pack.nodes.ddm.training.sampler_chain import schedule
 
     positive, negative = family_prompt(family, 1), family_prompt(family, 2)
     empty = torch.zeros_like(noise)
@@ -77,7 +77,7 @@ def of_core(model, family: str, name: str, noise, drawn) -> torch.Tensor:
 @pytest.mark.parametrize("family", KINDS)
 def test_every_sampler_draws_what_core_draws(family):
     from mmd_pack.mmd_core.ddm import draw
-    from mmd_pack.nodes.ddm.sampler_chain import chain_of
+    from mmd_pack.nodes.ddm.training.sampler_chain import chain_of
 
     model, random = light(family), torch.Generator().manual_seed(SEED)
     shape = family_latent(family, COUNT)["samples"].shape
@@ -113,7 +113,7 @@ def test_every_sampler_draws_what_core_draws(family):
 
 @pytest.mark.parametrize("name", [name for name in samplers() if refused(name)])
 def test_what_no_gradient_goes_through_is_told_before_the_model_is_copied(name, monkeypatch):
-    from mmd_pack.nodes.ddm import engine
+    from mmd_pack.nodes.ddm.training import engine
 
     monkeypatch.delattr(engine, "private_copy")
     with pytest.raises(ValueError) as error:
@@ -139,7 +139,7 @@ def test_the_noise_schedule_on_the_model_counts(family):
     """ModelSamplingDiscrete and ModelSamplingSD3 change what KSampler goes through, and so the chain."""
     from comfy.samplers import KSampler
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
-    from mmd_pack.nodes.ddm.sampler_chain import chain_of
+    from mmd_pack.nodes.ddm.training.sampler_chain import chain_of
 
     plain = light(family)
     if family == "SD3":

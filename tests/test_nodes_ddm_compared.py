@@ -36,7 +36,7 @@ def size(lora) -> float:
 @pytest.mark.parametrize("family", ["SD15", "SD3", "Flux", "WAN21_T2V"])
 def test_features_of_the_untrained_network(family):
     """Means over places of what its middle makes of slightly noisy samples; the adapters have no part in them."""
-    from mmd_pack.nodes.ddm.features import NOISE_PERCENT, NetworkFeatures
+    from mmd_pack.nodes.ddm.training.features import NOISE_PERCENT, NetworkFeatures
 
     shape = family_latent(gradients_of(family), 3)["samples"].shape
     x, noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(7130))
@@ -90,7 +90,7 @@ def test_features_of_the_network_are_those_of_positive_alone():
 
 
 def test_a_pyramid_is_made_of_projections():
-    from mmd_pack.nodes.ddm.features import pyramid
+    from mmd_pack.nodes.ddm.training.features import pyramid
 
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(7131))
     whole, half, quarter = pyramid(x).split([192, 48, 12], 1)
@@ -150,7 +150,7 @@ def captioned(count: int = 6, weights=None, seed: int = 1):
 
 def problem_of(plan):
     """What is trained, as soon as that is known."""
-    from mmd_pack.nodes.ddm.finetuning import finetuned
+    from mmd_pack.nodes.ddm.training.finetuning import finetuned
 
     found = []
 

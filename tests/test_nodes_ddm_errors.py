@@ -28,7 +28,7 @@ pytestmark = pytest.mark.comfy
 
 
 def guided():
-    from mmd_pack.nodes.apply_mmd_guidance import ApplyMMDGuidance
+    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
 
     return {
         "model": ApplyMMDGuidance.execute(own(QUICK), references(), 5.0, 0.0, 0.8, "flow").result[0]
@@ -107,7 +107,7 @@ BEFORE = {  # what is given, and what is said of it
 
 @pytest.mark.parametrize("case", BEFORE)
 def test_what_cannot_be_is_told_before_the_model_is_copied(case, monkeypatch, output_folder):  # noqa: F811
-    from mmd_pack.nodes.ddm import engine
+    from mmd_pack.nodes.ddm.training import engine
 
     monkeypatch.delattr(engine, "private_copy")
     given, words = BEFORE[case]
@@ -144,7 +144,7 @@ def test_an_existing_lora_that_does_not_fit_is_told_before_anything_is_drawn(cas
 
 
 def test_a_network_without_a_middle_is_told():
-    from mmd_pack.nodes.ddm.features import middle
+    from mmd_pack.nodes.ddm.training.features import middle
 
     with pytest.raises(ValueError, match="no middle block .*: set features to latent or pyramid"):
         middle(torch.nn.Sequential(torch.nn.Linear(2, 2)))
@@ -259,7 +259,7 @@ def test_an_interrupt_keeps_the_best_and_the_next_training_is_as_ever(output_fol
 
 
 def test_autosave_is_there_while_training_goes_on_and_gone_afterwards(output_folder, monkeypatch):  # noqa: F811
-    from mmd_pack.nodes.ddm import trained_lora
+    from mmd_pack.nodes.ddm.training import trained_lora
 
     written, write = [], trained_lora.write
 
@@ -275,7 +275,7 @@ def test_autosave_is_there_while_training_goes_on_and_gone_afterwards(output_fol
 
 
 def test_a_disk_that_is_full_does_not_end_a_training(output_folder, monkeypatch, caplog):  # noqa: F811
-    from mmd_pack.nodes.ddm import trained_lora
+    from mmd_pack.nodes.ddm.training import trained_lora
 
     def full(*args):
         raise OSError(28, "No space left on device")

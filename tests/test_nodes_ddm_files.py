@@ -45,7 +45,7 @@ def loaded(name: str, family: str = QUICK, strength: float = 1.0, model=None):
 
 def stronger(lora, scale: float = 10.0):
     """The LoRA as if it had been trained for longer."""
-    from mmd_pack.nodes.ddm.trained_lora import TrainedLoRA
+    from mmd_pack.nodes.ddm.training.trained_lora import TrainedLoRA
 
     factors = {
         name: tensor * scale if ".lora_up" in name else tensor for name, tensor in lora.items()
@@ -124,7 +124,7 @@ def test_core_takes_the_sockets(output_folder, monkeypatch):  # noqa: F811
 
 
 def test_the_file_says_how_it_was_made(output_folder):  # noqa: F811
-    from mmd_pack.nodes.ddm.trained_lora import about_file
+    from mmd_pack.nodes.ddm.training.trained_lora import about_file
 
     lora = usual()[LORA]
     name = saved(lora, "loras/sub/made", report=usual()[REPORT])
@@ -179,7 +179,7 @@ def test_nothing_is_written_outside_of_the_output_folder(prefix, output_folder):
 
 
 def test_what_cannot_be_written_is_told(output_folder, monkeypatch):  # noqa: F811
-    from mmd_pack.nodes.ddm import trained_lora
+    from mmd_pack.nodes.ddm.training import trained_lora
 
     with pytest.raises(
         ValueError, match="^MMDSaveLoRA: unknown dtype 'int8': choose one of float32"
@@ -229,7 +229,7 @@ def test_info_tells_what_it_was_trained_for_and_warns_of_other_use():
     assert "20 steps" in info(name, steps=3, sigmas=torch.linspace(1, 0, 21))[0]
     assert "MMD² to held-out" not in report
     known = {**lora.about, "mmd2_before": 0.25, "mmd2_after": 0.0625}
-    from mmd_pack.nodes.ddm.trained_lora import TrainedLoRA
+    from mmd_pack.nodes.ddm.training.trained_lora import TrainedLoRA
 
     assert "0.25 before, 0.0625 after" in info(saved(TrainedLoRA(lora, known)))[0]
 

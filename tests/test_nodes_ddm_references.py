@@ -35,7 +35,7 @@ def made(model=None, family=QUICK, positive=None, negative=None, latent=None, **
 def of_core(family: str, indices, positive, negative=None, seed: int = SEED):
     """What core's KSampler draws from the noise of these images."""
     import comfy.sample
-    from mmd_pack.nodes.tsmc.particle_noise import ParticleNoise
+    from mmd_pack.nodes.host.particle_noise import ParticleNoise
 
     empty = family_latent(family, len(indices))["samples"]
     negative = family_prompt(family, 2) if negative is None else negative

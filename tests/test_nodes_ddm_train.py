@@ -60,7 +60,7 @@ def whole(engine, chain, start, target):
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_the_adjoint_is_full_backpropagation(family):
     """With checkpointing and without, one at a time and all at once; and it is the slope of the loss."""
-    from mmd_pack.nodes.ddm.sampler_chain import chain_of
+    from mmd_pack.nodes.ddm.training.sampler_chain import chain_of
 
     chain, found = chain_of(own(gradients_of(family)), "euler", "simple", 2), {}
     shape = family_latent(family, 2)["samples"].shape
@@ -90,7 +90,7 @@ def test_the_adjoint_is_full_backpropagation(family):
 
 def test_blocks_that_write_into_what_they_are_given():
     """Those of Flux: their gradient is the slope of the loss along each layer, however much is computed again."""
-    from mmd_pack.nodes.ddm.sampler_chain import chain_of
+    from mmd_pack.nodes.ddm.training.sampler_chain import chain_of
 
     chain = chain_of(own(gradients_of("Flux")), "euler", "simple", 1)
     shape, pairs = family_latent("Flux", 2)["samples"].shape, {}
@@ -255,7 +255,7 @@ def failing(model, after: int, error=ZeroDivisionError):
 @pytest.mark.parametrize("ends", ["well", "in an error"])
 def test_nothing_of_the_copy_is_left(ends, monkeypatch):
     import comfy.model_management as management
-    from mmd_pack.nodes.ddm import engine
+    from mmd_pack.nodes.ddm.training import engine
 
     copies, training = [], []
 

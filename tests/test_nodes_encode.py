@@ -11,7 +11,7 @@ pytestmark = pytest.mark.comfy
 
 
 def fitted(image, width, height, fit):
-    from mmd_pack.nodes.fit_image import fit_image
+    from mmd_pack.nodes.pictures.fit_image import fit_image
 
     return fit_image(image, width, height, fit)
 
@@ -217,7 +217,7 @@ def test_exactly_one_source_of_images_is_wanted():
 
 
 def test_a_checkpoint_without_vae_is_explained():
-    from mmd_pack.nodes.encode_reference_latents import EncodeReferenceLatents
+    from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
 
     with pytest.raises(ValueError, match="EncodeReferenceLatents: the checkpoint has no VAE"):
         EncodeReferenceLatents.execute([8], [8], ["crop"], vae=[None], images=pictures((8, 8)))
@@ -287,7 +287,7 @@ def test_pixel_space_models_get_pixels():
 
 
 def test_parameters_are_the_inputs_and_every_one_is_explained():
-    from mmd_pack.nodes.encode_reference_latents import EncodeReferenceLatents as node
+    from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents as node
 
     schema = node.GET_SCHEMA()
     names = [entry.id for entry in schema.inputs]

@@ -101,8 +101,8 @@ def test_only_new_images_are_encoded(vae, calls):
 
 
 def test_one_file_serves_whatever_name_and_place_it_has(vae, calls, tmp_path):
-    from mmd_pack.nodes.image_folder import ReferenceSet
-    from mmd_pack.nodes.picture import FilePicture
+    from mmd_pack.nodes.references.folder.image_folder import ReferenceSet
+    from mmd_pack.nodes.references.folder.picture import FilePicture
 
     pixels = (images()[0][0].numpy() * 255).astype(np.uint8)
     for name in ("a.png", "b.png"):
@@ -251,8 +251,8 @@ def test_a_latent_that_is_not_finite_is_not_kept(calls, user_folder):
 
 
 def file_set(path, name="deep/cat.png"):
-    from mmd_pack.nodes.image_folder import ReferenceSet
-    from mmd_pack.nodes.picture import FilePicture
+    from mmd_pack.nodes.references.folder.image_folder import ReferenceSet
+    from mmd_pack.nodes.references.folder.picture import FilePicture
 
     return ReferenceSet([FilePicture(path, (32, 24))], [""], [name], [1.0], [])
 
@@ -313,7 +313,7 @@ class Counted:
     most = 0
 
     def load(self):
-        from mmd_pack.nodes.picture import Loaded
+        from mmd_pack.nodes.references.folder.picture import Loaded
 
         def decode():
             image = torch.full((1, 24, 32, 3), self.content / 255)
@@ -327,7 +327,7 @@ class Counted:
 
 
 def counted_set(contents):
-    from mmd_pack.nodes.image_folder import ReferenceSet
+    from mmd_pack.nodes.references.folder.image_folder import ReferenceSet
 
     n = len(contents)
     pictures = list(map(Counted, contents))
@@ -347,7 +347,7 @@ def test_pictures_are_decoded_one_at_a_time_and_only_when_they_are_new(vae):
 
 def test_a_set_larger_than_the_memory_lies_in_a_file(vae, monkeypatch, tmp_path):
     import folder_paths
-    from mmd_pack.nodes import large_tensor
+    from mmd_pack.nodes.host import large_tensor
 
     expected, _, report = run(vae, images=images(5))
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))

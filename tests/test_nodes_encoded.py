@@ -11,7 +11,7 @@ pytestmark = pytest.mark.comfy
 
 def take(encoded, **inputs):
     """What the node makes of latents (tensors), without a VAE."""
-    from mmd_pack.nodes.encode_reference_latents import EncodeReferenceLatents
+    from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
 
     lists = {name: value if isinstance(value, list) else [value] for name, value in inputs.items()}
     encoded = [{"samples": latent} if torch.is_tensor(latent) else latent for latent in encoded]

@@ -15,19 +15,19 @@ class Shown:
 
 
 def fingerprint(**weights):
-    from mmd_pack.nodes.fingerprint import vae_fingerprint
+    from mmd_pack.nodes.host.fingerprint import vae_fingerprint
 
     return vae_fingerprint(Shown(**weights))
 
 
 def vae_key(vae):
-    from mmd_pack.nodes.fingerprint import vae_key
+    from mmd_pack.nodes.host.fingerprint import vae_key
 
     return vae_key(vae)
 
 
 def clip_key(clip):
-    from mmd_pack.nodes.fingerprint import clip_key
+    from mmd_pack.nodes.host.fingerprint import clip_key
 
     return clip_key(clip)
 
@@ -95,7 +95,7 @@ def test_shapes_and_memory_layout():
 
 
 def test_a_vae_that_shows_no_weights_has_no_fingerprint():
-    from mmd_pack.nodes.fingerprint import vae_fingerprint
+    from mmd_pack.nodes.host.fingerprint import vae_fingerprint
 
     for vae in (object(), Shown(), Shown(steps=torch.tensor(3))):
         assert vae_fingerprint(vae) == ""
@@ -214,7 +214,7 @@ def test_the_lora_of_a_copy_that_is_loaded_does_not_count(clips):
 
 
 def test_only_what_repr_tells_is_plain():
-    from mmd_pack.nodes.fingerprint import is_plain
+    from mmd_pack.nodes.host.fingerprint import is_plain
 
     assert is_plain({"l": [[(49406, 1.0), (320, 1.2)]], "dtype": torch.float32, "none": None})
     for value in (torch.ones(1), {"l": [(torch.ones(3), 1.0)]}, object(), {1: {2: [print]}}):

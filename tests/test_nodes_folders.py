@@ -15,7 +15,7 @@ needs_links = pytest.mark.skipif(os.name == "nt", reason="links need privileges 
 @pytest.fixture
 def folders():
     """The module under test; its package imports ComfyUI."""
-    from mmd_pack.nodes import folders
+    from mmd_pack.nodes.base import safe_paths as folders
 
     return folders
 
@@ -23,7 +23,7 @@ def folders():
 @pytest.fixture
 def places():
     """The folders that the node offers."""
-    from mmd_pack.nodes import reference_folders
+    from mmd_pack.nodes.references.folder import reference_folders
 
     return reference_folders
 
@@ -61,7 +61,7 @@ def save(path):
 
 
 def node():
-    from mmd_pack.nodes.load_reference_set import LoadReferenceSet
+    from mmd_pack.nodes.references.load_reference_set import LoadReferenceSet
 
     return LoadReferenceSet
 
@@ -305,7 +305,7 @@ def test_without_recursion_links_to_folders_do_not_matter(comfy_input):
 
 def test_junctions_of_windows_are_not_followed(comfy_input, monkeypatch, tmp_path):
     """There a folder may lead elsewhere without being a link."""
-    from mmd_pack.nodes import list_files
+    from mmd_pack.nodes.references.folder import list_files
 
     save(comfy_input / "set" / "a.png")
     save(comfy_input / "set" / "junction" / "b.png")

@@ -61,7 +61,7 @@ def expected(vae, clip, width=32, height=24):
 
 def taken(latents, conditioning=None):
     """The references made of LATENTs and CONDITIONINGs, without a VAE or text encoder."""
-    from mmd_pack.nodes.encode_reference_latents import EncodeReferenceLatents
+    from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
 
     lists = {"encoded": list(latents), "conditioning": conditioning and list(conditioning)}
     with torch.inference_mode():

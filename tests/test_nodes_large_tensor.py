@@ -12,7 +12,7 @@ pytestmark = pytest.mark.comfy
 def module(tmp_path, monkeypatch):
     """Everything beyond 1000 bytes is large."""
     import folder_paths
-    from mmd_pack.nodes import large_tensor
+    from mmd_pack.nodes.host import large_tensor
 
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
     monkeypatch.setattr(large_tensor, "IN_MEMORY", 1000)

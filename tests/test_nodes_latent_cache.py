@@ -14,7 +14,7 @@ pytestmark = pytest.mark.comfy
 
 @pytest.fixture
 def module():
-    from mmd_pack.nodes import latent_cache
+    from mmd_pack.nodes.references.encoding import latent_cache
 
     return latent_cache
 
@@ -25,7 +25,7 @@ def cache(module, tmp_path):
 
 
 def key(name="a"):
-    from mmd_pack.nodes.latent_cache import entry_key
+    from mmd_pack.nodes.references.encoding.latent_cache import entry_key
 
     return entry_key(name)
 
@@ -312,7 +312,7 @@ def test_what_cannot_be_removed_does_not_keep_the_rest(module, tmp_path, monkeyp
 
 
 def test_abandoned_temporary_files_go_and_young_ones_stay(module, tmp_path):
-    from mmd_pack.mmd_core.tensor_file import ABANDONED
+    from mmd_pack.mmd_core.files.tensor_file import ABANDONED
 
     fill(module, tmp_path, "a", 0)
     folder = tmp_path / key("a")[:2]

@@ -31,7 +31,7 @@ SETTINGS = {"strength": 20.0, "start_percent": 0.0, "end_percent": 0.8, "mode": 
 def place(tmp_path, monkeypatch):
     """models/mmd_memories, which is not there yet."""
     import folder_paths
-    from mmd_pack.nodes import memory_files
+    from mmd_pack.nodes.guidance.run import shared_memory as memory_files
 
     folder = tmp_path / "models" / memory_files.KIND
     entry = ([str(folder)], {".safetensors"})
@@ -52,7 +52,7 @@ def references():
 
 def memory_node(name="a", action="load and append", limit=256):
     """The outputs of MMDMemory: (memory, latents, report)."""
-    from mmd_pack.nodes.mmd_memory import MMDMemory
+    from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
 
     return MMDMemory.execute(name, action, limit).args
 
@@ -63,15 +63,15 @@ def handle(*args, **options):
 
 def remembered(name="a"):
     """The latents in a memory, or None."""
-    from mmd_pack.mmd_core.memory_file import recall
-    from mmd_pack.nodes.memory_files import folder_of
+    from mmd_pack.mmd_core.files.memory_file import recall
+    from mmd_pack.nodes.guidance.run.shared_memory import folder_of
 
     return recall(folder_of(name), 4096).latents
 
 
 def add(latents, name="a", kind="SD15", prompts=None):
-    from mmd_pack.mmd_core.memory_file import append
-    from mmd_pack.nodes.memory_files import folder_of
+    from mmd_pack.mmd_core.files.memory_file import append
+    from mmd_pack.nodes.guidance.run.shared_memory import folder_of
 
     return append(folder_of(name), latents, kind, prompts)
 
@@ -94,7 +94,7 @@ def core_draw(
 
 
 def patched(model, references, memory=None, kernel=None, **settings):
-    from mmd_pack.nodes.apply_mmd_guidance import ApplyMMDGuidance
+    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
 
     options = {**SETTINGS, **settings}
     return ApplyMMDGuidance.execute(model, references, kernel=kernel, memory=memory, **options).args
@@ -102,7 +102,7 @@ def patched(model, references, memory=None, kernel=None, **settings):
 
 def guided_draw(model, references, latent=None, sampler="euler", steps=4, **options):
     """Our sampler node: (samples, trace, report)."""
-    from mmd_pack.nodes.mmd_guided_ksampler import MMDGuidedKSampler
+    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
 
     options = {**SETTINGS, "denoise": 1.0, "positive": prompt(1), **options}
     latent, trace, report = MMDGuidedKSampler.execute(
@@ -176,7 +176,7 @@ def test_groups_of_a_run_that_only_loads_know_each_other(model, references):
 def test_a_group_is_added_as_soon_as_it_ends(model, references, monkeypatch):
     """An interrupt in the third group leaves two in the memory."""
     import comfy.model_management
-    from mmd_pack.nodes import sampling
+    from mmd_pack.nodes.guidance.run import hook as sampling
 
     calls, original = [], sampling.Run.denoised
 
@@ -278,7 +278,7 @@ def test_masks_are_remembered_as_the_picture_is(model, references):
 @pytest.mark.parametrize("family", ["SDXL", "SD3", "Flux", "WAN21_T2V"])
 def test_every_kind_of_latents_comes_back_to_rounding(family, monkeypatch):
     """Some models' ways in and out of the VAE's space are no exact inverses."""
-    from mmd_pack.nodes import session
+    from mmd_pack.nodes.guidance.run import session
 
     recalled, original = [], session.Session.recall
 
@@ -323,7 +323,7 @@ def test_images_of_another_model_do_not_count(model, references):
 
 
 def prompted_references():
-    from mmd_pack.nodes.prompts import entry_feature
+    from mmd_pack.nodes.host.prompts import entry_feature
 
     (tokens, options), *_ = prompt(3, batch=2)
     features = entry_feature({"cross_attn": tokens, **options})
@@ -441,7 +441,7 @@ def test_strength_0_tells_a_failed_append_too(model, references, monkeypatch):
 
 
 def test_nan_is_not_remembered(model, references, monkeypatch):
-    from mmd_pack.nodes import sampling
+    from mmd_pack.nodes.guidance.run import hook as sampling
 
     monkeypatch.setattr(sampling.Run, "denoised", lambda self, x0, *_: x0 * torch.nan)
     samples, _, report = guided_draw(model, references, memory=handle(action="append"))
@@ -471,8 +471,8 @@ def test_a_memory_that_cannot_be_read_stops_before_sampling(model, references, p
 
 def test_a_drive_that_is_gone_is_no_empty_memory(model, references, tmp_path):
     import folder_paths
-    from mmd_pack.nodes.memory_files import KIND
-    from mmd_pack.nodes.mmd_memory import MMDMemory
+    from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
+    from mmd_pack.nodes.guidance.run.shared_memory import KIND
 
     drive = tmp_path / "drive"
     drive.mkdir()
@@ -527,8 +527,8 @@ def test_names_that_are_memories(place):
     "nul", "a:b", "a\0b", "a\n", "x" * 201, " a", "a.",
 ])  # fmt: skip
 def test_names_that_lead_out_are_refused(name, place, tmp_path):
-    from mmd_pack.nodes.memory_files import SharedMemory
-    from mmd_pack.nodes.mmd_memory import MMDMemory
+    from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
+    from mmd_pack.nodes.guidance.run.shared_memory import SharedMemory
 
     assert "`name` of MMDMemory" in MMDMemory.validate_inputs(name=name)
     for action in ("load", "reset"):
@@ -552,14 +552,14 @@ def test_links_that_lead_out_are_refused(place, tmp_path):
 
 
 def test_another_node_may_give_the_name():
-    from mmd_pack.nodes.mmd_memory import MMDMemory
+    from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
 
     assert MMDMemory.validate_inputs() is True and MMDMemory.validate_inputs(name=None) is True
     assert MMDMemory.fingerprint_inputs() == ""
 
 
 def test_the_fingerprint_is_that_of_what_is_there():
-    from mmd_pack.nodes.mmd_memory import MMDMemory
+    from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
 
     seen = [MMDMemory.fingerprint_inputs(name="a")]
     for _ in range(2):
@@ -602,7 +602,7 @@ class Shows:
 
 def test_comfyui_runs_it_again_when_the_memory_has_changed(monkeypatch):
     import execution
-    from mmd_pack.nodes.mmd_memory import MMDMemory
+    from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
 
     import nodes
 
@@ -632,8 +632,8 @@ def test_comfyui_runs_it_again_when_the_memory_has_changed(monkeypatch):
 
 
 def test_both_guidance_nodes_take_a_memory_last():
-    from mmd_pack.nodes.apply_mmd_guidance import ApplyMMDGuidance
-    from mmd_pack.nodes.mmd_guided_ksampler import MMDGuidedKSampler
+    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
+    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
 
     for node in (ApplyMMDGuidance, MMDGuidedKSampler):
         last = node.GET_SCHEMA().inputs[-1]

@@ -11,13 +11,13 @@ pytestmark = pytest.mark.comfy
 
 
 def merge_node():
-    from mmd_pack.nodes.merge_references import MergeReferences
+    from mmd_pack.nodes.references.merge_references import MergeReferences
 
     return MergeReferences
 
 
 def compress_node():
-    from mmd_pack.nodes.compress_references import CompressReferences
+    from mmd_pack.nodes.references.compress_references import CompressReferences
 
     return CompressReferences
 
@@ -117,7 +117,7 @@ def test_chosen_references_keep_what_belongs_to_them(rng):
 
 
 def test_the_report_tells_mmd2_of_both(rng):
-    from mmd_pack.mmd_core.compression import compress
+    from mmd_pack.mmd_core.references.compress import compress
 
     given = clusters(rng, 300)
     done = compress(given.latents, given.weights, 30, KernelConfig("energy"))

@@ -21,7 +21,7 @@ def model():
 
 
 def micro_batched(model, size):
-    from mmd_pack.nodes.micro_batch import micro_batched
+    from mmd_pack.nodes.host.micro_batch import micro_batched
 
     return micro_batched(model, size)
 
@@ -29,7 +29,7 @@ def micro_batched(model, size):
 def guided(model, strength=20.0, **settings):
     """Through ApplyMMDGuidance."""
     from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.apply_mmd_guidance import ApplyMMDGuidance
+    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
 
     settings = {"start_percent": 0.0, "end_percent": 0.8, "mode": "flow", **settings}
     references = References(random(6, 4, 8, 8, seed=1) * 5 + 2)
@@ -188,7 +188,7 @@ def test_guidance_sees_the_whole_batch(model):
 
 def sampler_node(model, **options):
     from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.mmd_guided_ksampler import MMDGuidedKSampler
+    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
 
     references = References(random(6, 4, 8, 8, seed=1) * 5 + 2)
     return MMDGuidedKSampler.execute(
@@ -318,7 +318,7 @@ def test_adapters_keep_their_hints(hints, model):
 
 def test_masks_of_hints_follow_them():
     """An inpainting ControlNet has a mask per hint."""
-    from mmd_pack.nodes.control_parts import ControlParts
+    from mmd_pack.nodes.host.conditioning_parts import ControlParts
 
     control = fake_control(torch.arange(3.0).reshape(3, 1, 1, 1))
     control.extra_concat_orig = [torch.arange(2.0).reshape(2, 1, 1, 1)]
@@ -348,7 +348,7 @@ def told_control(hint):
 
 
 def test_controls_that_can_be_told_their_images_are_told():
-    from mmd_pack.nodes.control_parts import ControlParts
+    from mmd_pack.nodes.host.conditioning_parts import ControlParts
 
     control = told_control(torch.arange(6.0).reshape(6, 1, 1, 1))
     parts = ControlParts()
@@ -362,7 +362,7 @@ def test_controls_that_can_be_told_their_images_are_told():
 
 
 def test_controls_that_treat_all_images_alike_are_shared():
-    from mmd_pack.nodes.control_parts import ControlParts
+    from mmd_pack.nodes.host.conditioning_parts import ControlParts
 
     for hint in (torch.ones(1, 3, 8, 8), None):
         control = fake_control(hint)
@@ -384,7 +384,7 @@ def test_controls_that_treat_all_images_alike_are_shared():
     ],
 )
 def test_films_and_packed_latents_are_sent_whole(dimensions, shape, expected):
-    from mmd_pack.nodes.micro_batch import separable
+    from mmd_pack.nodes.host.micro_batch import separable
 
     inner = SimpleNamespace(
         latent_format=SimpleNamespace(latent_dimensions=dimensions),
@@ -396,7 +396,7 @@ def test_films_and_packed_latents_are_sent_whole(dimensions, shape, expected):
 
 
 def test_conditioning_that_speaks_of_the_whole_batch():
-    from mmd_pack.nodes.micro_batch import is_film
+    from mmd_pack.nodes.host.micro_batch import is_film
 
     image = [None, [{"model_conds": {"c_crossattn": 1}}], []]
     assert not is_film(image, {"uuids": []})
@@ -418,7 +418,7 @@ def test_the_frames_of_one_film_are_sent_whole(kind, model, monkeypatch):
 
 def test_every_kind_of_conditioning_gives_each_image_what_the_whole_batch_gives_it():
     from comfy import conds
-    from mmd_pack.nodes.micro_batch import cond_part
+    from mmd_pack.nodes.host.micro_batch import cond_part
 
     area = (2, 4, 1, 0)
     kinds = [
@@ -491,7 +491,7 @@ def test_what_is_given_stays_as_it_is(model):
 
 
 def test_no_part_outlives_a_run(model, monkeypatch):
-    from mmd_pack.nodes import control_parts
+    from mmd_pack.nodes.host import conditioning_parts as control_parts
 
     made, alive, original = [], weakref.WeakSet(), control_parts.control_part
 

@@ -20,7 +20,7 @@ AVIF = ["AVIF"] if features.check("avif") else []  # Pillow 11.3 or newer
 @pytest.fixture
 def reader():
     """The module under test; its package imports ComfyUI."""
-    from mmd_pack.nodes import read_image
+    from mmd_pack.nodes.references.folder import read_image
 
     return read_image
 

@@ -20,7 +20,7 @@ links = pytest.mark.skipif(os.name == "nt", reason="links need privileges on Win
 def place(tmp_path, monkeypatch):
     """models/mmd_references, which is not there yet, beside things that are nobody's business."""
     import folder_paths
-    from mmd_pack.nodes.reference_files import KIND
+    from mmd_pack.nodes.references.folder.reference_files import KIND
 
     folder = tmp_path / "models" / KIND
     entry = ([str(folder)], {".safetensors"})
@@ -32,7 +32,7 @@ def place(tmp_path, monkeypatch):
 def other_place(tmp_path, place):
     """A second folder, that the owner registered."""
     import folder_paths
-    from mmd_pack.nodes.reference_files import KIND
+    from mmd_pack.nodes.references.folder.reference_files import KIND
 
     folder = tmp_path / "shared"
     folder.mkdir()
@@ -41,13 +41,13 @@ def other_place(tmp_path, place):
 
 
 def saver():
-    from mmd_pack.nodes.save_reference_latents import SaveReferenceLatents
+    from mmd_pack.nodes.references.save_reference_latents import SaveReferenceLatents
 
     return SaveReferenceLatents
 
 
 def loader():
-    from mmd_pack.nodes.load_reference_latents import LoadReferenceLatents
+    from mmd_pack.nodes.references.load_reference_latents import LoadReferenceLatents
 
     return LoadReferenceLatents
 
@@ -64,7 +64,7 @@ def save(filename="my_style", seed=0, dtype="float32", overwrite=False):
 
 
 def write(path: Path, seed=0):
-    from mmd_pack.mmd_core.reference_file import write
+    from mmd_pack.mmd_core.files.reference_file import write
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write(some_references(seed), path)
@@ -72,7 +72,7 @@ def write(path: Path, seed=0):
 
 
 def seed_of(path: Path) -> int:
-    from mmd_pack.mmd_core.reference_file import read
+    from mmd_pack.mmd_core.files.reference_file import read
 
     latents = read(path).latents
     return next(s for s in range(9) if torch.equal(latents, some_references(s).latents))
@@ -109,8 +109,8 @@ class TinyCLIP:
 
 def test_references_are_the_same_after_saving_and_loading(place, tmp_path, monkeypatch):
     import folder_paths
-    from mmd_pack.nodes.encode_reference_latents import EncodeReferenceLatents
-    from mmd_pack.nodes.vae_match import agreement
+    from mmd_pack.nodes.host.vae_match import agreement
+    from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
 
     monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path / "user"))
     rng = torch.Generator().manual_seed(0)
@@ -250,7 +250,7 @@ def test_the_first_place_is_written_and_all_are_read(place, other_place):
 
 def test_comfyui_knows_the_place():
     import folder_paths
-    from mmd_pack.nodes import reference_files  # noqa: F401 (registers it)
+    from mmd_pack.nodes.references.folder import reference_files  # noqa: F401 (registers it)
 
     places, endings = folder_paths.folder_names_and_paths["mmd_references"]
     assert os.path.join(folder_paths.models_dir, "mmd_references") in places
@@ -504,4 +504,4 @@ def test_the_report_is_shown_on_the_node(place):
 def test_importing_the_nodes_reads_no_file(place):
     assert not place.exists()
     loader().INPUT_TYPES()
-    assert not place.exists() and "mmd_pack.nodes.reference_files" in sys.modules
+    assert not place.exists() and "mmd_pack.nodes.references.folder.reference_files" in sys.modules

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.comfy
 @pytest.fixture
 def folder():
     """The module under test; its package imports ComfyUI."""
-    from mmd_pack.nodes import image_folder
+    from mmd_pack.nodes.references.folder import image_folder
 
     return image_folder
 
@@ -39,13 +39,13 @@ def comfy_folders(tmp_path, monkeypatch):
 @pytest.fixture
 def files():
     """The module that lists them."""
-    from mmd_pack.nodes import list_files
+    from mmd_pack.nodes.references.folder import list_files
 
     return list_files
 
 
 def node():
-    from mmd_pack.nodes.load_reference_set import LoadReferenceSet
+    from mmd_pack.nodes.references.load_reference_set import LoadReferenceSet
 
     return LoadReferenceSet
 
@@ -274,7 +274,7 @@ def test_the_preview_is_saved_as_one_picture(comfy_folders):
 
 @pytest.mark.parametrize("shapes", [[(9, 9)], [(3000, 10)], [(5, 90)] * 3, [(16, 9), (9, 16)] * 40])
 def test_every_set_has_a_contact_sheet(shapes):
-    from mmd_pack.nodes.contact_sheet import contact_sheet
+    from mmd_pack.nodes.pictures.contact_sheet import contact_sheet
 
     images = [torch.full((1, height, width, 3), 0.5) for width, height in shapes]
     sheet = contact_sheet(images)

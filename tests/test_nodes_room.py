@@ -50,7 +50,7 @@ def asks(per_image=GB // 4):
 
 
 def room(*args):
-    from mmd_pack.nodes.room import room
+    from mmd_pack.nodes.host.device_memory import room
 
     return room(*args)
 
@@ -72,7 +72,7 @@ def test_on_a_gpu_what_drawing_leaves(gpu):
 
 @pytest.mark.parametrize("batch, at_once", [(64, 4), (3, 4), (64, 64)])
 def test_a_micro_batch_needs_less(batch, at_once, gpu):
-    from mmd_pack.nodes.micro_batch import AT_ONCE, micro_batched
+    from mmd_pack.nodes.host.micro_batch import AT_ONCE, micro_batched
 
     gpu(40 * GB)
     model = asks()
@@ -99,8 +99,9 @@ def test_a_real_model_tells_what_it_needs(gpu, model):
 @pytest.fixture
 def no_room(monkeypatch):
     """References are streamed one by one, and not even their inner products are kept."""
-    from mmd_pack.mmd_core import comparison, rows
-    from mmd_pack.nodes import sampling
+    from mmd_pack.mmd_core.comparison import by_features as comparison
+    from mmd_pack.mmd_core.comparison import rows
+    from mmd_pack.nodes.guidance.run import hook as sampling
 
     budgets = []
 

@@ -42,7 +42,7 @@ def core_draw(model, latent=None, sampler="euler", steps=4, **options):
 
 
 def patched(model, references, kernel=None, **settings):
-    from mmd_pack.nodes.apply_mmd_guidance import ApplyMMDGuidance
+    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
 
     options = {**SETTINGS, **settings}
     return ApplyMMDGuidance.execute(model, references, kernel=kernel, **options).result[0]
@@ -50,7 +50,7 @@ def patched(model, references, kernel=None, **settings):
 
 def guided_draw(model, references, latent=None, sampler="euler", steps=4, **options):
     """Our sampler node: (samples, trace, report)."""
-    from mmd_pack.nodes.mmd_guided_ksampler import MMDGuidedKSampler
+    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
 
     options = {**SETTINGS, "denoise": 1.0, "positive": prompt(1), **options}
     latent, trace, report = MMDGuidedKSampler.execute(
@@ -106,7 +106,7 @@ def test_the_upstream_model_is_untouched_and_bypass_leaves_no_trace(model, refer
 
 
 def test_no_run_state_outlives_a_run(model, references, monkeypatch):
-    from mmd_pack.nodes import sampling
+    from mmd_pack.nodes.guidance.run import hook as sampling
 
     alive = weakref.WeakSet()
     original = sampling.Run.__init__
@@ -247,7 +247,7 @@ def test_groups_slice_prompts_and_masks(model, references):
 def prompted_references():
     """References whose captions are prompts 0 and 1 of `prompt(3, batch=2)`, far apart in latents."""
     from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.prompts import entry_feature
+    from mmd_pack.nodes.host.prompts import entry_feature
 
     (tokens, options), *_ = prompt(3, batch=2)
     features = entry_feature({"cross_attn": tokens, **options})
@@ -268,7 +268,7 @@ def test_each_sample_follows_the_references_of_its_own_prompt(model):
 
 
 def test_scheduled_and_combined_prompts_are_averaged_while_active():
-    from mmd_pack.nodes.prompts import batch_features
+    from mmd_pack.nodes.host.prompts import batch_features
 
     a, b = ({"pooled_output": torch.full((1, 3), v)} for v in (1.0, 3.0))
     early = {**b, "timestep_end": 2.0}
@@ -280,7 +280,7 @@ def test_scheduled_and_combined_prompts_are_averaged_while_active():
 
 
 def test_prompts_without_pooled_output_are_the_mean_of_unmasked_tokens():
-    from mmd_pack.nodes.prompts import entry_feature
+    from mmd_pack.nodes.host.prompts import entry_feature
 
     tokens = torch.arange(6.0).reshape(1, 3, 2)
     assert torch.equal(entry_feature({"cross_attn": tokens}), torch.tensor([[2.0, 3.0]]))
@@ -339,7 +339,7 @@ def test_nan_references_are_refused():
 
 
 def test_a_bandwidth_of_0_is_refused():
-    from mmd_pack.nodes.mmd_kernel import MMDKernel
+    from mmd_pack.nodes.guidance.mmd_kernel import MMDKernel
 
     with pytest.raises(ValueError, match="MMDKernel: bandwidth_value"):
         MMDKernel.execute("rbf", "fixed", 0.0, "1", "none", 0.0)
@@ -379,7 +379,7 @@ def test_a_change_of_the_estimate_arrives_unscaled_under_every_guider(
     """+1 on x̂0 at the only step is +1 on the result, in the space of the model (hooks inside CFG give 3)."""
     import comfy.samplers
     from comfy_extras.nodes_custom_sampler import Guider_DualCFG
-    from mmd_pack.nodes import sampling
+    from mmd_pack.nodes.guidance.run import hook as sampling
 
     monkeypatch.setattr(sampling.Run, "denoised", lambda self, x0, *_: x0 + 1)
     latent, sigmas = empty_latent()["samples"], torch.tensor([5.0, 0.0])
@@ -402,8 +402,8 @@ def test_a_change_of_the_estimate_arrives_unscaled_under_every_guider(
 
 def test_images_guide_a_model_of_video(references):
     """References of single images serve a model whose latents have a time axis of one frame."""
-    from mmd_pack.mmd_core.schedule import euler_carry
-    from mmd_pack.nodes.sampling import make_guidance
+    from mmd_pack.mmd_core.comparison.noise import euler_carry
+    from mmd_pack.nodes.guidance.run.hook import make_guidance
 
     inner, config = tiny_model().model, patched_config()
     noise = torch.zeros(4, 4, 1, 8, 8)
@@ -424,8 +424,8 @@ def patched_config():
 def test_cfg_pp_samplers_are_known(sampler):
     """By the functions that core draws with, which carry their names."""
     import comfy.samplers
-    from mmd_pack.mmd_core.schedule import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
-    from mmd_pack.nodes.sampling import carry_of
+    from mmd_pack.mmd_core.comparison.noise import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
+    from mmd_pack.nodes.guidance.run.hook import carry_of
 
     expected = euler_carry
     if "cfg_pp" in sampler:

@@ -18,7 +18,7 @@ def make_references(n=12, shape=(4, 8, 8), **options):
 
 
 def run(references, latent=None, images=None, vae=None, **options):
-    from mmd_pack.nodes.mmd_score import MMDScore
+    from mmd_pack.nodes.guidance.mmd_score import MMDScore
 
     latent = None if latent is None else {"samples": latent}
     return MMDScore.execute(references, latent, images, vae, **options).result
@@ -100,7 +100,7 @@ def test_what_cannot_be_scored_is_refused_with_a_mend(options, message):
 
 
 def test_another_vae_is_told(vae):
-    from mmd_pack.nodes.fingerprint import vae_fingerprint
+    from mmd_pack.nodes.host.fingerprint import vae_fingerprint
     from mmd_tests.tiny_encoders import tiny_vae
 
     pictures = torch.rand(4, 64, 64, 3)
@@ -138,7 +138,7 @@ def test_one_frame_of_a_film_is_an_image():
 
 
 def preview_cells(references, most=64, vae=None):
-    from mmd_pack.nodes.reference_preview import cells
+    from mmd_pack.nodes.references.reference_preview import cells
 
     return cells(references, most, vae)
 
@@ -172,7 +172,7 @@ def test_the_preview_decodes_where_it_can(vae):
 
 @pytest.mark.parametrize("n", [1, 2, 7, 64])
 def test_sheets_of_any_number_are_about_square(n):
-    from mmd_pack.nodes.reference_preview import ReferencePreview
+    from mmd_pack.nodes.references.reference_preview import ReferencePreview
 
     captions = tuple("a long caption with very many words " * 5 for _ in range(n))
     (sheet,) = ReferencePreview.execute(make_references(n, captions=captions), 64).result
@@ -181,7 +181,7 @@ def test_sheets_of_any_number_are_about_square(n):
 
 
 def test_without_pictures_their_places_say_so():
-    from mmd_pack.nodes.reference_preview import ReferencePreview
+    from mmd_pack.nodes.references.reference_preview import ReferencePreview
 
     (sheet,) = ReferencePreview.execute(replace(make_references(), thumbnails=None), 64).result
     assert sheet.std() > 0

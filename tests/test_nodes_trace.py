@@ -54,7 +54,7 @@ def as_node(node_id, prompt_id="p"):
 
 
 def apply(model, references, **options):
-    from mmd_pack.nodes.apply_mmd_guidance import ApplyMMDGuidance
+    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
 
     settings = {"strength": 20.0, "start_percent": 0.0, "end_percent": 0.8, "mode": "flow"}
     return ApplyMMDGuidance.execute(model, references, **settings | options).result
@@ -141,7 +141,7 @@ def test_without_a_workflow_nothing_is_sent(model, references, server):
 )
 def test_a_batch_as_one_picture(batch, shape, size):
     """Every image is there, in order, and the rest is 0."""
-    from mmd_pack.nodes.live import tiled
+    from mmd_pack.nodes.host.progress import tiled
 
     x0 = torch.arange(1.0, batch + 1)[:, None, None, None].expand(batch, 4, *shape)
     (whole,) = tiled(x0)
@@ -154,7 +154,7 @@ def test_a_batch_as_one_picture(batch, shape, size):
 
 
 def test_film_frames_can_be_tiled():
-    from mmd_pack.nodes.live import tiled
+    from mmd_pack.nodes.host.progress import tiled
 
     assert tiled(torch.zeros(4, 16, 1, 8, 6)).shape == (1, 16, 1, 16, 12)
 
@@ -203,7 +203,7 @@ def test_the_preview_changes_no_image(model, references):
 def trace_of(**changes):
     """A run in which all is well, but for the changes."""
     from mmd_pack.mmd_core import GuidanceConfig, RunTrace, TraceRow
-    from mmd_pack.nodes.trace import Trace
+    from mmd_pack.nodes.guidance.run.trace import Trace
 
     row = TraceRow(5.0, 0.1, 0.1, 0.05, 0.2, 8, 0.1, 0.0, 1.2)
     row = row._replace(**{k: v for k, v in changes.items() if k in row._fields})
@@ -224,7 +224,7 @@ def trace_of(**changes):
     ],
 )
 def test_what_is_wrong_is_said_with_its_mend(changes, says, mend):
-    from mmd_pack.nodes.report import ending, remarks, report
+    from mmd_pack.nodes.guidance.run.report import ending, remarks, report
 
     trace = trace_of(**changes)
     said = remarks(trace)
@@ -240,7 +240,7 @@ def test_what_is_wrong_is_said_with_its_mend(changes, says, mend):
 
 def test_nothing_is_advised_where_guidance_is_off():
     from mmd_pack.mmd_core import GuidanceConfig
-    from mmd_pack.nodes.report import remarks
+    from mmd_pack.nodes.guidance.run.report import remarks
 
     trace = trace_of(config=GuidanceConfig(strength=0.0), substeps=0, distances=(0.0,) * 8)
     assert remarks(trace) == []
@@ -266,7 +266,7 @@ def test_copies_are_told(model):
 
 
 def test_references_of_another_vae_are_told(model, references, caplog):
-    from mmd_pack.nodes.fingerprint import vae_fingerprint
+    from mmd_pack.nodes.host.fingerprint import vae_fingerprint
     from mmd_tests.tiny_encoders import tiny_vae
 
     vae, other = tiny_vae(1), tiny_vae(2)
@@ -289,7 +289,7 @@ def test_references_that_do_not_fit_do_no_harm_at_strength_0(model):
 
 def test_what_cannot_be_compared_is_told():
     """Latents of several kinds at once leave no run behind."""
-    from mmd_pack.nodes.report import report
+    from mmd_pack.nodes.guidance.run.report import report
 
     trace = trace_of()
     trace.runs.clear()

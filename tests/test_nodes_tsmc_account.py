@@ -13,7 +13,7 @@ SIZE = 16
 def state_of(rewards=None, h=None, H=None, passes=3, theta=None, latent=None, **changed):
     """A state after some batches of made-up paths, p = 1."""
     from mmd_pack.mmd_core.tsmc import Learning, TSMCConfig, transitions
-    from mmd_pack.nodes.tsmc.state import TSMCState
+    from mmd_pack.nodes.tsmc.run.state import TSMCState
 
     config = TSMCConfig(**changed)
     random = torch.Generator().manual_seed(1)
@@ -36,7 +36,7 @@ def state_of(rewards=None, h=None, H=None, passes=3, theta=None, latent=None, **
 
 
 def shorts(state) -> list[str]:
-    from mmd_pack.nodes.tsmc.account import remarks
+    from mmd_pack.nodes.tsmc.run.account import remarks
 
     return [remark.short for remark in remarks(state)]
 
@@ -71,7 +71,7 @@ def test_each_failure_is_told(short):
 
 def test_too_many_parameters_are_told():
     from mmd_pack.mmd_core.tsmc import TSMCConfig
-    from mmd_pack.nodes.tsmc.state import empty_state
+    from mmd_pack.nodes.tsmc.run.state import empty_state
 
     latent = {"samples": torch.zeros(1, 4, 2, 2)}
     few = empty_state(TSMCConfig(time_blocks=2), None, None, latent, 4, "X")
@@ -80,7 +80,7 @@ def test_too_many_parameters_are_told():
 
 
 def test_every_remark_says_what_to_do_or_why():
-    from mmd_pack.nodes.tsmc.account import remarks
+    from mmd_pack.nodes.tsmc.run.account import remarks
 
     for case in CASES.values():
         for remark in remarks(state_of(**case)):
@@ -88,7 +88,7 @@ def test_every_remark_says_what_to_do_or_why():
 
 
 def test_report_has_the_figures_of_the_run():
-    from mmd_pack.nodes.tsmc.account import ending, report
+    from mmd_pack.nodes.tsmc.run.account import ending, report
 
     state = state_of(reward_scale=1.0)
     learning, words = state.learning, report(state, 2)

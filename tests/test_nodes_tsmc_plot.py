@@ -54,7 +54,7 @@ def pixels(picture, color):
 
 
 def test_each_chart_has_its_lines():
-    from mmd_pack.nodes.chart import NEUTRAL
+    from mmd_pack.nodes.pictures.chart import NEUTRAL
     from mmd_pack.nodes.tsmc.tsmc_plot import ALL, BEST, OWN
 
     effective, way, rewards = panels(plot(finished(4)))
@@ -116,7 +116,7 @@ def test_a_plot_before_anything_was_scored_says_how_to_mend_it():
 
 
 def test_rewards_all_alike_have_an_axis_too():
-    from mmd_pack.nodes.chart import Line, ticks
+    from mmd_pack.nodes.pictures.chart import Line, ticks
     from mmd_pack.nodes.tsmc.tsmc_plot import around
 
     for value in (0.0, -3.0, 1e-9, 4e5):
@@ -135,13 +135,18 @@ def test_rewards_all_alike_have_an_axis_too():
     ],
 )
 def test_marks_are_short_and_differ(values, expected):
-    from mmd_pack.nodes.chart import labels
+    from mmd_pack.nodes.pictures.chart import labels
 
     assert labels(values) == expected
 
 
 def test_the_x_axis_is_marked_as_told():
-    from mmd_pack.nodes.chart import STEPS, Axis, Line, chart
+    from mmd_pack.nodes.pictures.chart import (
+        STEPS,
+        Axis,
+        Line,
+        chart,
+    )
 
     lines = [Line([(0.2, 1.0), (0.8, 2.0)], (255, 0, 0))]
     steps, batches = (chart("t", lines, (400, 300), axis=axis) for axis in (STEPS, Axis([], "")))

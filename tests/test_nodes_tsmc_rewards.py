@@ -375,7 +375,7 @@ class Film:
 
 
 def test_samples_are_decoded_one_by_one(vae):
-    from mmd_pack.nodes.tsmc.decode import decoded
+    from mmd_pack.nodes.tsmc.rewards.decode import decoded
 
     samples = random(3, 4, 8, 8)
     images = decoded(vae, samples)
@@ -389,7 +389,7 @@ def test_samples_are_decoded_one_by_one(vae):
 
 def test_decoding_and_looking_can_be_interrupted():
     import comfy.model_management as management
-    from mmd_pack.nodes.tsmc.decode import decoded
+    from mmd_pack.nodes.tsmc.rewards.decode import decoded
 
     film = Film()
     looks = SimpleNamespace(encode_image=film.seen.append)
@@ -415,8 +415,8 @@ def test_a_vae_of_other_latents_is_refused_before_the_model_draws(vae, clip_visi
 
 
 def test_scores_of_latents_are_those_of_what_they_become(vae):
-    from mmd_pack.nodes.tsmc.decode import decoded
-    from mmd_pack.nodes.tsmc.reward import GROUP, score_latents, settle_latents
+    from mmd_pack.nodes.tsmc.rewards.decode import decoded
+    from mmd_pack.nodes.tsmc.rewards.reward import GROUP, score_latents, settle_latents
 
     samples, sd15 = random(GROUP + 2, 4, 2, 2), latent_format()
     bright = stats_reward(vae)

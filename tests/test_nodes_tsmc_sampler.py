@@ -33,7 +33,7 @@ def test_unsteered_paths_are_those_of_core_euler_ancestral(family):
     from comfy.k_diffusion.sampling import sample_euler_ancestral
     from comfy.samplers import KSAMPLER
     from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
-    from mmd_pack.nodes.tsmc.particle_noise import ParticleNoise
+    from mmd_pack.nodes.host.particle_noise import ParticleNoise
 
     given = graph(tiny(family), family, cfg=3.0)
     drawn = steered(given, LinearReward(direction(family)), feature="none", iterations=0)[ALL]
@@ -312,7 +312,7 @@ def test_lora_and_other_patches_are_part_of_the_model():
 
 def test_a_batch_of_templates_and_mmd_guidance_are_told():
     from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.apply_mmd_guidance import ApplyMMDGuidance
+    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
 
     references = References(torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(1)))
     model = ApplyMMDGuidance.execute(tiny_model(), references, 5.0, 0.0, 0.8, "flow").result[0]
@@ -370,7 +370,7 @@ def test_references_of_another_size_are_told_before_anything_is_drawn():
 
 def test_defaults_of_the_nodes_are_those_of_the_method():
     from mmd_pack.mmd_core.tsmc import TSMCConfig
-    from mmd_pack.nodes.tsmc.settings import config_of, learning_inputs
+    from mmd_pack.nodes.tsmc.run.settings import config_of, learning_inputs
 
     defaults = {i.id: i.default for i in learning_inputs()}
     assert defaults.pop("micro_batch") == 4

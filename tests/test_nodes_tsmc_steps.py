@@ -193,7 +193,13 @@ def test_latents_of_several_kinds_are_told(model):
 def test_no_path_of_the_first_batch_is_weighed_by_what_it_taught(model, kind):
     """h and H of each path are those of the twist that the other paths teach."""
     from mmd_pack.mmd_core import References
-    from mmd_pack.mmd_core.tsmc import DenoiserJacobian, GradientTwist, fitted, replayed, white
+    from mmd_pack.mmd_core.tsmc import (
+        DenoiserJacobian,
+        GradientTwist,
+        fitted,
+        replayed,
+        white,
+    )
     from mmd_pack.nodes.tsmc.reward_reference import TSMCRewardReference
 
     given = graph(model)

@@ -41,7 +41,7 @@ def encoded(name, images, noise=0.0, seed=0):
 
 
 def verdict(references, name):
-    from mmd_pack.nodes.vae_match import wrong_vae
+    from mmd_pack.nodes.host.vae_match import wrong_vae
 
     return wrong_vae(references, latent_format(name))
 
@@ -119,7 +119,7 @@ def test_latents_of_films_do_not_fit_a_model_of_images():
 def test_every_format_can_be_asked():
     """Formats without factors, of sound and with a reshaped preview included."""
     from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.vae_match import known_formats, wrong_vae
+    from mmd_pack.nodes.host.vae_match import known_formats, wrong_vae
 
     formats = [format for channels in range(1, 300) for format in known_formats(channels)]
     assert len(formats) > 15
@@ -131,7 +131,7 @@ def test_every_format_can_be_asked():
 
 def test_a_reshaped_preview_is_compared_at_the_size_of_the_pictures():
     from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.vae_match import agreement
+    from mmd_pack.nodes.host.vae_match import agreement
 
     if not hasattr(latent_format("SD15"), "latent_rgb_factors_reshape"):
         pytest.skip("this ComfyUI does not know Flux 2")

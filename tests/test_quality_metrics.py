@@ -32,7 +32,7 @@ def clouds(n=30, m=40, dim=5, shift=0.0, seed=0):
 
 def test_mmd2_is_that_of_the_pack_and_of_the_sum():
     from mmd_pack.mmd_core import mmd2
-    from mmd_pack.mmd_core.kernels import RadialKernel
+    from mmd_pack.mmd_core.kernels.kernels import RadialKernel
 
     x, y = (c.double() for c in clouds(shift=0.5))
     d2 = metrics.sq_distance_matrix(torch.cat([x, y]))
@@ -93,7 +93,7 @@ def test_permutation_test_holds_its_level_and_has_power():
 
 def test_universal_guidance_descends_the_biased_mmd2():
     from mmd_pack.mmd_core import mmd2
-    from mmd_pack.mmd_core.kernels import RadialKernel
+    from mmd_pack.mmd_core.kernels.kernels import RadialKernel
 
     x, y = (c.double() for c in clouds(shift=0.5))
     kernel = RadialKernel("rbf", (1.0, 2.0, 4.0))

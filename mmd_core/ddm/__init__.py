@@ -3,7 +3,12 @@
 from .adjoint import accumulate, draw
 from .chain import LinearChain
 from .checkpointing import checkpointed
-from .config import DECAYS, FEATURES, KEEP, DDMConfig
+from .config import (
+    DECAYS,
+    FEATURES,
+    KEEP,
+    DDMConfig,
+)
 from .lora import TARGETS, LoRA, layers
 from .loss import DEFAULT_KERNEL, MMDLoss
 from .training import Problem, Step, Training

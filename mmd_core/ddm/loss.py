@@ -10,10 +10,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..config import KernelConfig
-from ..kernels import Gram
-from ..mmd import grad_of_rows, mmd2_from_values, uniform
-from ..prompt import caption_bandwidth, prompt_weights
+from ..kernels.config import KernelConfig
+from ..kernels.kernels import Gram
+from ..kernels.mmd import grad_of_rows, mmd2_from_values, uniform
+from ..kernels.prompts import caption_bandwidth, prompt_weights
 
 __all__ = ["DEFAULT_KERNEL", "MMDLoss", "MOST"]
 

@@ -12,7 +12,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .adjoint import Denoise, accumulate, draw, parts
+from .adjoint import (
+    Denoise,
+    accumulate,
+    draw,
+    parts,
+)
 from .chain import LinearChain
 from .config import DDMConfig
 from .lora import LoRA

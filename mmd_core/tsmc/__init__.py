@@ -12,10 +12,20 @@ from .config import FEATURES, FINALS, TSMCConfig
 from .expansion import KernelExpansion
 from .jacobian import DenoiserJacobian
 from .learning import Learning, Pass
-from .paths import Paths, Recording, propose, replayed
+from .paths import (
+    Paths,
+    Recording,
+    propose,
+    replayed,
+)
 from .smc import Swarm, smc
 from .surrogate import fitted
-from .twist import MOST, GradientTwist, Twist, white
+from .twist import (
+    MOST,
+    GradientTwist,
+    Twist,
+    white,
+)
 from .weights import effective, log_mean_exp, systematic
 from .witness import Witness
 

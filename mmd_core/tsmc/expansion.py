@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from ..feature_space import Features, Whole
-from ..kernels import Gram, Kernel
-from ..precision import full_precision
+from ..comparison.feature_maps import Features, Whole
+from ..kernels.kernels import Gram, Kernel
+from ..kernels.precision import full_precision
 
 __all__ = ["KernelExpansion"]
 

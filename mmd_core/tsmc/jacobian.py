@@ -16,7 +16,7 @@ References:
 import torch
 from torch import Tensor
 
-from ..precision import full_precision
+from ..kernels.precision import full_precision
 from .chain import Transition
 
 __all__ = ["DenoiserJacobian"]

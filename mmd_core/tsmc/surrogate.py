@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..bandwidth import median_distance
-from ..kernels import Gram, RadialKernel
+from ..kernels.bandwidth import median_distance
+from ..kernels.kernels import Gram, RadialKernel
 from .expansion import KernelExpansion
 
 __all__ = ["RIDGE", "fitted"]

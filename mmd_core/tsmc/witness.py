@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..config import KernelConfig
-from ..feature_space import make_features
+from ..comparison.feature_maps import make_features
+from ..kernels.config import KernelConfig
 from .expansion import KernelExpansion
 
 __all__ = ["Witness"]

@@ -6,10 +6,10 @@ import comfy.samplers
 import folder_paths
 from comfy_api.latest import io, ui
 
-from .._compat import schema_options
-from ..live import executing_node, show_text
-from ..sockets import CATEGORY
-from .trained_lora import about_file
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY
+from ..host.progress import executing_node, show_text
+from .training.trained_lora import about_file
 
 NODE = "MMDLoRAInfo"
 ANY = "(any)"

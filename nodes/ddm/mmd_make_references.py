@@ -9,12 +9,12 @@ import torch
 from comfy_api.latest import io
 
 from ...mmd_core import References
-from .._compat import schema_options
-from ..groups import group_conditioning
-from ..live import executing_node, show_text
-from ..prompts import batch_features, prompt_count
-from ..sockets import CATEGORY, ReferencesSocket
-from ..tsmc.particle_noise import ParticleNoise
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, ReferencesSocket
+from ..host.groups import group_conditioning
+from ..host.particle_noise import ParticleNoise
+from ..host.progress import executing_node, show_text
+from ..host.prompts import batch_features, prompt_count
 
 NODE = "MMDMakeReferences"
 

@@ -5,8 +5,8 @@ import math
 import torch
 from comfy_api.latest import io
 
-from .._compat import schema_options
-from ..sockets import CATEGORY
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY
 
 NODE = "MMDPrompts"
 LONGEST = 4  # times the shortest prompt

@@ -3,10 +3,10 @@
 import folder_paths
 from comfy_api.latest import io, ui
 
-from .._compat import schema_options
-from ..live import executing_node, show_text
-from ..sockets import CATEGORY, LoRASocket
-from .trained_lora import DTYPES, place, write
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, LoRASocket
+from ..host.progress import executing_node, show_text
+from .training.trained_lora import DTYPES, place, write
 
 NODE = "MMDSaveLoRA"
 

@@ -10,13 +10,24 @@ import torch
 from comfy_api.latest import io, ui
 
 from ...mmd_core.ddm import DDMConfig, Step, Training
-from .._compat import schema_options
-from ..live import executing_node, show_text, tiled
-from ..sockets import CATEGORY, LoRASocket, LossSocket
-from .account import about, cost, line, plot, report
-from .finetuning import Plan, finetuned, planned
-from .train_inputs import DEFAULTS, DTYPES, fine_inputs, main_inputs
-from .trained_lora import Autosave, TrainedLoRA
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, LoRASocket, LossSocket
+from ..host.progress import executing_node, show_text, tiled
+from .training.account import (
+    about,
+    cost,
+    line,
+    plot,
+    report,
+)
+from .training.finetuning import Plan, finetuned, planned
+from .training.train_inputs import (
+    DEFAULTS,
+    DTYPES,
+    fine_inputs,
+    main_inputs,
+)
+from .training.trained_lora import Autosave, TrainedLoRA
 
 NODE = "MMDTrainLoRA"
 SHOWN = 16  # samples in the preview

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ...mmd_core import KernelConfig
 from ...mmd_core.tsmc import Witness
-from .._compat import schema_options
-from ..sockets import CATEGORY, RewardSocket
-from .decode import check_vae
-from .reward import settled_witness
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, RewardSocket
+from .rewards.decode import check_vae
+from .rewards.reward import settled_witness
 
 NODE = "TSMCRewardCLIPVision"
 MEAN, MAX, WITNESS = MODES = ("mean cosine", "max cosine", "MMD witness")

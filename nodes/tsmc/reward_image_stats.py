@@ -6,9 +6,9 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from .._compat import schema_options
-from ..sockets import CATEGORY, RewardSocket
-from .decode import check_vae
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, RewardSocket
+from .rewards.decode import check_vae
 
 NODE = "TSMCRewardImageStats"
 MORE, LESS = DIRECTIONS = ("more", "less")

@@ -8,10 +8,15 @@ from torch import Tensor
 
 from ...mmd_core import KernelConfig, References
 from ...mmd_core.tsmc import Witness
-from .._compat import schema_options
-from ..sockets import CATEGORY, KernelSocket, ReferencesSocket, RewardSocket
-from ..vae_match import wrong_vae
-from .reward import settled_witness
+from ..base.schema import schema_options
+from ..base.sockets import (
+    CATEGORY,
+    KernelSocket,
+    ReferencesSocket,
+    RewardSocket,
+)
+from ..host.vae_match import wrong_vae
+from .rewards.reward import settled_witness
 
 NODE = "TSMCRewardReference"
 

@@ -4,9 +4,9 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from .._compat import schema_options
-from ..sockets import CATEGORY, RewardSocket
-from .reward import Reward
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, RewardSocket
+from .rewards.reward import Reward
 
 NODE = "TSMCScoreImages"
 SHOWN = 64  # images, in the report

@@ -3,16 +3,21 @@
 from comfy_api.latest import io
 
 from ...mmd_core.tsmc import FINALS
-from .._compat import schema_options
-from ..live import executing_node, show_text
-from ..sockets import CATEGORY, RewardSocket, StateSocket
-from .account import Budget, ending, line, report
-from .drawing import drawn, evaluations, known
-from .finishing import handed_out, swarmed
-from .settings import chain_inputs, config_of, learning_inputs
-from .state import empty_state
-from .steering import begun, passes, scored_by
-from .watch import Watch
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, RewardSocket, StateSocket
+from ..host.progress import executing_node, show_text
+from .run.account import (
+    Budget,
+    ending,
+    line,
+    report,
+)
+from .run.drawing import drawn, evaluations, known
+from .run.finishing import handed_out, swarmed
+from .run.settings import chain_inputs, config_of, learning_inputs
+from .run.state import empty_state
+from .run.steering import begun, passes, scored_by
+from .run.watch import Watch
 
 NODE = "TRITSMCSampler"
 

@@ -2,10 +2,10 @@
 
 from comfy_api.latest import io
 
-from .._compat import schema_options
-from ..sockets import CATEGORY, StateSocket
-from .settings import chain_inputs, config_of, learning_inputs
-from .state import empty_state
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, StateSocket
+from .run.settings import chain_inputs, config_of, learning_inputs
+from .run.state import empty_state
 
 NODE = "TSMCInit"
 

@@ -8,13 +8,19 @@ from comfy_api.latest import io, ui
 from PIL import Image
 
 from ...mmd_core.tsmc import Learning
-from .._compat import schema_options
-from ..chart import NEUTRAL, Axis, Line, chart, color_of
-from ..lettering import BACKGROUND
-from ..mmd_plot import legend
-from ..picture_rows import Row, picture_rows
-from ..sockets import CATEGORY, StateSocket
-from .state import TSMCState
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, StateSocket
+from ..guidance.mmd_plot import legend
+from ..pictures.chart import (
+    NEUTRAL,
+    Axis,
+    Line,
+    chart,
+    color_of,
+)
+from ..pictures.lettering import BACKGROUND
+from ..pictures.picture_rows import Row, picture_rows
+from .run.state import TSMCState
 
 NODE = "TSMCPlot"
 WIDTH, HEIGHT, EDGE = 1280, 400, 14

@@ -2,12 +2,12 @@
 
 from comfy_api.latest import io
 
-from .._compat import schema_options
-from ..live import executing_node
-from ..sockets import CATEGORY, StateSocket
-from .drawing import drawn, known
-from .steering import first_count
-from .watch import Watch
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, StateSocket
+from ..host.progress import executing_node
+from .run.drawing import drawn, known
+from .run.steering import first_count
+from .run.watch import Watch
 
 NODE = "TSMCPropose"
 

@@ -2,10 +2,10 @@
 
 from comfy_api.latest import io
 
-from .._compat import schema_options
-from ..sockets import CATEGORY, StateSocket
-from .account import report
-from .finishing import handed_out
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, StateSocket
+from .run.account import report
+from .run.finishing import handed_out
 
 NODE = "TSMCSelect"
 MODES = ("best", "resample", "all")

@@ -4,12 +4,12 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from .._compat import schema_options
-from ..live import executing_node, show_text
-from ..sockets import CATEGORY, RewardSocket, StateSocket
-from .account import ending, report
-from .state import TSMCState
-from .steering import resolved, scored, scored_by
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, RewardSocket, StateSocket
+from ..host.progress import executing_node, show_text
+from .run.account import ending, report
+from .run.state import TSMCState
+from .run.steering import resolved, scored, scored_by
 
 NODE = "TSMCUpdate"
 

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import pack  # noqa: F401  beside this script; makes the pack importable
 import torch
-from mmd_pack.mmd_core.compression import compress
-from mmd_pack.mmd_core.config import KernelConfig
-from mmd_pack.mmd_core.herding import Centred, best_weights, herd
-from mmd_pack.mmd_core.kernels import Gram
+from mmd_pack.mmd_core.kernels.config import KernelConfig
+from mmd_pack.mmd_core.kernels.kernels import Gram
+from mmd_pack.mmd_core.references.compress import compress
+from mmd_pack.mmd_core.references.herding import Centred, best_weights, herd
 from mmd_tests.quality.mixture import Dct
 from mmd_tests.quality.mixture_worlds import latent_mixture
 

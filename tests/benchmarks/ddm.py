@@ -106,8 +106,8 @@ def main() -> None:
     comfyui.start_comfyui()
     import pack  # noqa: F401  makes the pack importable
     from mmd_pack.mmd_core.ddm import DDMConfig
-    from mmd_pack.nodes.ddm.engine import with_engine
-    from mmd_pack.nodes.ddm.sampler_chain import chain_of, schedule
+    from mmd_pack.nodes.ddm.training.engine import with_engine
+    from mmd_pack.nodes.ddm.training.sampler_chain import chain_of, schedule
 
     out, model, on_gpu = sys.stdout, sd15(), torch.cuda.is_available()
     chain = chain_of(model, "euler", "sgm_uniform", options.steps)

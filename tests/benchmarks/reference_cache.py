@@ -56,10 +56,10 @@ def main() -> int:
     options = parser.parse_args()
     start_comfyui()
     import folder_paths
-    from mmd_pack.nodes import fingerprint
-    from mmd_pack.nodes.encode_reference_latents import EncodeReferenceLatents
-    from mmd_pack.nodes.image_folder import ReferenceSet
-    from mmd_pack.nodes.picture import FilePicture
+    from mmd_pack.nodes.host import fingerprint
+    from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
+    from mmd_pack.nodes.references.folder.image_folder import ReferenceSet
+    from mmd_pack.nodes.references.folder.picture import FilePicture
 
     vae, out = random_vae(), sys.stdout
     count, size = options.count, options.size

@@ -16,11 +16,11 @@ import pack  # noqa: F401  beside this script; makes the pack importable
 import torch
 from latent_world import LatentWorld
 from mmd_pack.mmd_core import KernelConfig, Latents, mmd2_grad
-from mmd_pack.mmd_core.coupling import Coupling
-from mmd_pack.mmd_core.flow import flowed, substeps
-from mmd_pack.mmd_core.gram_space import GramSpace
-from mmd_pack.mmd_core.kernels import RadialKernel
-from mmd_pack.mmd_core.rows import Rows
+from mmd_pack.mmd_core.comparison.coupling import Coupling
+from mmd_pack.mmd_core.comparison.flow import flowed, substeps
+from mmd_pack.mmd_core.comparison.gram_space import GramSpace
+from mmd_pack.mmd_core.comparison.rows import Rows
+from mmd_pack.mmd_core.kernels.kernels import RadialKernel
 from timing import best_times
 
 SIDES = (64, 128)  # of SD1.5's and SDXL's latents

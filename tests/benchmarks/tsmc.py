@@ -13,7 +13,12 @@ import pack  # noqa: F401  beside this script; makes the pack importable
 import torch
 from latent_world import LatentWorld
 from mmd_pack.mmd_core import KernelConfig
-from mmd_pack.mmd_core.tsmc import GradientTwist, Witness, propose, transitions
+from mmd_pack.mmd_core.tsmc import (
+    GradientTwist,
+    Witness,
+    propose,
+    transitions,
+)
 from timing import best_times
 
 SIDES = (64, 128)  # of SD1.5's and SDXL's latents

@@ -89,7 +89,7 @@ def random_prompt(model, seed: int):
 def guided(model, references, trace, watch: Stopwatch):
     """The model as MMDGuidedKSampler guides it, measured by `watch` within and without guidance."""
     from comfy.patcher_extension import WrappersMP
-    from mmd_pack.nodes.sampling import apply_guidance
+    from mmd_pack.nodes.guidance.run.hook import apply_guidance
 
     kinds, model = (WrappersMP.SAMPLER_SAMPLE, WrappersMP.PREDICT_NOISE), model.clone()
     for kind in kinds:
@@ -107,7 +107,7 @@ def runs(model, n: int, batch: int, side: int, steps: int):
     import comfy.samplers
     from latent_world import LatentWorld
     from mmd_pack.mmd_core import GuidanceConfig, References
-    from mmd_pack.nodes.trace import Trace
+    from mmd_pack.nodes.guidance.run.trace import Trace
 
     channels = model.model.latent_format.latent_channels
     world, watch = LatentWorld((channels, side, side), "cpu"), Stopwatch()

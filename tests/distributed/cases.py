@@ -21,9 +21,9 @@ from mmd_pack.mmd_core import (
     Memory,
     NoiseModel,
     Window,
-    comparison,
 )
-from mmd_pack.mmd_core.workers import ALONE, Workers
+from mmd_pack.mmd_core.comparison import by_features as comparison
+from mmd_pack.mmd_core.comparison.workers import ALONE, Workers
 from our_call import STRENGTHS
 from safetensors.torch import save_file
 from torch import Tensor

@@ -9,8 +9,13 @@ from cost import table
 from drawing import SIGMAS, WINDOW, draw, modes, noise_of
 from join import CountedWorkers, joined
 from latent_world import LatentWorld
-from mmd_pack.mmd_core import Guidance, GuidanceConfig, Latents, NoiseModel
-from mmd_pack.mmd_core.workers import ALONE, Workers
+from mmd_pack.mmd_core import (
+    Guidance,
+    GuidanceConfig,
+    Latents,
+    NoiseModel,
+)
+from mmd_pack.mmd_core.comparison.workers import ALONE, Workers
 from mmd_tests.quality.metrics import shares, total_variation
 from torch import Tensor
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pack  # noqa: F401  makes the pack importable
 import torch
 import torch.distributed as distributed
-from mmd_pack.mmd_core.workers import DistributedWorkers
+from mmd_pack.mmd_core.comparison.workers import DistributedWorkers
 from torch import Tensor
 
 PATIENCE = timedelta(seconds=120)  # of a worker for the others

@@ -84,7 +84,7 @@ class DigitsGraph:
     def guided(self, model, references):
         """ApplyMMDGuidance with its defaults: flow, strength 100."""
         from mmd_pack.mmd_core import GuidanceConfig
-        from mmd_pack.nodes.apply_mmd_guidance import ApplyMMDGuidance
+        from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
 
         names = ("strength", "start_percent", "end_percent", "mode")
         usual = {name: getattr(GuidanceConfig(), name) for name in names}

@@ -7,7 +7,14 @@ from functools import cache
 
 import torch
 from mmd_pack.mmd_core import KernelConfig
-from mmd_pack.mmd_core.ddm import DDMConfig, LoRA, MMDLoss, Problem, Training, layers
+from mmd_pack.mmd_core.ddm import (
+    DDMConfig,
+    LoRA,
+    MMDLoss,
+    Problem,
+    Training,
+    layers,
+)
 from torch import Tensor, nn
 
 from . import ring

@@ -17,7 +17,7 @@ SHAPES = {"image": (4, 3, 2), "video": (2, 2, 2, 1), "text": ()}
 @cache
 def entries() -> dict[str, tuple[str, dict[str, torch.Tensor]]]:
     """By name: key and tensors."""
-    from mmd_pack.nodes.latent_cache import entry_key
+    from mmd_pack.nodes.references.encoding.latent_cache import entry_key
 
     found = {}
     for i, (name, shape) in enumerate(SHAPES.items()):
@@ -31,7 +31,7 @@ def entries() -> dict[str, tuple[str, dict[str, torch.Tensor]]]:
 
 @cache
 def pool() -> dict[str, bytes]:
-    from mmd_pack.nodes.latent_cache import LatentCache
+    from mmd_pack.nodes.references.encoding.latent_cache import LatentCache
 
     with TemporaryDirectory() as folder:
         store = LatentCache(Path(folder))
@@ -55,7 +55,7 @@ def cases(draw) -> Case:
 
 def check(case: Case, place: Path) -> list[str]:
     """One outcome, see `Target`."""
-    from mmd_pack.nodes.latent_cache import LatentCache
+    from mmd_pack.nodes.references.encoding.latent_cache import LatentCache
 
     (data,), (key, tensors) = case.files, entries()[case.about]
     store = LatentCache(place)

@@ -240,7 +240,7 @@ def expected(source: str, files: dict[str, bytes]) -> list[str]:
 
 def check(case: Case, place: Path) -> list[str]:
     """An outcome for each file, see `Target`: "other" for all of them if any caption was found."""
-    from mmd_pack.nodes.captions import read_captions
+    from mmd_pack.nodes.references.folder.captions import read_captions
 
     source, chosen = case.about
     folder, files, problems = place / "set", dict(zip(chosen, case.files, strict=True)), []

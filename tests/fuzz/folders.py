@@ -71,8 +71,8 @@ def good(color: tuple[int, int, int], name: str) -> bytes:
 
 def check(case: Case, place: Path) -> list[str]:
     """An outcome for each file, see `Target`; for those with captions "other"."""
-    from mmd_pack.nodes.image_folder import read_folder
-    from mmd_pack.nodes.list_files import printable
+    from mmd_pack.nodes.references.folder.image_folder import read_folder
+    from mmd_pack.nodes.references.folder.list_files import printable
 
     shutil.rmtree(place / "set", ignore_errors=True)
     folder, files = place / "set", dict(zip(case.about, case.files, strict=True))

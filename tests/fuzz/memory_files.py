@@ -35,7 +35,7 @@ def parts() -> dict[str, tuple[torch.Tensor, str, torch.Tensor | None]]:
 
 @cache
 def pool() -> dict[str, bytes]:
-    from mmd_pack.mmd_core.memory_file import append
+    from mmd_pack.mmd_core.files.memory_file import append
 
     with TemporaryDirectory() as folder:
         return {
@@ -53,7 +53,7 @@ def cases(draw) -> Case:
 
 def check(case: Case, place: Path) -> list[str]:
     """One outcome, see `Target`."""
-    from mmd_pack.mmd_core.memory_file import append, recall
+    from mmd_pack.mmd_core.files.memory_file import append, recall
 
     (data,), (latents, kind, prompts) = case.files, parts()[case.about]
     wanted = latents.shape[1:], kind, None if prompts is None else prompts.shape[1]

@@ -274,7 +274,7 @@ def check_picture(data: bytes, found: np.ndarray, size: tuple[int, int]) -> None
 def check(case: Case, place) -> list[str]:
     """One outcome: "refused", "same" as one of the whole pictures, or "other"."""
     import torch
-    from mmd_pack.nodes.read_image import read_sized
+    from mmd_pack.nodes.references.folder.read_image import read_sized
 
     (data,) = case.files
     pixels = claimed(data)
@@ -302,7 +302,7 @@ def check(case: Case, place) -> list[str]:
 @cache
 def _whole(kind: str) -> set[bytes]:
     """The pixels of the pictures of the pool."""
-    from mmd_pack.nodes.read_image import read_image
+    from mmd_pack.nodes.references.folder.read_image import read_image
 
     images = (read_image(io.BytesIO(data))[0].double() * 255 for data in pool(kind).values())
     return {image.numpy().round().astype(np.uint8).tobytes() for image in images}

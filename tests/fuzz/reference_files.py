@@ -10,7 +10,12 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 from mmd_pack.mmd_core import References
-from mmd_pack.mmd_core.reference_file import NOT_IN_NAMES, ReferenceFileError, read, write
+from mmd_pack.mmd_core.files.reference_file import (
+    NOT_IN_NAMES,
+    ReferenceFileError,
+    read,
+    write,
+)
 
 from .edits import Case, changed
 from .limits import Crash, Misread, Watch
@@ -151,7 +156,7 @@ def check(case: Case, place: Path) -> list[str]:
 
 def _use(found: References, place: Path) -> None:
     """What is read can be shown and written, and comes back."""
-    from mmd_pack.nodes.load_reference_latents import report
+    from mmd_pack.nodes.references.load_reference_latents import report
 
     report(found, "changed")
     write(found, place / "again.safetensors")

@@ -67,7 +67,7 @@ def draw(
         options: Other inputs of the node; steps, sampler and so on have defaults of the case.
     """
     from mmd_pack.mmd_core import GuidanceConfig
-    from mmd_pack.nodes.mmd_guided_ksampler import MMDGuidedKSampler
+    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
 
     batch = batch or (len(latent["samples"]) if latent else case.batch)
     defaults = GuidanceConfig()

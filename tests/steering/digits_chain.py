@@ -47,8 +47,8 @@ class DigitsChain:
     def state(self, seed: int, particles: int):
         """A run before its first batch."""
         from mmd_pack.mmd_core.tsmc import TSMCConfig
-        from mmd_pack.nodes.tsmc.drawing import known
-        from mmd_pack.nodes.tsmc.state import empty_state
+        from mmd_pack.nodes.tsmc.run.drawing import known
+        from mmd_pack.nodes.tsmc.run.state import empty_state
 
         given = self.inputs(seed)
         state = empty_state(
@@ -58,7 +58,7 @@ class DigitsChain:
 
     def unsteered(self, seed: int, count: int) -> Tensor:
         """z of the first `count` paths that a run with this seed would draw without steering."""
-        from mmd_pack.nodes.tsmc.drawing import drawn
+        from mmd_pack.nodes.tsmc.run.drawing import drawn
 
         return drawn(self.state(seed, count), self.guider, count, silent).batch.samples
 

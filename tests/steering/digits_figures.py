@@ -51,7 +51,7 @@ def truth_of(state, samples: Tensor, rewards: Tensor | None = None) -> Truth:
         rewards: Of these, if they are known.
     """
     from mmd_pack.mmd_core.tsmc import effective, log_mean_exp
-    from mmd_pack.nodes.tsmc.steering import tilt_of
+    from mmd_pack.nodes.tsmc.run.steering import tilt_of
 
     rewards = (scores_of(state, samples) if rewards is None else rewards).double()
     tilt = tilt_of(state, rewards)

@@ -71,7 +71,7 @@ def tri_tsmc(chain: DigitsChain, seed: int, reward, **settings) -> tuple[Spent, 
 
 def scores_of(state, samples: Tensor) -> Tensor:
     """r of samples, by the run's fixed reward."""
-    from mmd_pack.nodes.tsmc.reward import score_latents
+    from mmd_pack.nodes.tsmc.rewards.reward import score_latents
 
     return score_latents(state.reward, samples, state.latent_format)
 
@@ -79,7 +79,7 @@ def scores_of(state, samples: Tensor) -> Tensor:
 def best_of_n(chain: DigitsChain, seed: int, state) -> Spent:
     """64 unsteered paths; importance weights for everything but the best."""
     from mmd_pack.mmd_core.tsmc import effective, log_mean_exp, systematic
-    from mmd_pack.nodes.tsmc.steering import tilt_of
+    from mmd_pack.nodes.tsmc.run.steering import tilt_of
 
     before = sum(chain.calls)
     samples = chain.unsteered(seed, PATHS)
@@ -99,8 +99,8 @@ def swarm_of(
 ) -> Spent:
     """A pass of SMC with the twist of `state`."""
     from mmd_pack.mmd_core.tsmc import effective, systematic
-    from mmd_pack.nodes.tsmc.drawing import swarm
-    from mmd_pack.nodes.tsmc.steering import tilt_of
+    from mmd_pack.nodes.tsmc.run.drawing import swarm
+    from mmd_pack.nodes.tsmc.run.steering import tilt_of
 
     before = sum(chain.calls)
     state = replace(state, config=replace(state.config, particles=particles))
@@ -119,7 +119,7 @@ def swarm_of(
 
 def _untwisted(chain: DigitsChain, state, scale: Callable[[int], float]) -> Spent:
     """SMC with the model's own proposal, and V of a multiple of λ r(x̂0)."""
-    from mmd_pack.nodes.tsmc.steering import tilt_of
+    from mmd_pack.nodes.tsmc.run.steering import tilt_of
 
     def potential(x0: Tensor, step: int) -> Tensor:
         return scale(step) * tilt_of(state, scores_of(state, state.latent_format.process_out(x0)))
@@ -140,7 +140,7 @@ def plain_smc(chain: DigitsChain, state) -> Spent:
 
 def tri_with_smc(chain: DigitsChain, seed: int, reward, **settings) -> Spent:
     """48 paths to learn from, then 16 by SMC, as final smc of TRITSMCSampler draws them; its log Ẑ alone."""
-    from mmd_pack.nodes.tsmc.finishing import potential_of
+    from mmd_pack.nodes.tsmc.run.finishing import potential_of
 
     first, state = tri_tsmc(chain, seed, reward, iterations=2, **settings)
     on_the_way = chain.steps - 1 if state.reward.space == "latent" else 0

@@ -10,7 +10,13 @@ from typing import Protocol
 
 import torch
 from mmd_pack.mmd_core import KernelConfig
-from mmd_pack.mmd_core.tsmc import GradientTwist, Transition, Witness, propose, transitions
+from mmd_pack.mmd_core.tsmc import (
+    GradientTwist,
+    Transition,
+    Witness,
+    propose,
+    transitions,
+)
 from torch import Tensor
 
 F64 = torch.float64

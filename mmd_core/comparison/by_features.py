@@ -1,0 +1,188 @@
+"""A batch compared with references by features, as rows of a Gram space."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..kernels.config import KernelConfig
+from ..kernels.kernels import Gram
+from ..kernels.mmd import mmd2_from_values, uniform
+from .by_patches import PatchEmbedding
+from .coupling import Coupling
+from .feature_maps import make_features
+from .flow import flowed, substeps
+from .gram_space import Combination, GramSpace
+from .latents import Latents
+from .nearest import spacing, spacing_in
+from .noise import NoiseModel
+from .rows import Rows
+from .workers import ALONE, Workers
+
+__all__ = ["Compared", "FeatureComparison", "comparable_rows"]
+
+ALWAYS = 2**26  # bytes: inner products between references that find room anywhere
+
+
+def comparable_rows(
+    config: KernelConfig, references: Tensor, weights: Tensor
+) -> tuple[Callable[[Tensor], Tensor], KernelConfig]:
+    """What makes rows `(n, F)` of latents `(n, C, *)`, and the kernel that compares rows as `config` compares images.
+
+    Arguments:
+        references: With shape `(N, C, *)`.
+        weights: Their weights, with shape `(N,)`, not negative.
+    """
+    if config.feature_space == "patches":
+        rows = PatchEmbedding(config, references, weights)
+        return rows, replace(config, kernel="linear", feature_space="latent")
+    features = make_features(config.feature_space, references.shape[1:], config.pool)
+    return lambda latents: features(latents).flatten(1), replace(config, feature_space="latent")
+
+
+class FeatureComparison:
+    """The features of references, and of finished samples, that a batch is compared with.
+
+    Arguments:
+        config: The kernel and the feature space.
+        references: Latents with shape `(N, C, *)`.
+        noise: The model's noise.
+        finished: Samples that count as drawn together with the batch, with shape `(m, C, *)`.
+        budget: How many bytes of the device it may take.
+        workers: Those that the batch is drawn by.
+    """
+
+    def __init__(
+        self,
+        config: KernelConfig,
+        references: Latents,
+        noise: NoiseModel,
+        finished: Tensor | None = None,
+        budget: float = math.inf,
+        workers: Workers = ALONE,
+    ):
+        self.weights, self.workers = references.weights, workers
+        self.features = make_features(config.feature_space, references.shape, config.pool)
+        compared = self.features.fit(references, noise)
+        self.posterior = self.features.whole
+        grams = self.weights.element_size() * len(compared) ** 2
+        # All exchange the same, whatever room each has.
+        least = workers.gather(self.weights.new_tensor([budget])).min().item()
+        compact = grams > max(least / 2, ALWAYS)
+        rows = Rows(compared, config.radial, budget if compact else budget - grams)
+        added = None if finished is None else self.features(finished)
+        self.space = GramSpace(rows, added, compact)
+        self.kernel = config.resolve(self._gram, math.prod(compared.shape))
+        self._coupling, self._mmd2_of_rows = None, None
+
+    @property
+    def _gram(self) -> Tensor:
+        """Inner products between references, or some that stand for them."""
+        index, gram = self.space.sample
+        return gram[: len(index), : len(index)]
+
+    def start(self, x0: Tensor, residual: Tensor | None, sigma: float) -> "Compared":
+        """The batch as it is compared: estimates `x0`; `residual` as in `posterior.py`."""
+        seen, lacking = self.features.seen(x0, residual, sigma, self.workers)
+        return Compared(self, x0, sigma, self.space.project(seen, lacking, self.workers).start())
+
+    def as_it_is(self, x: Tensor, sigma: float) -> "Compared":
+        """Latents `x` that lack nothing."""
+        w = self.space.project(self.features(x), workers=self.workers).start()
+        return Compared(self, x, sigma, w)
+
+    def mmd2_of_rows(self, coupling: Coupling) -> Tensor:
+        """`Coupling.mmd2_of_rows`, computed once for a coupling."""
+        if self._coupling is not coupling:
+            index, gram = self.space.sample
+            memory = torch.arange(len(self.weights), len(self.space), device=index.device)
+            rows = torch.cat([index, memory])
+            self._coupling = coupling
+            self._mmd2_of_rows = coupling.mmd2_of_rows(self.kernel, gram, rows)
+        return self._mmd2_of_rows
+
+    @cached_property
+    def spacing(self) -> float:
+        """See `nearest.py`."""
+        return spacing(self.space.rows) if self.space.gram is None else spacing_in(self._gram)
+
+    def mmd2(self, x: Tensor, unbiased: bool) -> Tensor:
+        """MMD² between finished latents `x` and the references."""
+        values, b = self.kernel.values(self._finished(x)), len(x)
+        index, _ = self.space.sample
+        kyy = self.kernel.values(Gram.within(self._gram))
+        p, q = uniform(b, values), self.weights[index]
+        return mmd2_from_values(values[:, :b], values[:, b + index], kyy, p, q / q.sum(), unbiased)
+
+    def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Which reference is nearest to each of the finished latents `x`, and how far by the spacing."""
+        found, index = _to_references(self._finished(x), len(self.weights)).min(1)
+        return index, found.sqrt() / self.spacing
+
+    def _finished(self, x: Tensor) -> Gram:
+        return self.space.project(self.features(x.to(self.weights))).start().gram
+
+
+def _to_references(gram: Gram, n: int) -> Tensor:
+    """Squared distances of samples and the n references, with shape `(B, n)`."""
+    return gram.sq_dist()[:, len(gram.dot) :][:, :n]
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """A batch as features on their way.
+
+    Arguments:
+        x0: The latents of this worker, with shape `(b, *shape)`.
+        sigma: Their noise level.
+        w: The features of all workers.
+    """
+
+    comparison: FeatureComparison
+    x0: Tensor
+    sigma: float
+    w: Combination
+
+    def flowed(self, coupling: Coupling, reach: float) -> tuple["Compared", int]:
+        """w' = −Ĝ(w) for the time `reach`, and in how many sub-steps."""
+        kernel = self.comparison.kernel
+        lengths = substeps(reach, kernel.singular)
+        w = flowed(self.w, lambda w: coupling.velocity(kernel, w.gram), lengths, kernel.singular)
+        return replace(self, w=w), len(lengths)
+
+    def moved(self, by: Tensor) -> "Compared":
+        """w + L·w + F·z, with `by` = [L | F] of shape `(B, B + M)`."""
+        return replace(self, w=self.w.moved(by))
+
+    def displacement(self) -> Tensor:
+        """What moves the latents so that their features move as these did, with shape `(b, *shape)`."""
+        comparison = self.comparison
+        g = self.w.displacement().reshape(-1, *comparison.space.rows.latents.shape)
+        return comparison.features.pull_back(self.x0, g, self.sigma)
+
+    def shortened(self, share: Tensor) -> "Compared":
+        """With one share of the way for each sample of all workers, with shape `(B,)`."""
+        return replace(self, w=self.w.shortened(share))
+
+    def mmd2(self, coupling: Coupling) -> Tensor:
+        """The biased MMD² between samples (finished ones included) and references."""
+        return coupling.mmd2(self._values, self.comparison.mmd2_of_rows(coupling))
+
+    def saturated(self) -> Tensor:
+        """The share of kernel values between samples and references that tell nothing."""
+        b, n = len(self._values), len(self.comparison.weights)
+        values = self._values[:, b : b + n]
+        return self.comparison.kernel.saturated(values).to(values.dtype).mean()
+
+    def nearest(self) -> Tensor:
+        """The distance of each sample from its nearest reference by their spacing, with shape `(B,)`."""
+        found = _to_references(self.w.gram, len(self.comparison.weights)).amin(1).sqrt()
+        return found / self.comparison.spacing
+
+    @cached_property
+    def _values(self) -> Tensor:
+        """Kernel values of samples with themselves and with all rows, with shape `(B, B + M)`."""
+        return self.comparison.kernel.values(self.w.gram)

@@ -1,0 +1,183 @@
+"""The Gram-space engine: guidance that touches the D numbers of a latent twice per model call.
+
+Every gradient in this package is a linear combination of rows, so a sample that follows it stays one:
+
+    w = x + A·x + C·z = x + K·r        K = [A | C]: (B, B + M)        r: the samples x, then the rows z
+
+z are references and finished samples. Inner products of x with r (one GEMM in) are all that kernels need; any number
+of sub-steps, bandwidths and prompt weights then runs on B×M matrices, and a second GEMM forms w.
+
+Where not even the inner products between references find room, w is formed at every sub-step instead.
+"""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..kernels.kernels import Gram
+from .rows import Rows
+from .workers import ALONE, Workers
+
+__all__ = ["Combination", "GramSpace", "Projection"]
+
+MOST = 2048  # references that stand for many
+
+
+class GramSpace:
+    """Rows z that samples are compared with: N references, then m finished samples (the memory).
+
+    Arguments:
+        rows: The references.
+        memory: Finished samples, with shape `(m, *shape)`, or None.
+        compact: Whether to do without the inner products between all rows z.
+
+    Attributes:
+        gram: z_j · z_j', with shape `(M, M)`, or None if `compact`.
+        squares: ‖z_j‖², with shape `(M,)`.
+    """
+
+    def __init__(self, rows: Rows, memory: Tensor | None = None, compact: bool = False):
+        self.rows, self.centre, self.gram = rows, rows.centre, None
+        self.memory = None if memory is None else memory.flatten(1) - self.centre
+        if compact:
+            squares = [piece.square().sum(1) for _, piece in rows.pieces()]
+            squares += [] if memory is None else [self.memory.square().sum(1)]
+            self.squares = torch.cat(squares)
+        else:
+            self.gram = rows.gram()
+            if memory is not None:
+                self.gram = extended(self.gram, rows.dots(self.memory), self.memory)
+            self.squares = self.gram.diagonal()
+
+    def __len__(self) -> int:
+        return len(self.squares)
+
+    def dots(self, x: Tensor) -> Tensor:
+        """Inner products of rows `x`, with shape `(B, D)`, and z: `(B, M)`."""
+        dots = self.rows.dots(x)
+        return dots if self.memory is None else torch.cat([dots, x @ self.memory.T], 1)
+
+    def mix(self, c: Tensor) -> Tensor:
+        """C·z, with shape `(B, D)`."""
+        mixed = self.rows.mix(c[:, : len(self.rows)])
+        return mixed if self.memory is None else mixed.addmm_(c[:, len(self.rows) :], self.memory)
+
+    @cached_property
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """Which references stand for all where `compact`, else all; and inner products of these and the memory."""
+        n = len(self.rows)
+        index = torch.arange(0, n, -(-n // MOST) if self.gram is None else 1)
+        index = index.to(self.centre.device)
+        if self.gram is not None:
+            return index, self.gram
+        some = self.rows.of(index)
+        gram = some @ some.T
+        if self.memory is not None:
+            gram = extended(gram, self.memory @ some.T, self.memory)
+        return index, gram
+
+    def project(
+        self, x: Tensor, lacking: float | Tensor = 0.0, workers: Workers = ALONE
+    ) -> "Projection":
+        """Samples `x`, with shape `(b, *shape)`, as `Projection` has them."""
+        return Projection(self, x.flatten(1) - self.centre, lacking, workers)
+
+
+def extended(gram: Tensor, across: Tensor, added: Tensor) -> Tensor:
+    """Inner products of rows, and of `added` ones, with shape `(m, D)`, whose products with the rows are `across`."""
+    return torch.cat([torch.cat([gram, across.T], 1), torch.cat([across, added @ added.T], 1)])
+
+
+class Projection:
+    """Samples x in a Gram space: inner products in, combinations out.
+
+    Arguments:
+        own: The samples of this worker about the centre, with shape `(b, D)`.
+        lacking: The squared norm of what every sample has besides x, orthogonal to all rows (`posterior.py`).
+        workers: Those that the samples are drawn by.
+        displaced: How far `own` have come to be here, with shape `(b, D)`, or None.
+    """
+
+    def __init__(
+        self,
+        space: GramSpace,
+        own: Tensor,
+        lacking: float | Tensor = 0.0,
+        workers: Workers = ALONE,
+        displaced: Tensor | None = None,
+    ):
+        self.space, self.own, self.lacking = space, own, lacking
+        self.workers, self.displaced = workers, displaced
+
+    @cached_property
+    def x(self) -> Tensor:
+        """The samples of all workers, with shape `(B, D)`."""
+        return self.workers.gather(self.own)
+
+    @cached_property
+    def dots(self) -> Tensor:
+        """x_i · r_j, with shape `(B, B + M)`."""
+        dots = torch.cat([self.own @ self.x.T, self.space.dots(self.own)], 1)
+        return self.workers.gather(dots)
+
+    def start(self) -> "Combination":
+        """The samples themselves."""
+        return Combination(self, torch.zeros_like(self.dots), moved=False)
+
+
+class Combination:
+    """Samples w = x + K·r.
+
+    Arguments:
+        k: K, with shape `(B, B + M)`.
+        moved: Whether it may be other samples than x.
+    """
+
+    def __init__(self, projection: Projection, k: Tensor, moved: bool = True):
+        self.projection, self.k, self._moved = projection, k, moved
+
+    @cached_property
+    def gram(self) -> Gram:
+        """The inner products of w with w and z, with shape `(B, B + M)`."""
+        p, b = self.projection, len(self.k)
+        dots = p.dots.clone()
+        if self._moved:
+            a, c = self.k[:, :b], self.k[:, b:]
+            dots.addmm_(a, p.dots)
+            dots[:, :b].addmm_(c, p.dots[:, b:].T)
+            dots[:, b:].addmm_(c, p.space.gram)
+            dots[:, :b] += dots @ self.k.T
+        squares = dots.diagonal().add_(p.lacking)
+        return Gram(dots, squares, torch.cat([squares, p.space.squares]))
+
+    def moved(self, by: Tensor) -> "Combination":
+        """w + L·w + F·z, with `by` = [L | F] of shape `(B, B + M)`."""
+        k = torch.addmm(by, by[:, : len(by)], self.k).add_(self.k)
+        moved = Combination(self.projection, k)
+        if self.projection.space.gram is None:
+            return moved._formed(moved.displacement())
+        return moved
+
+    def _formed(self, displaced: Tensor) -> "Combination":
+        """The samples of a projection of their own, which have come so far in all."""
+        p = self.projection
+        own = p.own + displaced if p.displaced is None else p.own - p.displaced + displaced
+        return Projection(p.space, own, p.lacking, p.workers, displaced).start()
+
+    def shortened(self, share: Tensor) -> "Combination":
+        """x + share·(w − x), with one share of the way for each sample, with shape `(B,)`."""
+        p = self.projection
+        if p.space.gram is None:
+            own = share[p.workers.own(len(share))]
+            return self._formed(own[:, None] * self.displacement())
+        return Combination(p, share[:, None] * self.k)
+
+    def displacement(self) -> Tensor:
+        """w − x of this worker's samples, with shape `(b, D)`."""
+        p, b = self.projection, len(self.k)
+        if not self._moved:
+            return torch.zeros_like(p.own) if p.displaced is None else p.displaced
+        own = self.k[p.workers.own(b)]
+        step = p.space.mix(own[:, b:]).addmm_(own[:, :b], p.x)
+        return step if p.displaced is None else step.add_(p.displaced)

@@ -1,0 +1,1 @@
+"""Guidance of one sampling run."""

@@ -1,0 +1,1 @@
+"""Kernels, their bandwidths, and MMD²."""

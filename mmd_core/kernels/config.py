@@ -1,0 +1,165 @@
+"""What a user sets, checked before anything runs."""
+
+import math
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ..comparison.feature_maps import FEATURE_SPACES
+from ..guidance.companions import FEW, GENTLY
+from .bandwidth import median_distance
+from .kernels import (
+    RADIAL_PROFILES,
+    DotKernel,
+    Kernel,
+    RadialKernel,
+    polynomial,
+)
+from .prompts import PROMPT_KERNELS
+
+__all__ = ["BANDWIDTHS", "GuidanceConfig", "KERNELS", "KernelConfig", "MODES"]
+
+KERNELS = (*RADIAL_PROFILES, "polynomial", "linear")
+BANDWIDTHS = ("median", "fixed")
+MODES = ("flow", "paper", "official")
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """Which kernel compares latents, and which compares prompts.
+
+    Arguments:
+        kernel: One of `KERNELS`.
+        bandwidth: `median` takes the median distance between references, `fixed` takes `bandwidth_value`.
+        bandwidth_value: The length scale h of `fixed`, in units of the model's latents.
+        multipliers: One kernel for each multiple of the bandwidth; radial kernels only.
+        prompt_kernel: One of `PROMPT_KERNELS`, or `none`.
+        prompt_bandwidth: Length scale of the prompt kernel `rbf`; 0 takes the median.
+        feature_space: What of the latents is compared, one of `FEATURE_SPACES`.
+        pool: How many places of an axis `low_pass` makes one of, at least 1.
+        patch_size: How long the `patches` are along each axis, at least 1.
+
+    Raises:
+        ValueError: An unknown name, or a number that is out of its range.
+    """
+
+    kernel: str = "rbf"
+    bandwidth: str = "median"
+    bandwidth_value: float = 1.0
+    multipliers: tuple[float, ...] = (0.5, 1.0, 2.0)
+    prompt_kernel: str = "none"
+    prompt_bandwidth: float = 0.0
+    feature_space: str = "latent"
+    pool: int = 4
+    patch_size: int = 3
+
+    def __post_init__(self):
+        for name, value, known in (
+            ("kernel", self.kernel, KERNELS),
+            ("bandwidth", self.bandwidth, BANDWIDTHS),
+            ("prompt_kernel", self.prompt_kernel, ("none", *PROMPT_KERNELS)),
+            ("feature_space", self.feature_space, FEATURE_SPACES),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+        if self.bandwidth == "fixed" and not _positive(self.bandwidth_value):
+            raise ValueError(
+                f"bandwidth_value must be above 0, not {self.bandwidth_value}: raise it, or set "
+                "bandwidth to median"
+            )
+        if not self.multipliers or not all(map(_positive, self.multipliers)):
+            raise ValueError(
+                f"multipliers must be positive numbers, not {self.multipliers}: write for example "
+                "0.5, 1, 2"
+            )
+        if not 0 <= self.prompt_bandwidth < math.inf:
+            raise ValueError(
+                f"prompt_bandwidth must not be negative, not {self.prompt_bandwidth}: 0 takes the median"
+            )
+        for name, value in (("pool", self.pool), ("patch_size", self.patch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+
+    @property
+    def radial(self) -> bool:
+        """Whether the kernel depends on distances only."""
+        return self.kernel in RADIAL_PROFILES
+
+    def resolve(self, gram: Tensor, dim: int) -> Kernel:
+        """The kernel for references with inner products `gram`, with shape `(N, N)`, and `dim` entries."""
+        if self.kernel == "linear":
+            return DotKernel()
+        if self.kernel == "polynomial":
+            return polynomial(dim, sq_norm=gram.diagonal().mean().item())
+        h = median_distance(gram) if self.bandwidth == "median" else self.bandwidth_value
+        # The energy distance has no length scale: several bandwidths would change nothing but the unit.
+        multipliers = (1.0,) if self.kernel == "energy" else self.multipliers
+        return RadialKernel(self.kernel, tuple(h * m for m in multipliers))
+
+
+def _positive(x: float) -> bool:
+    return 0 < x < math.inf
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """What a user sets.
+
+    Arguments:
+        strength: λ of `flow` and `paper`, α of `official`; 0 does nothing.
+        start_percent: Where in the noise schedule guidance begins, in [0, 1].
+        end_percent: Where it ends, in ]start, 1].
+        mode: One of `MODES`.
+        kernel: The kernel; None takes the mode's own: three RBF bandwidths, or the cubic polynomial
+            in `official`.
+        companions: Whether each sample follows a reference of its own, see `companion.py`.
+        preserve: How much of the model's own step `flow` leaves alone, in [0, 1]: guidance moves a
+            sample by at most (1 − preserve) / preserve of it. 0 sets no limit.
+
+    Raises:
+        ValueError: An unknown mode, a strength that is negative or not finite, an empty window, a
+            preserve outside of [0, 1], or features in a published mode.
+    """
+
+    strength: float = 100.0
+    start_percent: float = 0.0
+    end_percent: float = 0.75
+    mode: str = "flow"
+    kernel: KernelConfig | None = None
+    preserve: float = 0.5
+    companions: bool = False
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise ValueError(f"unknown mode {self.mode!r}: choose one of {', '.join(MODES)}")
+        if not (math.isfinite(self.strength) and self.strength >= 0):
+            raise ValueError(f"strength must be 0 or a positive number, not {self.strength}")
+        if not 0 <= self.start_percent < self.end_percent <= 1:
+            raise ValueError(
+                f"start_percent ({self.start_percent}) must lie below end_percent "
+                f"({self.end_percent}), both between 0 and 1: swap them or widen the window"
+            )
+        if not 0 <= self.preserve <= 1:
+            raise ValueError(f"preserve must lie between 0 and 1, not {self.preserve}")
+        space = self.kernel_config.feature_space
+        if self.mode != "flow" and space != "latent":
+            raise ValueError(
+                f"mode {self.mode} compares whole latents, not {space}: set feature_space of MMDKernel "
+                "to latent, or mode to flow"
+            )
+
+    def for_batch(self, batch: int) -> "GuidanceConfig":
+        """The settings for that many samples: few follow companions, gently (`companion.py`)."""
+        if batch >= FEW or self.mode != "flow" or self.patches:
+            return self  # even one image has many patches
+        return replace(self, companions=True, strength=self.strength * GENTLY)
+
+    @property
+    def patches(self) -> bool:
+        """Whether patches are compared, not features of whole images."""
+        return self.kernel_config.feature_space == "patches"
+
+    @property
+    def kernel_config(self) -> KernelConfig:
+        default = "polynomial" if self.mode == "official" else "rbf"
+        return self.kernel or KernelConfig(kernel=default)

@@ -1,0 +1,1 @@
+"""References, and how they are merged and compressed."""

@@ -1,0 +1,1 @@
+"""What every node needs: sockets, schema, safe paths."""

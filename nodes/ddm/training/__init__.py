@@ -1,0 +1,1 @@
+"""One finetuning run, from its inputs to the LoRA's file."""

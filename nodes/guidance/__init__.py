@@ -1,0 +1,1 @@
+"""The nodes that guide, record and judge."""

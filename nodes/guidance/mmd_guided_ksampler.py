@@ -1,0 +1,157 @@
+"""MMDGuidedKSampler: core's KSampler, guided, in groups if wanted, with a report."""
+
+import comfy.samplers
+import torch
+from comfy_api.latest import io
+
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, TraceSocket
+from ..host.groups import group_conditioning, group_indices, group_latent
+from ..host.micro_batch import micro_batched
+from ..host.progress import executing_node
+from .run.hook import apply_guidance
+from .run.inputs import (
+    DEFAULTS,
+    guidance_config,
+    later_inputs,
+    new_trace,
+    setting_inputs,
+    source_inputs,
+)
+from .run.report import report
+
+
+class MMDGuidedKSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MMDGuidedKSampler",
+            display_name="MMD Guided KSampler",
+            category=CATEGORY,
+            description="A KSampler whose batch becomes distributed like the references. The images of "
+            "a batch are drawn together: each depends on the others.",
+            inputs=[
+                *source_inputs(),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="The seed of the noise, as in KSampler.",
+                ),
+                io.Int.Input(
+                    "steps", default=25, min=1, max=10000, tooltip="The number of denoising steps."
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How closely the prompt is followed (classifier-free guidance). 1 leaves "
+                    "the negative prompt out.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="euler_ancestral",
+                    tooltip="The sampler. Ancestral ones follow the references best.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="karras",
+                    tooltip="How noise is removed over the steps.",
+                ),
+                io.Conditioning.Input("positive", tooltip="What the images should show."),
+                io.Conditioning.Input("negative", tooltip="What they should not show."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The batch (B) to draw: 8 images or more, better 16, of the size that the "
+                    "references were encoded for.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How much of latent_image is drawn anew. 1: everything.",
+                ),
+                *setting_inputs(),
+                io.Int.Input(
+                    "group_size",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip="0 draws the whole batch together. Out of memory: try micro_batch first. k "
+                    "draws groups of k images: finished ones are remembered, so that later groups "
+                    "balance earlier ones. In groups below 8 each image follows one reference.",
+                ),
+                *later_inputs(),
+            ],
+            outputs=[
+                io.Latent.Output("latent", tooltip="The images drawn, for VAE Decode."),
+                TraceSocket.Output(
+                    "trace", tooltip="What guidance did at every model call, for MMDPlot."
+                ),
+                io.String.Output(
+                    "report",
+                    tooltip="In words: settings, how close the batch came, and what to change if something is wrong.",
+                ),
+            ],
+            **schema_options(
+                search_aliases=["mmd", "reference distribution", "style set", "few-shot", "sampler"]
+            ),
+        )
+
+    @classmethod
+    def execute(
+        cls, model, references, seed, steps, cfg, sampler_name, scheduler, positive, negative,
+        latent_image, denoise, strength, start_percent, end_percent, mode, group_size=0, kernel=None,
+        micro_batch=0, preserve=DEFAULTS.preserve, preview_batch=False, vae=None, memory=None,
+    ):  # fmt: skip
+        from nodes import common_ksampler  # ComfyUI's, which may load custom nodes before itself
+
+        node = "MMDGuidedKSampler"
+        config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
+        trace = new_trace(config, references, vae)
+        guided = apply_guidance(
+            micro_batched(model, micro_batch),
+            references,
+            config,
+            node,
+            trace,
+            memory,
+            grouped=True,
+            preview_batch=preview_batch,
+            node_id=executing_node(),
+        )
+        batch = len(latent_image["samples"])
+        parts = []
+        for indices in group_indices(batch, group_size):
+            whole = len(indices) == batch
+            (part,) = common_ksampler(
+                guided,
+                seed,
+                steps,
+                cfg,
+                sampler_name,
+                scheduler,
+                positive if whole else group_conditioning(positive, indices, batch),
+                negative if whole else group_conditioning(negative, indices, batch),
+                latent_image if whole else group_latent(latent_image, indices),
+                denoise=denoise,
+            )
+            parts.append(part)
+        return io.NodeOutput(joined(parts, latent_image), trace, report(trace, len(references)))
+
+
+def joined(parts: list[dict], latent_image: dict) -> dict:
+    """One LATENT of all groups, as core returns it for the whole batch."""
+    if len(parts) == 1:
+        return parts[0]
+    whole = {name: value for name, value in latent_image.items() if name in parts[0]}
+    return {**whole, "samples": torch.cat([part["samples"] for part in parts])}

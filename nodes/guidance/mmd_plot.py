@@ -1,0 +1,199 @@
+"""MMDPlot: what guidance did, step by step, in one picture."""
+
+from statistics import fmean
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image, ImageDraw
+
+from ...mmd_core import GuidanceConfig
+from ..base.schema import schema_options
+from ..base.sockets import CATEGORY, TraceSocket
+from ..pictures.chart import (
+    NEUTRAL,
+    Line,
+    chart,
+    color_of,
+)
+from ..pictures.lettering import (
+    BACKGROUND,
+    FAINT,
+    length,
+    write,
+)
+from ..pictures.picture_rows import Row, picture_rows
+from .run.trace import Trace
+
+WIDTH, HEIGHT, EDGE = 1280, 420, 14
+OTHERS = (2, 3, 4)  # the numbers of the optional traces
+
+
+def settings(config: GuidanceConfig) -> dict[str, str]:
+    """What a user may have changed, in words."""
+    kernel = config.kernel_config
+    return {
+        "strength": f"strength {config.strength:g}" if config.strength else "without guidance",
+        "mode": f"mode {config.mode}",
+        "window": f"{config.start_percent:.0%} to {config.end_percent:.0%}",
+        "kernel": f"kernel {kernel.kernel}",
+        "feature_space": f"compared by {kernel.feature_space}",
+        "multipliers": "multipliers " + ", ".join(f"{m:g}" for m in kernel.multipliers),
+        "bandwidth": kernel.bandwidth
+        if kernel.bandwidth == "median"
+        else f"bandwidth {kernel.bandwidth_value:g}",
+        "prompt_kernel": f"prompt kernel {kernel.prompt_kernel}",
+        "preserve": f"preserve {config.preserve:g}",
+    }
+
+
+def names(traces: list[Trace]) -> list[str]:
+    """What tells the traces apart: the settings that are not the same in all of them, or the strength."""
+    all_settings = [settings(trace.config) for trace in traces]
+    changed = [key for key in all_settings[0] if len({s[key] for s in all_settings}) > 1]
+    found = []
+    for trace, each in zip(traces, all_settings, strict=True):
+        here = ["strength"] if trace.config.strength == 0 else changed or ["strength"]
+        found.append(", ".join(each[key] for key in here))
+    if len(set(found)) == len(found):
+        return found
+    return [f"{i + 1}: {name}" for i, name in enumerate(found)]
+
+
+def figures(trace: Trace) -> list[str]:
+    """The end of a trace in a few words."""
+    notes = [f"MMD² {trace.runs[-1].mmd2:.4f}"]
+    known = [distance for distance in trace.distances if distance == distance]
+    if known:
+        notes.append(f"nearest {fmean(known):.2f}")
+    return notes
+
+
+def legend(entries: list[tuple[str, str, tuple[int, int, int]]], width: int) -> Image.Image:
+    """A line of names with their colors, on as many rows as they need."""
+    places, x, y = [], 0, 0
+    for name, notes, _ in entries:
+        needed = 26 + length(name, 17) + 10 + length(notes, 15) + 30
+        if x and x + needed > width:
+            x, y = 0, y + 28
+        places.append((x, y))
+        x += needed
+    picture = Image.new("RGB", (width, y + 28), BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    for (name, notes, color), (x, y) in zip(entries, places, strict=True):
+        draw.rounded_rectangle([x, y + 11, x + 18, y + 16], 2, color)
+        write(draw, (x + 26, y + 14), name, 17, anchor="lm")
+        beside = x + 26 + length(name, 17) + 10
+        write(draw, (beside, y + 14), notes, 15, FAINT, anchor="lm")
+    return picture
+
+
+def plot(traces: list[Trace], images: list[torch.Tensor | None]) -> Image.Image:
+    """The traces in one picture; rows of images above them where there are any."""
+    labels, panel = names(traces), ((WIDTH - 3 * EDGE) // 2, HEIGHT)
+    colors = [color_of(i) if trace.config.strength else NEUTRAL for i, trace in enumerate(traces)]
+    lines: tuple[list[Line], list[Line]] = ([], [])
+    for trace, color in zip(traces, colors, strict=True):
+        for run in trace.runs:
+            lines[0].append(Line([(row.progress, row.mmd2_after) for row in run.rows], color))
+            lines[1].append(Line([(row.progress, row.relative) for row in run.rows], color))
+    each = list(zip(traces, labels, colors, images, strict=True))
+    rows = [Row(i, name, figures(trace), color) for trace, name, color, i in each if i is not None]
+    parts = [picture_rows(rows, WIDTH)] if rows else []
+    if len(rows) < len(traces):  # else the rows tell whose line is whose
+        entries = [(name, " · ".join(figures(trace)), color) for trace, name, color, _ in each]
+        parts.append(legend(entries, WIDTH - 2 * EDGE))
+    titles = "MMD² between batch and references", "Guidance as a share of the sampler's step"
+    charts = (
+        chart(titles[0], lines[0], panel, logarithmic=True),
+        chart(titles[1], lines[1], panel, percent=True),
+    )
+    height = sum(part.height for part in parts) + HEIGHT + 3 * EDGE
+    whole, top = Image.new("RGB", (WIDTH, height), BACKGROUND), 0
+    for part in parts:
+        inset = (WIDTH - part.width) // 2
+        top += EDGE if inset else 0
+        whole.paste(part, (inset, top))
+        top += part.height
+    for i, picture in enumerate(charts):
+        whole.paste(picture, (EDGE + i * (panel[0] + EDGE), top + EDGE))
+    return whole
+
+
+def paired(traces: list, images: list) -> list[tuple[Trace, torch.Tensor | None]]:
+    """Each trace with its images.
+
+    Raises:
+        ValueError: Images of another number of runs than there are traces.
+    """
+    traces = [trace for trace in traces if trace is not None]
+    images = [batch for batch in images if batch is not None]
+    if not images:
+        return [(trace, None) for trace in traces]
+    if len(images) != len(traces):
+        raise ValueError(
+            f"MMDPlot: {len(traces)} traces came with {len(images)} batches of images. Connect the images that "
+            "VAE Decode makes of the latents of the same sampler"
+        )
+    return list(zip(traces, images, strict=True))
+
+
+class MMDPlot(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="MMDPlot",
+            display_name="MMD Plot",
+            category=CATEGORY,
+            description="Draws what guidance did: MMD² and the size of guidance at every step, and the images "
+            "above. Several traces in one picture compare settings.",
+            inputs=[
+                TraceSocket.Input(
+                    "trace",
+                    tooltip="From MMDGuidedKSampler or ApplyMMDGuidance. If several strengths were drawn (MMDStrengths), "
+                    "each gets a line.",
+                ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="The images drawn in that run, for a row above the plot. With ApplyMMDGuidance always "
+                    "connect them, so that the plot is drawn after the images.",
+                ),
+                *(
+                    io_input
+                    for i in OTHERS
+                    for io_input in (
+                        TraceSocket.Input(
+                            f"trace_{i}", optional=True, tooltip="Another trace to compare with."
+                        ),
+                        io.Image.Input(
+                            f"images_{i}", optional=True, tooltip=f"The images of trace_{i}."
+                        ),
+                    )
+                ),
+            ],
+            outputs=[io.Image.Output("plot", tooltip="The picture, for SaveImage.")],
+            is_output_node=True,
+            is_input_list=True,
+            **schema_options(
+                search_aliases=["mmd", "trace", "chart", "graph", "compare settings", "xy plot"],
+                has_intermediate_output=True,
+            ),
+        )
+
+    @classmethod
+    def execute(
+        cls, trace, images=(), trace_2=(), images_2=(), trace_3=(), images_3=(), trace_4=(), images_4=()
+    ):  # fmt: skip
+        # Every input is a list, since is_input_list is set.
+        given = (trace, images), (trace_2, images_2), (trace_3, images_3), (trace_4, images_4)
+        pairs = [pair for each in given for pair in paired(*each)]
+        pairs = [(t, pictures) for t, pictures in pairs if t.runs]
+        if not pairs:
+            raise ValueError(
+                "MMDPlot: nothing was drawn yet. Connect the images that were drawn with the guided model to "
+                "images, so that the plot is drawn after them"
+            )
+        picture = plot(*map(list, zip(*pairs, strict=True)))
+        image = torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]
+        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))

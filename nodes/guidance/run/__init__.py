@@ -1,0 +1,1 @@
+"""One guided run, from the sampler's call to the report."""

@@ -1,0 +1,93 @@
+"""Encoding pictures one by one, and none that is in the cache already."""
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ...host.fingerprint import vae_key
+from ...host.large_tensor import allocate
+from ...pictures.fit_image import fit_image
+from ..folder.image_folder import ReferenceSet
+from ..folder.picture import Loaded, Picture
+from ..folder.read_image import why
+from .gather_references import NODE
+from .latent_cache import LatentCache, entry_key
+
+PIXELS = 1  # to be raised when files are read, or pictures brought to their size, in another way
+
+
+def encode_pictures(
+    vae, found: ReferenceSet, size: tuple[int, int], fit: str, cache: LatentCache
+) -> tuple[Tensor, Tensor, int]:
+    """Encodes every picture at `size`, its width and height in pixels.
+
+    One at a time: VAEs of video models would read a batch as the frames of one film. What was encoded
+    stays in the cache if the run is interrupted.
+
+    Returns:
+        The latents, with shape `(N, C, *)`, the pictures at the size of latents, with shape `(N, 3, h, w)`, and
+        how many came from the cache.
+
+    Raises:
+        ValueError: A picture cannot be read or encoded, or its latent is not finite.
+    """
+    n, cached, network = len(found.pictures), 0, vae_key(vae)
+    progress = comfy.utils.ProgressBar(n)
+    for j, (picture, name) in enumerate(zip(found.pictures, found.names, strict=True)):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        loaded = _load(picture, name)
+        key = entry_key("picture", PIXELS, network, loaded.digest, size, fit) if network else ""
+        entry = cache.read(key)
+        cached += entry is not None
+        if entry is None:
+            entry = _encode(vae, _decode(loaded, name), name, size, fit)
+            cache.write(key, entry)
+        if j == 0:
+            latents, thumbnails = (
+                allocate((n, *entry[part].shape[1:])) for part in ("latent", "thumbnail")
+            )
+        latents[j : j + 1], thumbnails[j : j + 1] = entry["latent"], entry["thumbnail"]
+        progress.update(1)
+    return latents, thumbnails, cached
+
+
+def _load(picture: Picture, name: str) -> Loaded:
+    try:
+        return picture.load()
+    except (OSError, ValueError) as error:
+        raise _unreadable(name, error) from error
+
+
+def _decode(loaded: Loaded, name: str) -> Tensor:
+    try:
+        return loaded.decode()
+    except (OSError, ValueError) as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> ValueError:
+    mend = "it has changed since it was listed: run again, and LoadReferenceSet leaves it out"
+    return ValueError(f"{NODE}: {name} {why(error)}: {mend}")
+
+
+def _encode(vae, image: Tensor, name: str, size: tuple[int, int], fit: str) -> dict[str, Tensor]:
+    try:
+        pixels = fit_image(image, *size, fit)
+        latent = vae.encode(pixels[:, :, :, :3]).float().cpu()
+        if not torch.isfinite(latent).all():
+            raise ValueError("it becomes NaN or infinite; start ComfyUI with --fp32-vae")
+    except (RuntimeError, ValueError) as error:
+        if _is_out_of_memory(error):  # even in tiles: ComfyUI tells what to do
+            raise
+        raise ValueError(f"{NODE}: {name} cannot be encoded with vae: {error}") from error
+    thumbnail = interpolate(pixels.movedim(-1, 1), latent.shape[-2:], mode="area")
+    return {"latent": latent, "thumbnail": thumbnail}
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    management = comfy.model_management
+    if hasattr(management, "is_oom"):  # newer ComfyUI
+        return management.is_oom(error)
+    return isinstance(error, management.OOM_EXCEPTION)

@@ -1,0 +1,47 @@
+"""Bringing latents that were made elsewhere to one size."""
+
+from collections import Counter
+
+import comfy.model_management
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from ...host.large_tensor import allocate
+
+
+def usual_size(latents: list[Tensor]) -> tuple[int, int]:
+    """The height and width that most latents have; of equally frequent ones the larger."""
+    counts = Counter(tuple(latent.shape[-2:]) for latent in latents)
+    return max(counts, key=lambda size: (counts[size], size[0] * size[1], size))
+
+
+def needs_scaling(latent: Tensor, height: int, width: int) -> bool:
+    """Whether cropping alone does not bring it to that size."""
+    h, w = latent.shape[-2:]
+    return not (h == height and w >= width or w == width and h >= height)
+
+
+def fit_latent(latent: Tensor, height: int, width: int) -> Tensor:
+    """The middle of the latent, with shape `(1, *, height, width)`, scaled first if it must be.
+
+    Scaling (bicubic, with antialiasing) makes latents softer than those of a scaled picture.
+    """
+    if needs_scaling(latent, height, width):
+        h, w = latent.shape[-2:]
+        scale = max(height / h, width / w)
+        size = max(height, round(h * scale)), max(width, round(w * scale))
+        flat = latent.float().reshape(1, -1, h, w)
+        flat = interpolate(flat, size, mode="bicubic", antialias=True)
+        latent = flat.reshape(*latent.shape[:-2], *size)
+    h, w = latent.shape[-2:]
+    top, left = (h - height) // 2, (w - width) // 2
+    return latent[..., top : top + height, left : left + width]
+
+
+def fit_latents(latents: list[Tensor], height: int, width: int) -> Tensor:
+    """All latents at that size, with shape `(N, *, height, width)`."""
+    fitted = allocate((len(latents), *latents[0].shape[1:-2], height, width))
+    for j, latent in enumerate(latents):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        fitted[j : j + 1] = fit_latent(latent, height, width)
+    return fitted

@@ -1,0 +1,243 @@
+"""Captions of images, from the files in which people and trainers keep them."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from ...base.safe_paths import open_file
+
+CAPTION_FILE = re.compile(
+    r"(.+/)?(metadata\.jsonl|captions\.json|meta_(cap|clean)\.json|.+\.(txt|caption))",
+    re.IGNORECASE | re.DOTALL,
+)
+MAX_SIDECAR, MAX_LIST = 2**20, 2**26  # bytes
+# More characters than names have; to put the accents of a long text into order takes hours.
+MAX_PART = 1000
+MAX_BROKEN = 100  # entries of one file: a hostile one would fill the memory with complaints
+Captions = dict[str, str]  # by image
+Entry = tuple[str | None, str | None]  # image and caption; None for what is broken
+Files = dict[str, Path]  # names below the folder, and where the files lie
+Problems = list[tuple[str, str]]
+
+
+def clean(text: str) -> str:
+    """The text without what cannot be written as UTF-8, at which tokenizers fail."""
+    return text.encode("utf-8", "replace").decode().strip()
+
+
+def read_text(name: str, path: Path, limit: int, problems: Problems) -> str | None:
+    """The text of a file; None if it has none or more than `limit` bytes, and then `problems` gets to know."""
+    try:
+        with open_file(path, limit) as file:
+            data = file.read()
+        utf_16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        text = data.decode("utf-16" if utf_16 else "utf-8-sig")
+        if "\0" not in text:
+            return text.replace("\r\n", "\n").replace("\r", "\n")
+        reason = "is not UTF-8 text: save it as UTF-8"
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+    except UnicodeDecodeError:
+        reason = "is not UTF-8 text: save it as UTF-8"
+    except ValueError as error:
+        reason = str(error)
+    problems.append((name, reason))
+
+
+def nfc(name: str) -> str:
+    """Macs store the accents of file names as characters of their own, and others do not."""
+    return unicodedata.normalize("NFC", name)
+
+
+def sidecar_captions(folder: Path, names: list[str], files: Files, problems: Problems) -> Captions:
+    """From `picture.txt`, else `picture.caption`, beside `picture.png`."""
+    found = {}
+    for spell in (nfc, str):  # the last that is entered wins: that with the very same name
+        for file in files:
+            stem, _, ending = file.rpartition(".")
+            found[spell(stem), ending.lower()] = file
+    captions = {}
+    for name in names:
+        stem = name.rpartition(".")[0]
+        for ending in ("txt", "caption"):
+            file = found.get((stem, ending)) or found.get((nfc(stem), ending))
+            if file and not captions.get(name):
+                text = read_text(file, files[file], MAX_SIDECAR, problems)
+                captions[name] = clean(text or "")
+    return captions
+
+
+class NamedImages:
+    """Finds the images that a caption file names; it can name no others than these."""
+
+    def __init__(self, names: list[str]):
+        whole, stems = {}, {}
+        for name in names:
+            whole.setdefault(nfc(name), []).append(name)
+            stems.setdefault(nfc(name.rpartition(".")[0]), []).append(name)
+        self.found = stems | whole
+
+    def find(self, parent: str, key: str) -> list[str]:
+        """Those that `key` means, with or without an ending, in a file in the folder `parent`.
+
+        Of an absolute path, on whatever system, the end counts: data sets move.
+        """
+        parts = PurePosixPath(key.replace("\\", "/")).parts
+        absolute = re.match(r"[/\\]|[A-Za-z]:", key)
+        parts = parts[-16:] if absolute else parts
+        parts = [part if len(part) > MAX_PART else nfc(part) for part in parts]
+        for start in range(len(parts)) if absolute else [0]:
+            images = self.found.get("/".join([parent] * bool(parent) + parts[start:]))
+            if images:
+                return images
+        return []
+
+
+def _text(value) -> str | None:
+    if value is None:
+        return ""
+    is_text = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return clean(str(value)) if is_text else None
+
+
+def _caption(value) -> str | None:
+    """A caption in one of the ways in which people write it into JSON; None if it is none."""
+    if not isinstance(value, dict):
+        return _text(value)
+    if not value.keys() & {"text", "caption", "tags"}:
+        return None
+    parts = _text(value.get("text") or value.get("caption")), _text(value.get("tags"))
+    return None if None in parts else ", ".join(filter(None, parts))  # as sd-scripts joins them
+
+
+def _entry(entry) -> Entry:
+    """Of an object that holds the name of its image."""
+    if not isinstance(entry, dict):
+        return None, None
+    keys = ("file_name", "image", "file", "path")
+    return next((entry[key] for key in keys if key in entry), None), _caption(entry)
+
+
+def _parse(text: str):
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def jsonl_entries(text: str) -> Iterator[tuple[str, Entry]]:
+    """The entries of `metadata.jsonl`, each with where it is."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            entry = _parse(line)
+            if isinstance(entry, dict):
+                entry.pop("tags", None)  # in a Hugging Face data set just another column
+            yield f", line {number}", _entry(entry)
+
+
+def json_entries(text: str) -> Iterator[tuple[str, Entry]]:
+    """The entries of a JSON file: an object with a caption for each image, or a list."""
+    data = _parse(text)
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield f", entry {key[:50]!r}", (key, _caption(value))
+    elif isinstance(data, list):
+        for number, entry in enumerate(data, 1):
+            yield f", entry {number}", _entry(entry)
+    else:
+        yield "", (None, None)
+
+
+def listed_captions(
+    wanted: tuple[str, ...],
+    entries: Callable[[str], Iterator[tuple[str, Entry]]],
+    trouble: str,
+    folder: Path,
+    names: list[str],
+    files: Files,
+    problems: Problems,
+) -> Captions:
+    """From files named as in `wanted`, in any folder on the way to an image.
+
+    Names in it are relative to its folder. The file nearest to the image wins, in one folder the last of `wanted`.
+    """
+    images, captions = NamedImages(names), {}
+    on_the_way = {""} | {
+        name[: slash.start()] for name in names for slash in re.finditer("/", name)
+    }
+    sources = []
+    for source in files:
+        parent, _, file = source.rpartition("/")
+        if file.lower() in wanted and parent in on_the_way:
+            sources.append((source.count("/"), wanted.index(file.lower()), source, parent))
+    for _, _, source, parent in sorted(sources):
+        text = read_text(source, files[source], MAX_LIST, problems)
+        broken = 0
+        for place, (key, caption) in entries(text) if text is not None else ():
+            if isinstance(key, str) and caption is not None:
+                captions |= {name: caption for name in images.find(parent, key) if caption}
+                continue
+            problems.append((source + place, trouble))
+            broken += 1
+            if broken == MAX_BROKEN:
+                problems.append(
+                    (source, f"has {broken} such entries or more: the rest is not read")
+                )
+                break
+    return captions
+
+
+metadata_captions = partial(
+    listed_captions, ("metadata.jsonl",), jsonl_entries, "not JSON with file_name and text"
+)
+json_captions = partial(
+    listed_captions,
+    (
+        "meta_cap.json",
+        "meta_clean.json",
+        "captions.json",
+    ),  # sd-scripts cleans the first to the second
+    json_entries,
+    "not JSON with names of images and captions",
+)
+
+
+def split_repeats(folder_name: str) -> tuple[float, str]:
+    """`10_concept` → (10, "concept"), as kohya's trainers read it; years and "01_" are no repeats."""
+    match = re.fullmatch(r"([1-9]\d{0,2})_(.+)", folder_name)
+    return (float(match[1]), match[2]) if match else (1.0, folder_name)
+
+
+def folder_captions(folder: Path, names: list[str], files: Files, problems: Problems) -> Captions:
+    """From the name of the folder that holds the image, without kohya's repeats."""
+    return {name: clean(split_repeats((folder / name).parent.name)[1]) for name in names}
+
+
+# Asked in this order, image by image: the first caption that is not empty counts.
+CAPTION_SOURCES: dict[str, tuple[Callable[..., Captions], ...]] = {
+    "auto": (sidecar_captions, metadata_captions, json_captions),
+    "txt": (sidecar_captions,),
+    "metadata.jsonl": (metadata_captions,),
+    "folder name": (folder_captions,),
+    "none": (),
+    "captions.json": (json_captions,),
+}
+
+
+def read_captions(
+    source: str, folder: Path, names: list[str], files: Files, problems: Problems
+) -> list[str]:
+    """The caption of each image, "" where it has none.
+
+    Arguments:
+        source: One of `CAPTION_SOURCES`.
+        folder: The folder of the images.
+        names: The images, as paths below it.
+        files: The caption files in it.
+        problems: Gets to know which files and entries cannot be used, and why.
+    """
+    found = [read(folder, names, files, problems) for read in CAPTION_SOURCES[source]]
+    return [next(filter(None, (c.get(name) for c in found)), "") for name in names]

@@ -1,0 +1,69 @@
+"""One reference picture, kept as where it comes from: thousands of decoded ones would fill the memory."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ...base.safe_paths import open_file
+from .read_image import MAX_BYTES, read_image
+
+
+class Loaded(NamedTuple):
+    """The content of a picture.
+
+    Attributes:
+        digest: Tells pictures apart: equal for equal content.
+        decode: Makes the pixels, with shape `(1, H, W, 3)`, float32 in [0, 1], on the CPU.
+    """
+
+    digest: str
+    decode: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class FilePicture:
+    """A picture in a file.
+
+    Arguments:
+        path: The file.
+        size: Its width and height in pixels, upright.
+    """
+
+    path: Path
+    size: tuple[int, int]
+
+    def load(self) -> Loaded:
+        """What the file holds now: the digest is that of the very bytes that are decoded.
+
+        Raises:
+            OSError, ValueError: The file is gone or cannot be read; so can `decode`.
+        """
+        with open_file(self.path, MAX_BYTES) as file:
+            data = file.read()
+        digest = hashlib.sha256(data).hexdigest()
+        return Loaded(digest, lambda: read_image(io.BytesIO(data)))
+
+
+@dataclass(frozen=True, eq=False)
+class TensorPicture:
+    """A picture that another node made, with shape `(1, H, W, C)`; 1 channel is grey, of 4 the last is left out."""
+
+    image: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.image.shape[2], self.image.shape[1]
+
+    def load(self) -> Loaded:
+        image = self.image[..., :3].expand(-1, -1, -1, 3).detach().float().cpu().contiguous()
+        digest = hashlib.sha256(repr(tuple(image.shape)).encode())
+        digest.update(image.numpy())
+        return Loaded(digest.hexdigest(), lambda: image)
+
+
+Picture = FilePicture | TensorPicture

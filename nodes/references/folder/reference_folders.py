@@ -1,0 +1,91 @@
+"""Where reference images may be: in ComfyUI's input folder, and where the owner of the server allows it."""
+
+import difflib
+import os
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import folder_paths
+
+from ...base.safe_paths import below
+from .list_files import list_files, printable
+
+# The folders that the owner of the server allows besides the input folder, in extra_model_paths.yaml.
+REGISTERED = "mmd_reference_images"
+MAX_LISTED = 1000  # folders of each registered one
+
+
+def allowed_folders() -> list[Path]:
+    """The input folder, then those that the owner registered; links resolved."""
+    registered = folder_paths.folder_names_and_paths.get(REGISTERED, ([],))[0]
+    return [Path(root).resolve() for root in (folder_paths.get_input_directory(), *registered)]
+
+
+def _label(root: Path) -> str:
+    """What the names of its folders begin with: the last part of its path, or of a whole drive the letter."""
+    return root.name or root.drive.rstrip(":")
+
+
+def _subfolders(root: Path) -> Iterator[str]:
+    """The names of a registered folder and those in it, by depth."""
+    pending = deque([(_label(root), str(root))])
+    while pending:
+        name, path = pending.popleft()
+        yield name
+        try:
+            with os.scandir(path) as entries:
+                found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:  # not readable: then neither is what it holds
+            continue
+        pending += [(f"{name}/{e.name}", e.path) for e in found if not e.name.startswith(".")]
+
+
+def list_folders() -> list[str]:
+    """The names of all folders that may hold reference images; of a registered one at most 1000."""
+    names = folder_paths.get_input_subfolders()
+    for root in filter(os.path.isdir, allowed_folders()[1:]):
+        names += sorted(islice(_subfolders(root), MAX_LISTED))
+    return list(dict.fromkeys(names))
+
+
+def locate(folder: str) -> tuple[Path | None, bool]:
+    """The folder of that name, in the first place that has it; and whether any place may have one of that name."""
+    folder = folder.replace("\\", "/").rstrip("/")
+    main, *registered = roots = allowed_folders()
+    paths = [below(main, folder, roots)]
+    for root in registered:
+        label, _, rest = folder.partition("/")
+        if label and label == _label(root):
+            paths.append(below(root, rest, roots))
+    # The input folder itself is no folder of references.
+    paths = [path for path in paths if path not in (None, main)]
+    return next(filter(os.path.isdir, paths), None), bool(paths)
+
+
+def find_folder(folder: str, recursive: bool = True) -> Path:
+    """The folder of that name in a place that is allowed; a ValueError says why not, and the mend."""
+    path, allowed = locate(folder)
+    roots = allowed_folders()
+    if not folder:
+        trouble = "no folder is chosen: make one in ComfyUI's input folder with the images, press R"
+    elif not allowed:
+        trouble = (
+            f"{folder!r} is not in ComfyUI's input folder: copy the images to a folder there, or let the "
+            f"server's owner allow their place in extra_model_paths.yaml ({REGISTERED}: PATH)"
+        )
+    elif path is None:
+        similar = difflib.get_close_matches(folder, list_folders(), n=1)
+        hint = f" (there is {similar[0]!r})" if similar else ""
+        trouble = f"ComfyUI's input folder has no {folder!r}{hint}: make it and put the images in"
+    elif (listing := list_files(path, recursive, roots)).images:
+        return path
+    elif list_files(path, True, roots).images:
+        trouble = f"all images of {folder!r} are in folders inside it: switch `recursive` on"
+    else:
+        first = "".join(f" ({printable(name)} {why})" for name, why in listing.problems[:1])
+        trouble = (
+            f"the folder {folder!r} holds no images{first}: put pictures such as .png or .jpg in"
+        )
+    raise ValueError(f"LoadReferenceSet: {trouble}, or choose another folder in `folder`")

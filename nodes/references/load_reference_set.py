@@ -1,0 +1,173 @@
+"""LoadReferenceSet: reads a folder of reference images and shows them."""
+
+from collections import Counter
+
+import comfy.model_management
+import comfy.utils
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..base.schema import advanced, schema_options
+from ..base.sockets import CATEGORY, ReferenceSetSocket
+from ..pictures.contact_sheet import contact_sheet
+from .folder import image_folder
+from .folder.captions import CAPTION_SOURCES
+from .folder.list_files import fingerprint, list_files
+from .folder.read_image import SHORT_SIDE, reduced
+from .folder.reference_folders import (
+    allowed_folders,
+    find_folder,
+    list_folders,
+    locate,
+)
+
+
+def report(
+    references: image_folder.ReferenceSet, images: list[Tensor], selection: str, caption_source: str
+) -> str:
+    """What was read, what was not and why, for people; `images` are the decoded pictures."""
+    n, skipped = len(references.pictures), references.skipped
+    sizes = Counter("×".join(map(str, picture.size)) for picture in references.pictures)
+    weights = Counter(f"{weight:g}" for weight in references.weights)
+    captioned = sum(map(bool, references.captions))
+    size_text = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(6))
+    lines = [
+        f"{n} of the {references.found} images in {references.folder!r} are used ({selection}).",
+        f"Sizes: {size_text}" + (f" and {len(sizes) - 6} more." if len(sizes) > 6 else "."),
+        f"Captions: {captioned} of {n} images have one ({caption_source}).",
+    ]
+    if any(min(picture.size) > SHORT_SIDE for picture in references.pictures):
+        lines[1] += f" Larger ones get a shorter side of {SHORT_SIDE}."
+    smaller = [
+        min(image.shape[1:3])
+        for image, picture in zip(images, references.pictures, strict=True)
+        if image.shape[2:0:-1] != reduced(picture.size, SHORT_SIDE)
+    ]
+    if smaller:
+        lines.append(
+            f"The output `images` has {len(smaller)} of them smaller, with a shorter side of {max(smaller)}, since "
+            f"all together may take {image_folder.MAX_DECODED / 2**30:g} GB. `reference_set` has them in full."
+        )
+    if len(weights) > 1:
+        counts = ", ".join(f"{count} images count {w} times" for w, count in weights.items())
+        lines.append(f"Weights, from the names of their folders: {counts}.")
+    lines += [f"Not used: {name}: {reason}" for name, reason in skipped[:20]]
+    return "\n".join(lines + [f"Not used: {len(skipped) - 20} more."] * (len(skipped) > 20))
+
+
+class LoadReferenceSet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LoadReferenceSet",
+            display_name="Load Reference Set",
+            category=CATEGORY,
+            description="Reads the reference images in a folder, with their captions.",
+            inputs=[
+                io.Combo.Input(
+                    "folder",
+                    options=list_folders() or [""],
+                    tooltip="The folder with the reference images. Put it into ComfyUI's input folder "
+                    "and press R to see it here. The owner of the server can add other places: "
+                    "mmd_reference_images in extra_model_paths.yaml.",
+                ),
+                io.Boolean.Input(
+                    "recursive",
+                    default=True,
+                    tooltip="Also reads the folders inside it. Images in a folder named like 10_concept "
+                    "count 10 times, as in kohya's trainers.",
+                ),
+                io.Int.Input(
+                    "max_images",
+                    default=0,
+                    min=0,
+                    max=100_000,
+                    tooltip="How many images to use at most (N): more describe the set better and take "
+                    "longer to encode. 0: all.",
+                ),
+                io.Combo.Input(
+                    "selection",
+                    options=["first", "even", "random"],
+                    default="even",
+                    tooltip="Which images to use if there are more than max_images: the first by name, "
+                    "evenly spaced ones or random ones. No effect if max_images is 0.",
+                ),
+                advanced(
+                    io.Int.Input(
+                        "seed",
+                        default=0,
+                        min=0,
+                        max=0xFFFFFFFFFFFFFFFF,
+                        control_after_generate=False,  # or every run would get another set
+                        tooltip="For selection random: each seed draws other images, and always the "
+                        "same ones. No effect otherwise.",
+                    )
+                ),
+                io.Combo.Input(
+                    "caption_source",
+                    options=list(CAPTION_SOURCES),
+                    default="auto",
+                    tooltip="Where captions are: in a .txt or .caption file beside each image, in a "
+                    "metadata.jsonl (file_name, text), in a captions.json, meta_cap.json or "
+                    "meta_clean.json (name, caption), or in the folder's name. auto: .txt, else "
+                    "metadata.jsonl, else captions.json. none: no captions.",
+                ),
+            ],
+            outputs=[
+                ReferenceSetSocket.Output("reference_set", tooltip="For EncodeReferenceLatents."),
+                io.Image.Output(
+                    "images",
+                    is_output_list=True,
+                    tooltip="The images, each in its own size, but together at most 2 GB: a large set "
+                    "comes reduced here, and in full in reference_set.",
+                ),
+                io.String.Output(
+                    "captions", is_output_list=True, tooltip="One per image, empty where none is."
+                ),
+                io.String.Output("report", tooltip="In words: what was read and what was not."),
+            ],
+            **schema_options(
+                search_aliases=["mmd", "load images from folder", "dataset", "reference images"],
+                has_intermediate_output=True,  # keeps the preview when the result is cached
+            ),
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder=None):
+        try:
+            if folder is not None:  # else another node names it
+                find_folder(folder)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder=None, recursive=True, **_):
+        path, _ = locate(folder or "")
+        return fingerprint(path, recursive, allowed_folders()) if path else ""
+
+    @classmethod
+    def execute(
+        cls, folder, recursive=True, max_images=0, selection="even", seed=0, caption_source="auto"
+    ):
+        path, roots = find_folder(folder, recursive), allowed_folders()
+        n = len(list_files(path, recursive, roots).images)
+        progress = comfy.utils.ProgressBar(min(max_images or n, n))
+
+        def on_progress(finished):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            if finished:
+                progress.update(finished)
+
+        references, images = image_folder.read_folder(
+            path, recursive, max_images, selection, seed, caption_source, on_progress, roots
+        )
+        if not images:
+            raise ValueError(
+                f"LoadReferenceSet: none of the images in {folder!r} can be read ("
+                f"{': '.join(references.skipped[0])}): save them as .png or .jpg, or choose another "
+                "folder in `folder`"
+            )
+        preview = ui.PreviewImage(contact_sheet(images), cls=cls)
+        text = report(references, images, selection, caption_source)
+        return io.NodeOutput(references, images, references.captions, text, ui=preview)

@@ -1,0 +1,1 @@
+"""What a reward is, and how it decodes."""

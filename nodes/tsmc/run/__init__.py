@@ -1,0 +1,1 @@
+"""One steered run, from its state to its report."""

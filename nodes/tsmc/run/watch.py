@@ -1,0 +1,44 @@
+"""Progress, preview and words while paths are drawn."""
+
+import logging
+
+import comfy.utils
+import latent_preview
+from torch import Tensor
+
+from ...host.progress import show_text, tiled
+
+__all__ = ["Watch"]
+
+log = logging.getLogger("mmd_guidance")
+
+
+class Watch:
+    """One progress bar for all batches of a node.
+
+    Arguments:
+        node: The name of the node, for the log.
+        node_id: Where to show what happens, or None.
+        guider: Whose model is asked.
+        calls: How often it will be.
+    """
+
+    def __init__(self, node: str, node_id: str | None, guider, calls: int):
+        self.node, self.node_id = node, node_id
+        self.bar = comfy.utils.ProgressBar(calls)
+        model = guider.model_patcher
+        self.previewer = latent_preview.get_previewer(
+            model.load_device, model.get_model_object("latent_format")
+        )
+
+    def __call__(self, x0: Tensor) -> None:
+        """The model was asked once more."""
+        preview = None
+        if self.previewer is not None:
+            preview = self.previewer.decode_latent_to_preview_image("JPEG", tiled(x0))
+        self.bar.update_absolute(self.bar.current + 1, None, preview)
+
+    def say(self, text: str) -> None:
+        """A line for the log and the node."""
+        log.info("%s: %s", self.node, text)
+        show_text(text, self.node_id)
