@@ -4,18 +4,18 @@ Notation, used everywhere: B samples `x_i`, N references `y_j` with weights `q_j
 kernel `k`, bandwidth (length scale) `h`, noise level `sigma`, the model's estimate `x0` of clean samples.
 """
 
-from .comparison.feature_maps import FEATURE_SPACES
 from .comparison.latents import Latents
 from .comparison.noise import NoiseModel, Window
 from .guidance.companions import FEW
+from .guidance.config import GuidanceConfig
 from .guidance.guidance import Guidance
 from .guidance.memory import Memory
+from .guidance.modes import MODES
 from .guidance.trace import RunTrace, TraceRow
 from .kernels.config import (
     BANDWIDTHS,
+    FEATURE_SPACES,
     KERNELS,
-    MODES,
-    GuidanceConfig,
     KernelConfig,
 )
 from .kernels.mmd import mmd2, mmd2_grad

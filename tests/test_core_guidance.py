@@ -14,7 +14,6 @@ from mmd_pack.mmd_core import (
     Window,
 )
 from mmd_pack.mmd_core.comparison.noise import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
-from mmd_pack.mmd_core.guidance.memory import memory_weights
 from mmd_tests.test_core_gram_space import latents
 from mmd_tests.test_core_mmd import autograd_mmd2
 
@@ -212,7 +211,7 @@ def test_memory_balances_the_next_group(rng):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("batch, finished", [(1, 0), (1, 9), (4, 0), (4, 2), (4, 40)])
 def test_weights_of_samples_and_memory_sum_to_one(batch, finished, mode):
-    p, s = memory_weights(batch, finished, mode)
+    p, s = MODES[mode].memory_weights(batch, finished)
     assert batch * p + finished * s == pytest.approx(1) and p > 0 and s >= 0
 
 
@@ -224,8 +223,8 @@ def test_official_forgets_as_its_authors_code_does():
         if len(remembered) == 100:
             remembered = remembered[-1:]
         memory = Memory(torch.arange(1.0, finished + 1)[:, None])
-        assert memory.recalled("official").latents.flatten().tolist() == remembered
-        assert len(memory.recalled("flow").latents) == finished
+        assert MODES["official"].recalled(memory).latents.flatten().tolist() == remembered
+        assert len(MODES["flow"].recalled(memory).latents) == finished
 
 
 def test_flow_matching_models_move_by_the_same_displacement(rng):

@@ -17,9 +17,9 @@ from mmd_pack.mmd_core import (
 )
 from mmd_pack.mmd_core.comparison import by_features as comparison
 from mmd_pack.mmd_core.comparison import latents, rows
-from mmd_pack.mmd_core.comparison.feature_maps import FEATURE_SPACES
 from mmd_pack.mmd_core.comparison.nearest import spacing, spacing_in
 from mmd_pack.mmd_core.comparison.rows import Rows
+from mmd_pack.mmd_core.kernels.config import FEATURE_SPACES
 from mmd_tests.benchmarks.peak_memory import tensors_made
 
 F64 = torch.float64

@@ -22,9 +22,9 @@ from mmd_pack.mmd_core import (
     Window,
 )
 from mmd_pack.mmd_core.comparison import rows
-from mmd_pack.mmd_core.comparison.feature_maps import FEATURE_SPACES
 from mmd_pack.mmd_core.comparison.workers import Workers
 from mmd_pack.mmd_core.guidance.guidance import NotFinite
+from mmd_pack.mmd_core.kernels.config import FEATURE_SPACES
 from mmd_tests.tiny_models import prompt, tiny_family
 
 comfy = pytest.mark.comfy
@@ -343,10 +343,10 @@ def failing(work) -> str:
 def alive(monkeypatch):
     """How many runs, and what they consist of, are still there."""
     from mmd_pack.mmd_core.comparison.by_features import FeatureComparison
-    from mmd_pack.nodes.guidance.run import hook as sampling
+    from mmd_pack.nodes.guidance.run import guided_run
 
     seen = {}
-    for kind in (sampling.Run, Guidance, FeatureComparison):
+    for kind in (guided_run.GuidedRun, Guidance, FeatureComparison):
         seen[kind] = weakref.WeakSet()
 
         def counted(self, *args, kind=kind, original=kind.__init__, **kwargs):
@@ -449,9 +449,9 @@ def test_a_model_that_was_patched_before_a_fault_draws_on(name, place, alive):
 
 def broken_references(monkeypatch, fault):
     """References that are streamed, of which a piece does not arrive."""
-    from mmd_pack.nodes.guidance.run import hook as sampling
+    from mmd_pack.nodes.guidance.run import guided_run
 
-    monkeypatch.setattr(sampling, "room", lambda *_: 0.0)
+    monkeypatch.setattr(guided_run, "room", lambda *_: 0.0)
     pieces = Latents.pieces
 
     def arriving(self, *args):

@@ -176,9 +176,9 @@ def test_groups_of_a_run_that_only_loads_know_each_other(model, references):
 def test_a_group_is_added_as_soon_as_it_ends(model, references, monkeypatch):
     """An interrupt in the third group leaves two in the memory."""
     import comfy.model_management
-    from mmd_pack.nodes.guidance.run import hook as sampling
+    from mmd_pack.nodes.guidance.run import guided_run
 
-    calls, original = [], sampling.Run.denoised
+    calls, original = [], guided_run.GuidedRun.denoised
 
     def stopping(self, *args):
         calls.append(self)
@@ -186,7 +186,7 @@ def test_a_group_is_added_as_soon_as_it_ends(model, references, monkeypatch):
             raise comfy.model_management.InterruptProcessingException
         return original(self, *args)
 
-    monkeypatch.setattr(sampling.Run, "denoised", stopping)
+    monkeypatch.setattr(guided_run.GuidedRun, "denoised", stopping)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         guided_draw(model, references, part_of_batch(0, 12), group_size=4, memory=handle())
     assert len(remembered()) == 8
@@ -441,9 +441,9 @@ def test_strength_0_tells_a_failed_append_too(model, references, monkeypatch):
 
 
 def test_nan_is_not_remembered(model, references, monkeypatch):
-    from mmd_pack.nodes.guidance.run import hook as sampling
+    from mmd_pack.nodes.guidance.run import guided_run
 
-    monkeypatch.setattr(sampling.Run, "denoised", lambda self, x0, *_: x0 * torch.nan)
+    monkeypatch.setattr(guided_run.GuidedRun, "denoised", lambda self, x0, *_: x0 * torch.nan)
     samples, _, report = guided_draw(model, references, memory=handle(action="append"))
     assert samples.isnan().all() and remembered() is None
     assert "were not added to the memory 'a' (they contain NaN or infinite numbers)" in report

@@ -101,7 +101,7 @@ def no_room(monkeypatch):
     """References are streamed one by one, and not even their inner products are kept."""
     from mmd_pack.mmd_core.comparison import by_features as comparison
     from mmd_pack.mmd_core.comparison import rows
-    from mmd_pack.nodes.guidance.run import hook as sampling
+    from mmd_pack.nodes.guidance.run import guided_run
 
     budgets = []
 
@@ -110,7 +110,7 @@ def no_room(monkeypatch):
         return 0.0
 
     def apply():
-        monkeypatch.setattr(sampling, "room", none)
+        monkeypatch.setattr(guided_run, "room", none)
         monkeypatch.setattr(rows, "STREAMED", 1)
         monkeypatch.setattr(comparison, "ALWAYS", 0)
         return budgets

@@ -106,16 +106,16 @@ def test_the_upstream_model_is_untouched_and_bypass_leaves_no_trace(model, refer
 
 
 def test_no_run_state_outlives_a_run(model, references, monkeypatch):
-    from mmd_pack.nodes.guidance.run import hook as sampling
+    from mmd_pack.nodes.guidance.run import guided_run
 
     alive = weakref.WeakSet()
-    original = sampling.Run.__init__
+    original = guided_run.GuidedRun.__init__
 
     def counted(self, *args):
         alive.add(self)
         original(self, *args)
 
-    monkeypatch.setattr(sampling.Run, "__init__", counted)
+    monkeypatch.setattr(guided_run.GuidedRun, "__init__", counted)
     guided_model = patched(model, references)
     core_draw(guided_model)
     gc.collect()
@@ -379,9 +379,9 @@ def test_a_change_of_the_estimate_arrives_unscaled_under_every_guider(
     """+1 on x̂0 at the only step is +1 on the result, in the space of the model (hooks inside CFG give 3)."""
     import comfy.samplers
     from comfy_extras.nodes_custom_sampler import Guider_DualCFG
-    from mmd_pack.nodes.guidance.run import hook as sampling
+    from mmd_pack.nodes.guidance.run import guided_run
 
-    monkeypatch.setattr(sampling.Run, "denoised", lambda self, x0, *_: x0 + 1)
+    monkeypatch.setattr(guided_run.GuidedRun, "denoised", lambda self, x0, *_: x0 + 1)
     latent, sigmas = empty_latent()["samples"], torch.tensor([5.0, 0.0])
     results = []
     for candidate in (model, patched(model, references)):
@@ -403,7 +403,7 @@ def test_a_change_of_the_estimate_arrives_unscaled_under_every_guider(
 def test_images_guide_a_model_of_video(references):
     """References of single images serve a model whose latents have a time axis of one frame."""
     from mmd_pack.mmd_core.comparison.noise import euler_carry
-    from mmd_pack.nodes.guidance.run.hook import make_guidance
+    from mmd_pack.nodes.guidance.run.guided_run import make_guidance
 
     inner, config = tiny_model().model, patched_config()
     noise = torch.zeros(4, 4, 1, 8, 8)
@@ -425,7 +425,7 @@ def test_cfg_pp_samplers_are_known(sampler):
     """By the functions that core draws with, which carry their names."""
     import comfy.samplers
     from mmd_pack.mmd_core.comparison.noise import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
-    from mmd_pack.nodes.guidance.run.hook import carry_of
+    from mmd_pack.nodes.guidance.run.guided_run import carry_of
 
     expected = euler_carry
     if "cfg_pp" in sampler:

@@ -20,9 +20,7 @@ from .noise import NoiseModel
 from .posterior import Posterior, cosine_basis
 from .workers import ALONE, Workers
 
-__all__ = ["ChannelStats", "FEATURE_SPACES", "Features", "LowPass", "Whole", "make_features"]
-
-FEATURE_SPACES = ("latent", "low_pass", "channel_stats", "patches")
+__all__ = ["ChannelStats", "Features", "LowPass", "Whole", "make_features"]
 
 
 class Whole:

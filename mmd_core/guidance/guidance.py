@@ -32,18 +32,13 @@ from ..comparison.noise import (
     euler_carry,
 )
 from ..comparison.workers import ALONE, Workers
-from ..kernels.config import GuidanceConfig
 from ..kernels.kernels import Gram
 from ..kernels.precision import full_precision
 from ..kernels.prompts import balanced, caption_bandwidth, prompt_weights
 from .companions import OPEN, Finished, companions
-from .memory import Memory, memory_weights
-from .modes import (
-    MODES,
-    Move,
-    norms,
-    seen,
-)
+from .config import GuidanceConfig
+from .memory import Memory
+from .modes import Move, norms
 from .trace import RunTrace, TraceRow
 
 __all__ = ["Guidance", "NotFinite"]
@@ -96,7 +91,8 @@ class Guidance:
         workers: Workers = ALONE,
     ):
         self.config, self.sigmas, self.window, self.noise = config, list(sigmas), window, noise
-        self.memory = None if memory is None else memory.recalled(config.mode)
+        self.mode = config.rules
+        self.memory = None if memory is None else self.mode.recalled(memory)
         self.prompts, self.record, self.carry, self.workers = prompts, record, carry, workers
         self.weights = references.weights
         self.trace: list[TraceRow] = []
@@ -143,13 +139,13 @@ class Guidance:
         x0_ = x0.to(self.weights)
         own = norms(x - x0_) if self.record else None  # first: it takes as much as the batch
         if step is None:
-            start = seen(self, x0_, x, sigma)
+            start = self.mode.seen(self, x0_, x, sigma)
             move = Move(start, start, None, self.weights.new_zeros(len(x0)), 0)
         else:
             pulls = coupling
             if self.config.companions:
                 pulls = self._each_to_its_companion(coupling, x0_, x, sigma)
-            move = MODES[self.config.mode](self, x0_, x, step, pulls)
+            move = self.mode.move(self, x0_, x, step, pulls)
         if self.record:
             self.trace.append(self._row(sigma, step, move, coupling, own))
         if step is None:
@@ -215,7 +211,7 @@ class Guidance:
 
     def _new_coupling(self, batch: int, prompts: Tensor | None) -> Coupling:
         finished = 0 if self.memory is None else len(self.memory.latents)
-        p, s = memory_weights(batch, finished, self.config.mode)
+        p, s = self.mode.memory_weights(batch, finished)
         p = self.weights.new_full((batch,), p)
         s = torch.cat([-self.weights, self.weights.new_full((finished,), s)])
         kernel = self.config.kernel_config
@@ -226,7 +222,7 @@ class Guidance:
         bandwidth = kernel.prompt_bandwidth or caption_bandwidth(self.prompts)
         pairs = (drawn, drawn), (drawn, captions), (captions, captions)
         dd, dc, cc = (prompt_weights(kernel.prompt_kernel, a, b, bandwidth) for a, b in pairs)
-        if self.config.mode == "flow":
+        if self.mode.balanced:
             shares = torch.cat([p, s[len(captions) :]])
             dd, dc, cc = balanced(dd, dc, cc, shares, self.weights)
         across = dc[batch:].T

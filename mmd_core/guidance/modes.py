@@ -1,22 +1,49 @@
-"""What each mode of guidance makes of a batch, as a change of x̂0; `guidance.py` describes them."""
+"""The modes of guidance: what each makes of a batch, as a change of x̂0; `guidance.py` gives the formulas.
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+A mode answers every question about itself, so nothing else compares names of modes.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ..comparison.by_features import Compared
-from ..comparison.by_patches import Patched
+from ..comparison.by_features import Compared, FeatureComparison
+from ..comparison.by_patches import PatchComparison, Patched
 from ..comparison.coupling import Coupling
-from ..comparison.noise import Step
+from ..comparison.noise import NoiseModel, Step
+from ..comparison.workers import Workers
+from .memory import Memory
 
-if TYPE_CHECKING:
-    from .guidance import Guidance
+__all__ = ["MODES", "Mode", "Move", "Run", "norms"]
 
-__all__ = ["MODES", "Move", "norms", "seen"]
+MAX_REACH = (
+    50.0  # λ · rate of one step: the flow is at rest by then, and more would only copy references
+)
+GROUP_SHARE = 0.5  # share of P̂ that the samples being drawn keep; finished samples have the rest
+OFFICIAL_LIMIT = (
+    100  # number of remembered samples at which the authors' code forgets all but the last
+)
 
-MAX_REACH = 50.0  # λ · rate of one step: by then the flow has come to rest, and would only copy
+
+class Strength(Protocol):
+    """The settings that a mode reads."""
+
+    strength: float
+    preserve: float
+
+
+class Run(Protocol):
+    """What a mode reads of the run that it guides; `Guidance` is one."""
+
+    config: Strength
+    comparison: FeatureComparison | PatchComparison
+    noise: NoiseModel
+    weights: Tensor
+    memory: Memory | None
+    workers: Workers
+    record: bool
 
 
 class Move(NamedTuple):
@@ -33,7 +60,7 @@ class Move(NamedTuple):
 
     @property
     def lengths(self) -> Tensor:
-        """How long the displacement of each sample is, with shape `(b,)`."""
+        """The length of each sample's displacement, with shape `(b,)`."""
         return norms(self.displacement)
 
 
@@ -42,82 +69,153 @@ def norms(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1), dim=1)
 
 
-def seen(run: "Guidance", x0: Tensor, x: Tensor, sigma: float) -> Compared | Patched:
-    """What the mode compares with the references, as it is."""
-    if run.config.mode == "flow":
+@dataclass(frozen=True)
+class Mode:
+    """One way to guide.
+
+    Attributes:
+        features: Whether it can compare features of latents, and not only whole latents.
+        companions: Whether each image of a small batch may follow a reference of its own.
+        balanced: Whether prompt weights are balanced between samples and references.
+        kernel: The kernel that it uses if the user chooses none.
+    """
+
+    features: bool = False
+    companions: bool = False
+    balanced: bool = False
+    kernel: str = "rbf"
+
+    def recalled(self, memory: Memory) -> Memory:
+        """The part of the memory that counts for the next samples."""
+        return memory
+
+    def share(self, batch: int, finished: int) -> float:
+        """The weight that all samples being drawn have together in P̂."""
+        return batch / (batch + finished)
+
+    def memory_weights(self, batch: int, finished: int) -> tuple[float, float]:
+        """The weight of each sample being drawn and of each finished one in P̂; together they sum to 1."""
+        share = self.share(batch, finished)
+        return share / batch, (1 - share) / finished if finished else 0.0
+
+    def seen(self, run: Run, x0: Tensor, x: Tensor, sigma: float) -> Compared | Patched:
+        """The samples as this mode compares them with the references, before any move."""
+        raise TypeError("a mode defines `seen`")
+
+    def move(self, run: Run, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
+        """The change of x̂0 at one model call.
+
+        Arguments:
+            x0: The denoised estimates, with shape `(b, *shape)`.
+            x: The noisy samples, with the same shape.
+            coupling: The weights of all samples, references and finished samples.
+        """
+        raise TypeError("a mode defines `move`")
+
+
+class Flow(Mode):
+    """w' = −Ĝ(w) from x̂0 for the time λ · rate; an Euler step of the sampler then moves x by exactly w − x̂0.
+
+    `preserve` p keeps that below (1 − p)/p of how far the model's own step moves a sample.
+    """
+
+    def share(self, batch: int, finished: int) -> float:
+        """The group being drawn keeps a share of its own.
+
+        Once a memory matches the references, a plain average would leave the next group unguided. A single image has
+        no neighbours that push it away from the average, so it counts like any other.
+        """
+        share = super().share(batch, finished)
+        return max(share, GROUP_SHARE) if batch > 1 else share
+
+    def seen(self, run: Run, x0: Tensor, x: Tensor, sigma: float) -> Compared | Patched:
         return run.comparison.start(x0, _residual(run, x0, x, sigma), sigma)
-    return run.comparison.as_it_is(x.to(x0) * run.noise.published_scale(sigma), sigma)
+
+    def move(self, run: Run, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
+        residual = _residual(run, x0, x, step.sigma)
+        own = None if residual is None else norms(residual)
+        start = run.comparison.start(x0, residual, step.sigma)
+        del residual  # as large as the batch
+        end, substeps = start.flowed(coupling, min(run.config.strength * step.rate, MAX_REACH))
+        displacement = end.displacement()
+        share = torch.ones(len(x0)).to(run.weights)
+        preserve = run.config.preserve
+        if preserve > 0 and own is not None:
+            ahead = 1 - run.noise.level(step.sigma_next) / run.noise.level(step.sigma)
+            bound = (1 - preserve) / preserve * ahead * own
+            share = (bound / norms(displacement).clamp_min(1e-30)).clamp_max(1)
+            if run.record:
+                end = end.shortened(run.workers.gather(share))
+        return Move(start, end, displacement, share * (step.signal / step.fraction), substeps)
 
 
-def _residual(run: "Guidance", x0: Tensor, x: Tensor, sigma: float) -> Tensor | None:
+class Published(Mode):
+    """z ← z − rate(g) · g with g = ∂MMD²/∂z, at a noisy latent z."""
+
+    def seen(self, run: Run, x0: Tensor, x: Tensor, sigma: float) -> Compared | Patched:
+        return run.comparison.as_it_is(x.to(x0) * run.noise.published_scale(sigma), sigma)
+
+    def latent(self, run: Run, x0: Tensor, x: Tensor, step: Step) -> Tensor:
+        """z, with shape `(b, *shape)`."""
+        raise TypeError("a published mode defines `latent`")
+
+    def rates(self, run: Run, z: Tensor, grad: Tensor, coupling: Coupling) -> Tensor | float:
+        """The step length of each sample along the gradient, with shape `(b,)`, or one for all."""
+        raise TypeError("a published mode defines `rates`")
+
+    def move(self, run: Run, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
+        z = self.latent(run, x0, x, step)
+        start = end = run.comparison.as_it_is(z, step.sigma)
+        kernel = run.comparison.kernel
+        by = coupling.velocity(kernel, start.w.gram, in_units=False) * -coupling.p[:, None]
+        grad = start.moved(by).displacement()
+        rates = torch.as_tensor(self.rates(run, z, grad, coupling)).to(z).expand(len(z))
+        if run.record:
+            end = start.moved(-run.workers.gather(rates)[:, None] * by)
+        carried = run.noise.published_scale(step.sigma_next) * step.fraction  # of x̂0 into z
+        return Move(start, end, grad, -rates / carried)
+
+
+class Paper(Published):
+    """−λ ∂MMD²/∂z at the noisy latent z of this call."""
+
+    def latent(self, run: Run, x0: Tensor, x: Tensor, step: Step) -> Tensor:
+        return x.to(x0) * run.noise.published_scale(step.sigma)
+
+    def rates(self, run: Run, z: Tensor, grad: Tensor, coupling: Coupling) -> Tensor | float:
+        return run.config.strength
+
+
+class Official(Published):
+    """−α · g / (‖g‖ + 1e-5) · ‖z‖ at the latent z that an Euler step arrives at.
+
+    As in the authors' code, a single image without finished ones before it is not guided.
+    """
+
+    def recalled(self, memory: Memory) -> Memory:
+        """As in the authors' code: at 100 samples all but the last are forgotten, and the memory grows again."""
+        n = len(memory.latents)
+        if n < OFFICIAL_LIMIT:
+            return memory
+        return memory.last((n - OFFICIAL_LIMIT) % (OFFICIAL_LIMIT - 1) + 1)
+
+    def latent(self, run: Run, x0: Tensor, x: Tensor, step: Step) -> Tensor:
+        z = torch.lerp(x0, x.to(x0), step.sigma_next / step.sigma)
+        return z.mul_(run.noise.published_scale(step.sigma_next))
+
+    def rates(self, run: Run, z: Tensor, grad: Tensor, coupling: Coupling) -> Tensor | float:
+        alone = len(coupling.p) == 1 and run.memory is None
+        return run.config.strength * (not alone) * norms(z) / (norms(grad) + 1e-5)
+
+
+def _residual(run: Run, x0: Tensor, x: Tensor, sigma: float) -> Tensor | None:
     """x − x̂0 with x per unit of signal; None where there is no signal."""
     signal = run.noise.signal(sigma)
     return torch.sub(x, x0, alpha=signal).div_(signal) if signal > 0 else None
 
 
-def _flow(run: "Guidance", x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
-    """w' = −Ĝ(w) from x̂0 for the time λ · rate; an Euler step then moves x by exactly w − x̂0.
-
-    `preserve` p keeps that below (1 − p)/p of how far the model's own step moves a sample.
-    """
-    residual = _residual(run, x0, x, step.sigma)
-    own = None if residual is None else norms(residual)
-    start = run.comparison.start(x0, residual, step.sigma)
-    del residual  # as large as the batch
-    end, substeps = start.flowed(coupling, min(run.config.strength * step.rate, MAX_REACH))
-    displacement = end.displacement()
-    share = torch.ones(len(x0)).to(run.weights)
-    preserve = run.config.preserve
-    if preserve > 0 and own is not None:
-        ahead = 1 - run.noise.level(step.sigma_next) / run.noise.level(step.sigma)
-        bound = (1 - preserve) / preserve * ahead * own
-        share = (bound / norms(displacement).clamp_min(1e-30)).clamp_max(1)
-        if run.record:
-            end = end.shortened(run.workers.gather(share))
-    return Move(start, end, displacement, share * (step.signal / step.fraction), substeps)
-
-
-def _paper(run: "Guidance", x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
-    """−λ ∂MMD²/∂z at the noisy latent z."""
-    z = x.to(x0) * run.noise.published_scale(step.sigma)
-    return _published_move(run, z, step, coupling, lambda grad: run.config.strength)
-
-
-def _official(run: "Guidance", x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
-    """−α · g / (‖g‖ + 1e-5) · ‖z‖ at the latent z that an Euler step arrives at.
-
-    As in the authors' code, a single image without finished ones before it is not guided.
-    """
-    z = torch.lerp(x0, x.to(x0), step.sigma_next / step.sigma)
-    z.mul_(run.noise.published_scale(step.sigma_next))
-    alone = len(coupling.p) == 1 and run.memory is None
-    lengths = norms(z)
-    return _published_move(
-        run,
-        z,
-        step,
-        coupling,
-        lambda grad: run.config.strength * (not alone) * lengths / (norms(grad) + 1e-5),
-    )
-
-
-def _published_move(
-    run: "Guidance",
-    z: Tensor,
-    step: Step,
-    coupling: Coupling,
-    rate: Callable[[Tensor], Tensor | float],
-) -> Move:
-    """z ← z − rate(g) · g with g = ∂MMD²/∂z, and the change of x̂0 that makes an Euler step do so."""
-    start = end = run.comparison.as_it_is(z, step.sigma)
-    kernel = run.comparison.kernel
-    by = coupling.velocity(kernel, start.w.gram, in_units=False) * -coupling.p[:, None]
-    grad = start.moved(by).displacement()
-    rates = torch.as_tensor(rate(grad)).to(z).expand(len(z))
-    if run.record:
-        end = start.moved(-run.workers.gather(rates)[:, None] * by)
-    carried = run.noise.published_scale(step.sigma_next) * step.fraction
-    return Move(start, end, grad, -rates / carried)
-
-
-MODES = {"flow": _flow, "paper": _paper, "official": _official}
+MODES = {
+    "flow": Flow(features=True, companions=True, balanced=True),
+    "paper": Paper(),
+    "official": Official(kernel="polynomial"),
+}

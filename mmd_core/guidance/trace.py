@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ..kernels.config import GuidanceConfig
+from .config import GuidanceConfig
 
 __all__ = ["RunTrace", "TraceRow"]
 

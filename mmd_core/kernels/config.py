@@ -1,12 +1,10 @@
-"""What a user sets, checked before anything runs."""
+"""Which kernel compares latents and prompts, checked before anything runs."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..comparison.feature_maps import FEATURE_SPACES
-from ..guidance.companions import FEW, GENTLY
 from .bandwidth import median_distance
 from .kernels import (
     RADIAL_PROFILES,
@@ -17,11 +15,11 @@ from .kernels import (
 )
 from .prompts import PROMPT_KERNELS
 
-__all__ = ["BANDWIDTHS", "GuidanceConfig", "KERNELS", "KernelConfig", "MODES"]
+__all__ = ["BANDWIDTHS", "FEATURE_SPACES", "KERNELS", "KernelConfig"]
 
 KERNELS = (*RADIAL_PROFILES, "polynomial", "linear")
 BANDWIDTHS = ("median", "fixed")
-MODES = ("flow", "paper", "official")
+FEATURE_SPACES = ("latent", "low_pass", "channel_stats", "patches")
 
 
 @dataclass(frozen=True)
@@ -99,67 +97,3 @@ class KernelConfig:
 
 def _positive(x: float) -> bool:
     return 0 < x < math.inf
-
-
-@dataclass(frozen=True)
-class GuidanceConfig:
-    """What a user sets.
-
-    Arguments:
-        strength: λ of `flow` and `paper`, α of `official`; 0 does nothing.
-        start_percent: Where in the noise schedule guidance begins, in [0, 1].
-        end_percent: Where it ends, in ]start, 1].
-        mode: One of `MODES`.
-        kernel: The kernel; None takes the mode's own: three RBF bandwidths, or the cubic polynomial
-            in `official`.
-        companions: Whether each sample follows a reference of its own, see `companion.py`.
-        preserve: How much of the model's own step `flow` leaves alone, in [0, 1]: guidance moves a
-            sample by at most (1 − preserve) / preserve of it. 0 sets no limit.
-
-    Raises:
-        ValueError: An unknown mode, a strength that is negative or not finite, an empty window, a
-            preserve outside of [0, 1], or features in a published mode.
-    """
-
-    strength: float = 100.0
-    start_percent: float = 0.0
-    end_percent: float = 0.75
-    mode: str = "flow"
-    kernel: KernelConfig | None = None
-    preserve: float = 0.5
-    companions: bool = False
-
-    def __post_init__(self):
-        if self.mode not in MODES:
-            raise ValueError(f"unknown mode {self.mode!r}: choose one of {', '.join(MODES)}")
-        if not (math.isfinite(self.strength) and self.strength >= 0):
-            raise ValueError(f"strength must be 0 or a positive number, not {self.strength}")
-        if not 0 <= self.start_percent < self.end_percent <= 1:
-            raise ValueError(
-                f"start_percent ({self.start_percent}) must lie below end_percent "
-                f"({self.end_percent}), both between 0 and 1: swap them or widen the window"
-            )
-        if not 0 <= self.preserve <= 1:
-            raise ValueError(f"preserve must lie between 0 and 1, not {self.preserve}")
-        space = self.kernel_config.feature_space
-        if self.mode != "flow" and space != "latent":
-            raise ValueError(
-                f"mode {self.mode} compares whole latents, not {space}: set feature_space of MMDKernel "
-                "to latent, or mode to flow"
-            )
-
-    def for_batch(self, batch: int) -> "GuidanceConfig":
-        """The settings for that many samples: few follow companions, gently (`companion.py`)."""
-        if batch >= FEW or self.mode != "flow" or self.patches:
-            return self  # even one image has many patches
-        return replace(self, companions=True, strength=self.strength * GENTLY)
-
-    @property
-    def patches(self) -> bool:
-        """Whether patches are compared, not features of whole images."""
-        return self.kernel_config.feature_space == "patches"
-
-    @property
-    def kernel_config(self) -> KernelConfig:
-        default = "polynomial" if self.mode == "official" else "rbf"
-        return self.kernel or KernelConfig(kernel=default)

@@ -6,6 +6,7 @@ from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, TraceSocket
 from ..host.micro_batch import micro_batched
 from ..host.progress import executing_node
+from .run.guided_run import Request
 from .run.hook import apply_guidance
 from .run.inputs import (
     DEFAULTS,
@@ -51,14 +52,6 @@ class ApplyMMDGuidance(io.ComfyNode):
         node = "ApplyMMDGuidance"
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
         trace = new_trace(config, references, vae)
-        guided = apply_guidance(
-            micro_batched(model, micro_batch),
-            references,
-            config,
-            node,
-            trace,
-            memory,
-            preview_batch=preview_batch,
-            node_id=executing_node(),
-        )
+        request = Request(node, references, config, trace, memory, preview_batch, executing_node())
+        guided = apply_guidance(micro_batched(model, micro_batch), request)
         return io.NodeOutput(guided, trace)

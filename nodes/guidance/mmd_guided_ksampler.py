@@ -9,6 +9,7 @@ from ..base.sockets import CATEGORY, TraceSocket
 from ..host.groups import group_conditioning, group_indices, group_latent
 from ..host.micro_batch import micro_batched
 from ..host.progress import executing_node
+from .run.guided_run import Request
 from .run.hook import apply_guidance
 from .run.inputs import (
     DEFAULTS,
@@ -118,17 +119,8 @@ class MMDGuidedKSampler(io.ComfyNode):
         node = "MMDGuidedKSampler"
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
         trace = new_trace(config, references, vae)
-        guided = apply_guidance(
-            micro_batched(model, micro_batch),
-            references,
-            config,
-            node,
-            trace,
-            memory,
-            grouped=True,
-            preview_batch=preview_batch,
-            node_id=executing_node(),
-        )
+        request = Request(node, references, config, trace, memory, preview_batch, executing_node())
+        guided = apply_guidance(micro_batched(model, micro_batch), request, grouped=True)
         batch = len(latent_image["samples"])
         parts = []
         for indices in group_indices(batch, group_size):

@@ -11,7 +11,7 @@ from ...mmd_core.comparison.by_features import comparable_rows
 from ...mmd_core.references.compress import Compressed, compress
 from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, KernelSocket, ReferencesSocket
-from ..guidance.run.hook import check_captions
+from ..guidance.run.checks import check_captions
 
 NODE = "CompressReferences"
 STEPS = 1000  # of the progress bar

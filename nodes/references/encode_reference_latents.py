@@ -8,8 +8,8 @@ from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, ReferenceSetSocket, ReferencesSocket
 from ..host.fingerprint import vae_fingerprint
 from ..host.large_tensor import spread
-from ..host.prompts import encode_captions
 from ..host.vae_match import pixel_size, pixel_unit, target_size
+from .encoding.encode_captions import encode_captions
 from .encoding.encode_pictures import encode_pictures
 from .encoding.fit_latent import fit_latents, needs_scaling, usual_size
 from .encoding.gather_references import (

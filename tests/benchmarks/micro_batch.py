@@ -18,6 +18,7 @@ from timing import best_times
 def variants(batch: int, side: int) -> dict:
     """A function that draws, by the number of images that the network gets at a time."""
     from mmd_pack.mmd_core import GuidanceConfig, References
+    from mmd_pack.nodes.guidance.run.guided_run import Request
     from mmd_pack.nodes.guidance.run.hook import apply_guidance
     from mmd_pack.nodes.host.micro_batch import micro_batched
     from tiny_models import empty_latent, prompt, tiny_model
@@ -28,7 +29,9 @@ def variants(batch: int, side: int) -> dict:
     model, config = tiny_model(), GuidanceConfig(strength=20.0)
 
     def draw(size):
-        guided = apply_guidance(micro_batched(model, size), references, config, "benchmark")
+        guided = apply_guidance(
+            micro_batched(model, size), Request("benchmark", references, config)
+        )
         nodes.common_ksampler(
             guided,
             1,

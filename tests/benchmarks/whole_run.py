@@ -89,12 +89,13 @@ def random_prompt(model, seed: int):
 def guided(model, references, trace, watch: Stopwatch):
     """The model as MMDGuidedKSampler guides it, measured by `watch` within and without guidance."""
     from comfy.patcher_extension import WrappersMP
+    from mmd_pack.nodes.guidance.run.guided_run import Request
     from mmd_pack.nodes.guidance.run.hook import apply_guidance
 
     kinds, model = (WrappersMP.SAMPLER_SAMPLE, WrappersMP.PREDICT_NOISE), model.clone()
     for kind in kinds:
         model.add_wrapper_with_key(kind, "within", watch.around(f"{kind} within"))
-    model = apply_guidance(model, references, trace.config, "benchmark", trace)
+    model = apply_guidance(model, Request("benchmark", references, trace.config, trace))
     for kind in kinds:  # the first is the outermost
         outer = {"without": [watch.around(f"{kind} without")]}
         model.wrappers[kind] = {**outer, **model.wrappers[kind]}

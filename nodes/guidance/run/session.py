@@ -17,7 +17,7 @@ class Session:
 
     Attributes:
         finished: The samples finished so far that `shared` will not recall, in the space of the model, or None.
-        runs: How many runs have begun.
+        runs: How many runs have been started.
     """
 
     def __init__(self, shared: SharedMemory | None = None):
@@ -47,6 +47,13 @@ class Session:
         latents = inner_model.process_latent_in(found.latents.to(noise.device))
         earlier = Memory(latents, found.prompts)
         return earlier.followed_by(self.finished) if self.finished else earlier, found
+
+    def seeded(self, extra_args: dict) -> dict:
+        """A sampler's arguments for the next run: stochastic samplers draw other noise for each group."""
+        seed = ((extra_args.get("seed") or 0) + self.runs) % 2**64
+        extra_args = {**extra_args, "seed": seed} if self.runs else extra_args
+        self.runs += 1
+        return extra_args
 
     def keep(self, inner_model, samples: torch.Tensor, prompts: torch.Tensor | None) -> str | None:
         """Remembers finished samples if they are finite; a sentence if the shared memory could not take them."""

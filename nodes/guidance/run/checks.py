@@ -1,0 +1,43 @@
+"""What is checked before guidance begins: references, captions and prompts must fit what is drawn."""
+
+from torch import Tensor
+
+from ....mmd_core import GuidanceConfig, References
+from ...host.prompts import entry_feature
+from ...host.vae_match import wrong_vae
+
+
+def check_captions(references: References, config: GuidanceConfig, node: str) -> None:
+    """Raises ValueError if the kernel compares prompts and the references have no captions."""
+    prompt_kernel = config.kernel_config.prompt_kernel
+    if prompt_kernel != "none" and references.prompts is None:
+        raise ValueError(
+            f"{node}: the kernel compares prompts (prompt_kernel {prompt_kernel}), but the references "
+            "carry no captions. Connect captions and clip to EncodeReferenceLatents, or set "
+            "prompt_kernel of MMDKernel to none."
+        )
+
+
+def check_prompts(references: References, entries: list[dict], node: str) -> None:
+    """Raises ValueError unless captions and prompts were encoded by text encoders of one kind."""
+    have, want = references.prompts.shape[1], entry_feature(entries[0]).shape[1]
+    if have != want:
+        raise ValueError(
+            f"{node}: the captions of the references have {have} features, the prompts {want}: they come "
+            "from different text encoders. Connect the clip of the checkpoint that draws to "
+            "EncodeReferenceLatents."
+        )
+
+
+def check_fit(references: References, noise: Tensor, latent_format: object, node: str) -> None:
+    """Raises ValueError unless the references can be compared with what is drawn."""
+    trouble = wrong_vae(references, latent_format)
+    if trouble:
+        raise ValueError(f"{node}: {trouble}")
+    have, want = references.latents.shape[-2:], noise.shape[-2:]
+    if have != want:
+        raise ValueError(
+            f"{node}: the references were encoded for another picture size: their latents are "
+            f"{have[1]}×{have[0]}, those being drawn {want[1]}×{want[0]}. Connect the latent_image of "
+            "the sampler to target of EncodeReferenceLatents."
+        )

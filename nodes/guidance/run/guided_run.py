@@ -1,0 +1,253 @@
+"""One sampling run under guidance: it begins, edits every denoised estimate, and finishes.
+
+Nothing here outlives the run, except what `Session`, `Trace` and `SharedMemory` keep on purpose.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import comfy.model_sampling
+import torch
+from torch import Tensor
+
+from ....mmd_core import Guidance, GuidanceConfig, Latents, Memory, NoiseModel, References, Window
+from ....mmd_core.comparison.noise import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
+from ....mmd_core.guidance.guidance import NotFinite
+from ...host.device_memory import room
+from ...host.faults import check_latent_image, explained
+from ...host.progress import show_text
+from ...host.prompts import batch_features, positive_entries
+from .checks import check_fit, check_prompts
+from .report import FEW_IMAGES, ending, remarks, status, summary
+from .session import Session
+from .shared_memory import SharedMemory
+from .trace import Trace
+
+log = logging.getLogger("mmd_guidance")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a node asks of all runs of its model.
+
+    Arguments:
+        node: The name of the node, for messages.
+        references: What the images are to be distributed like.
+        config: The settings. With strength 0 runs are recorded and not changed.
+        trace: Where to record what guidance does.
+        memory: What other runs share with the runs of this model.
+        preview_batch: Whether the sampler's preview shows the whole batch.
+        node_id: The node on which to show what happens.
+    """
+
+    node: str
+    references: References
+    config: GuidanceConfig
+    trace: Trace | None = None
+    memory: SharedMemory | None = None
+    preview_batch: bool = False
+    node_id: str | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        told = self.trace is not None or self.memory is not None or self.preview_batch
+        return self.config.strength == 0 and not told
+
+    @property
+    def guides(self) -> bool:
+        """Whether images are changed, and not only looked at."""
+        return self.config.strength > 0
+
+
+class GuidedRun:
+    """Guidance of one sampling run.
+
+    Arguments:
+        request: What the node asks for.
+        session: What the run shares with other runs of its batch.
+        inner_model: ComfyUI's model, loaded for this run.
+        latent_image: The latents that the run starts from.
+        mask: Where the run may change `latent_image`, or None.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        session: Session,
+        inner_model: object,
+        latent_image: Tensor | None,
+        mask: Tensor | None,
+    ):
+        self.request, self.session, self.inner_model = request, session, inner_model
+        self.latent_image, self.mask = latent_image, mask
+        self.guidance: Guidance | None = None  # None: the references do not fit what is looked at
+        self.prompts: Tensor | None = None  # the features of the prompts that act now
+        self.earlier: Memory | None = None
+        self.broken = False
+
+    def begin(
+        self, guider: object, sampler: object, sigmas: Tensor, noise: Tensor, options: dict
+    ) -> None:
+        """Checks what the run brings, and makes its guidance.
+
+        Arguments:
+            sampler: ComfyUI's sampler of this run.
+            options: The transformer options of the run.
+
+        Raises:
+            ValueError: The references do not fit the run, or the memory cannot be read.
+        """
+        request, trace = self.request, self.request.trace
+        if trace is not None:
+            trace.begin()
+        if request.guides:
+            check_latent_image(self.latent_image, request.node)
+        if not self._fits(guider, noise):
+            return
+        prompts = request.references.prompts.shape[1] if self._compares_prompts else None
+        try:
+            self.earlier, recalled = self.session.recall(self.inner_model, noise, prompts)
+        except ValueError as error:
+            raise ValueError(f"{request.node}: memory: {error}") from error
+        self.guidance = make_guidance(
+            self.inner_model, request.references, request.config, sigmas, noise, self.earlier,
+            trace is not None, carry_of(sampler), room(self.inner_model, noise, options),
+        )  # fmt: skip
+        if self.guidance.config.companions and request.guides:
+            log.warning("%s: %s", request.node, FEW_IMAGES.text)
+        for notice in recalled.notices:
+            self._say(logging.WARNING, "memory", notice)
+        if trace is not None and not trace.runs and recalled.latents is not None:
+            trace.remembered = len(recalled.latents)
+
+    def denoised(self, x0: Tensor, x: Tensor, sigma: float, guider: object) -> Tensor:
+        """The guided estimate; what a mask keeps is compared as it will be, and not changed.
+
+        Raises:
+            ValueError: An estimate is not finite, and guidance would spread that to all images.
+        """
+        if self.guidance is None or self.broken:
+            return x0
+        try:
+            return self._guided(x0, x, sigma, guider)
+        except NotFinite as error:
+            trouble = explained(error, x)
+            if self.request.guides:
+                raise ValueError(f"{self.request.node}: {trouble}.") from error
+            self.broken = True  # the run is only looked at: it goes on without being recorded
+            self._say(logging.WARNING, "not finite", f"Strength is 0, but {trouble}.")
+            return x0
+
+    def finish(self, samples: Tensor, sigmas: Tensor) -> None:
+        """Records and remembers the samples that the run leaves, with shape `(B, *shape)`."""
+        request, trace, record = self.request, self.request.trace, None
+        # Before they are remembered, so that a failure here leaves the memory as it was.
+        if trace is not None and self.guidance is not None:
+            finished = Memory(samples.detach().float(), self.prompts)
+            together = self.earlier.followed_by(finished) if self.earlier else finished
+            record = self.guidance.finished(samples, together.latents)
+        if sigmas[-1] > 0:
+            if request.memory is not None and request.memory.appends:
+                log.info("%s: noise is left, so these latents are not remembered.", request.node)
+        elif trouble := self.session.keep(self.inner_model, samples, self.prompts):
+            self._say(logging.ERROR, "not remembered", trouble)
+        if record is not None:
+            trace.runs.append(record)
+            self._show_end(trace)
+
+    @property
+    def _compares_prompts(self) -> bool:
+        return self.request.config.kernel_config.prompt_kernel != "none"
+
+    def _fits(self, guider: object, noise: Tensor) -> bool:
+        """Whether the references fit; a run that is only looked at goes on without them."""
+        references, node = self.request.references, self.request.node
+        try:
+            check_fit(references, noise, self.inner_model.latent_format, node)
+            if self._compares_prompts:
+                check_prompts(references, positive_entries(guider), node)
+        except ValueError:
+            if self.request.guides:
+                raise
+            return False
+        return True
+
+    def _guided(self, x0: Tensor, x: Tensor, sigma: float, guider: object) -> Tensor:
+        if self.guidance.prompts is not None:
+            active = batch_features(positive_entries(guider), len(x0), sigma)
+            self.prompts = self.prompts if active is None else active
+        seen = x0
+        if self.mask is not None:
+            seen = x0 * self.mask + self.latent_image * (1 - self.mask)
+        guided = self.guidance(seen, x, sigma, self.prompts)
+        rows = self.guidance.trace
+        if rows:
+            show_text(status(rows[-1]), self.request.node_id)
+        return guided if self.mask is None else x0 + (guided - seen).to(x0.dtype)
+
+    def _say(self, level: int, short: str, text: str) -> None:
+        """Tells something in the log and among the remarks of the report."""
+        trace = self.request.trace
+        log.log(level, "%s: %s", self.request.node, text)
+        if trace is not None and (short, text) not in trace.said:
+            trace.said.append((short, text))
+
+    def _show_end(self, trace: Trace) -> None:
+        """Logs and shows how the run ended."""
+        log.info("%s: %s.", self.request.node, summary(trace))
+        for remark in remarks(trace):
+            if remark != FEW_IMAGES and remark not in trace.said:  # which was said before
+                log.warning("%s: %s", self.request.node, remark.text)
+        show_text(ending(trace), self.request.node_id)
+
+
+def make_guidance(
+    inner_model: object,
+    references: References,
+    config: GuidanceConfig,
+    sigmas: Tensor,
+    noise: Tensor,
+    memory: Memory | None,
+    record: bool,
+    carry: Callable,
+    budget: float = math.inf,
+) -> Guidance:
+    """The guidance of one run, with everything on the device and in the space of `noise`."""
+    sampling = inner_model.model_sampling
+    config = config.for_batch(len(noise))
+    frame = noise.ndim == references.latents.ndim + 1  # models of video take images as one frame
+    dtype = torch.promote_types(noise.dtype, torch.float32)
+
+    def prepare(latents: Tensor) -> Tensor:
+        return inner_model.process_latent_in(latents.unsqueeze(2) if frame else latents)
+
+    prompt_kernel = config.kernel_config.prompt_kernel != "none"
+    return Guidance(
+        config,
+        Latents(references.latents, references.weights.to(noise.device, dtype), prepare),
+        sigmas.tolist(),
+        Window(
+            float(sampling.percent_to_sigma(config.start_percent)),
+            float(sampling.percent_to_sigma(config.end_percent)),
+        ),
+        NoiseModel(
+            flow_matching=isinstance(sampling, comfy.model_sampling.CONST),
+            sigma_data=float(getattr(sampling, "sigma_data", 1.0)),
+        ),
+        memory=memory,
+        prompts=references.prompts if prompt_kernel else None,
+        record=record,
+        carry=carry,
+        budget=budget,
+    )
+
+
+def carry_of(sampler: object) -> Callable:
+    """How a change of x̂0 enters x with one of ComfyUI's samplers; only the function's name tells it."""
+    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+    if "cfg_pp" not in name:
+        return euler_carry
+    return euler_cfg_pp_carry if "euler" in name else cfg_pp_carry
