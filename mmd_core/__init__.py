@@ -6,6 +6,10 @@ kernel `k`, bandwidth (length scale) `h`, noise level `sigma`, the model's estim
 
 from .comparison.latents import Latents
 from .comparison.noise import NoiseModel, Window
+from .comparison.score import Score, score
+from .comparison.workers import DistributedWorkers
+from .files.reference_file import read as read_references
+from .files.reference_file import write as write_references
 from .guidance.companions import FEW
 from .guidance.config import GuidanceConfig
 from .guidance.guidance import Guidance
@@ -20,6 +24,8 @@ from .kernels.config import (
 )
 from .kernels.mmd import mmd2, mmd2_grad
 from .kernels.prompts import PROMPT_KERNELS
+from .references.compress import Compressed, compress
+from .references.merge import merge
 from .references.references import References
 
 __all__ = [
@@ -29,6 +35,8 @@ __all__ = [
     "KERNELS",
     "MODES",
     "PROMPT_KERNELS",
+    "Compressed",
+    "DistributedWorkers",
     "Guidance",
     "GuidanceConfig",
     "KernelConfig",
@@ -37,8 +45,14 @@ __all__ = [
     "NoiseModel",
     "References",
     "RunTrace",
+    "Score",
     "TraceRow",
     "Window",
+    "compress",
+    "merge",
     "mmd2",
     "mmd2_grad",
+    "read_references",
+    "score",
+    "write_references",
 ]

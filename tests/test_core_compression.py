@@ -10,6 +10,7 @@ from mmd_pack.mmd_core.kernels.config import KERNELS, KernelConfig
 from mmd_pack.mmd_core.kernels.kernels import Gram
 from mmd_pack.mmd_core.kernels.prompts import prompt_weights
 from mmd_pack.mmd_core.references import compress as compression
+from mmd_pack.mmd_core.references import piecewise_kernel
 from mmd_pack.mmd_core.references.compress import compress
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -253,7 +254,7 @@ def test_similarity_is_estimated_well_and_said_to_be(weighted, rng, monkeypatch)
     q = torch.rand(2500, generator=rng) + 0.5 if weighted else torch.ones(2500)
     exact = compress(y, q, 10, KernelConfig(), memory=2**22)
     monkeypatch.setattr(compression, "EXACT", 0)
-    monkeypatch.setattr(compression, "SAMPLE", 400)
+    monkeypatch.setattr(piecewise_kernel, "SAMPLE", 400)
     about = compress(y, q, 10, KernelConfig(), memory=2**22)
     assert exact.exact and not about.exact
     assert torch.equal(about.indices, exact.indices)

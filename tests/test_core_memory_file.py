@@ -376,7 +376,7 @@ for name, path in (("mmd_pack", {root!r}),):
     package = types.ModuleType(name); package.__path__ = [path]; sys.modules[name] = package
 import torch
 from pathlib import Path
-from mmd_pack.mmd_core.memory_file import append, parts, recall, reset
+from mmd_pack.mmd_core.files.memory_file import append, parts, recall, reset
 folder = Path({folder!r})
 def latents(values, shape=(4, 3, 2)):
     return torch.stack([torch.full(shape, float(value)) for value in values])

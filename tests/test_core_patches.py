@@ -18,12 +18,9 @@ from mmd_pack.mmd_core.comparison.by_patches import (
     LANDMARKS,
     PatchComparison,
     PatchEmbedding,
-    patch_rows,
-    tile,
-    tiling,
-    untile,
 )
 from mmd_pack.mmd_core.comparison.coupling import Coupling
+from mmd_pack.mmd_core.comparison.patches import patch_rows, tile, tiling, untile
 from mmd_pack.mmd_core.kernels.config import KERNELS
 from mmd_pack.mmd_core.kernels.kernels import Gram
 

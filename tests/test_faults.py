@@ -790,8 +790,8 @@ def test_who_is_killed_while_saving_a_set_leaves_the_old_or_the_new_one(tmp_path
     seen = run_worker(
         tmp_path,
         """
-from mmd_pack.mmd_core.reference import References
-from mmd_pack.mmd_core.reference_file import read, write
+from mmd_pack.mmd_core.references.references import References
+from mmd_pack.mmd_core.files.reference_file import read, write
 path, sets = folder / "ink.safetensors", [References(torch.full((30, 4, 64, 64), float(i))) for i in (1, 2)]
 write(sets[0], path)
 for _ in deaths():
@@ -825,7 +825,7 @@ def test_who_is_killed_while_filling_the_cache_leaves_whole_entries(tmp_path):
     run_worker(
         tmp_path,
         """
-from mmd_pack.nodes.latent_cache import LatentCache, entry_key
+from mmd_pack.nodes.references.encoding.latent_cache import LatentCache, entry_key
 def work():
     with LatentCache(folder) as cache:
         for i in range(50):

@@ -42,13 +42,7 @@ import torch
 from torch import Tensor
 
 from .reference_file import NOT_IN_NAMES
-from .tensor_file import (
-    abandoned,
-    digest,
-    file_bytes,
-    remove,
-    write_whole,
-)
+from .tensor_file import abandoned, digest, file_bytes, remove, write_whole
 
 __all__ = ["KEPT", "Recalled", "append", "parts", "recall", "reset"]
 
