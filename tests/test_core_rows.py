@@ -305,7 +305,7 @@ def test_so_it_is_with_memory_and_prompts(options, how, monkeypatch, rng):
 
 
 @pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize("mode", MODES[1:])
+@pytest.mark.parametrize("mode", [*MODES][1:])
 def test_so_it_is_in_the_published_modes(mode, how, monkeypatch, rng):
     config = GuidanceConfig({"paper": 50.0, "official": 0.05}[mode], mode=mode)
     compare(how, config, monkeypatch, rng, finished=5)

@@ -852,7 +852,7 @@ def test_who_is_killed_while_filling_a_large_tensor_leaves_no_file(tmp_path):
         tmp_path,
         """
 import folder_paths
-from mmd_pack.nodes import large_tensor
+from mmd_pack.nodes.host import large_tensor
 folder_paths.temp_directory, large_tensor.IN_MEMORY = str(folder / "temp"), 1000
 begun = folder / "begun"
 for _ in range(5):

@@ -1,4 +1,7 @@
-"""MMD-DDM: finetuning a model for few steps through its sampler, with an MMD loss. Knows nothing of ComfyUI."""
+"""MMD-DDM: finetunes a model for a few-step sampler with an MMD loss. Independent of ComfyUI.
+
+Start with `training.py`.
+"""
 
 from .adjoint import accumulate, draw
 from .chain import LinearChain

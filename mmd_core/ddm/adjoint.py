@@ -1,15 +1,15 @@
-"""The exact gradient of a loss of all samples through the sampler, with the memory of a few.
+"""The exact gradient of a loss through the sampler, with the memory of one micro-batch and one call of the model.
 
-The MMD of a batch needs the whole batch, backpropagation through K calls of the model the memory of K calls for each of
-its samples. Neither has to be held at once:
+The MMD needs the whole batch. Plain backpropagation through K calls of the model needs the memory of K calls for each
+sample. This method needs neither:
 
-    pass 1   draw all samples without a graph, micro-batch by micro-batch; keep u_k
+    pass 1   draw all samples without a graph, micro-batch by micro-batch; store u_k
     loss     λ = ∂L/∂x for all samples together
     pass 2   from the last call to the first, micro-batch by micro-batch, each call on its own:
              G_k = C_Kk λ + Σ_{l>k} C_lk μ_l,   μ_k = (∂D_k/∂u_k)ᵀ G_k,   ∂L/∂θ += (∂D_k/∂θ)ᵀ G_k
 
-with the coefficients C of `chain.py`. One call is in memory at a time, and the work is that of checkpointing: two
-forward passes and one backward.
+with the coefficients C of `chain.py`. Only one call is in memory at a time. The cost is that of gradient checkpointing:
+two forward passes and one backward pass.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,11 +27,11 @@ Denoise = Callable[[Tensor, float, Sequence[int]], Tensor]
 
 
 class Drawn(NamedTuple):
-    """N samples and how they came about.
+    """N samples and the model inputs that led to them.
 
     Attributes:
-        samples: With shape `(N, *)`.
-        states: u_k of each call, with shape `(K, N, *)`; empty unless kept.
+        samples: The samples, with shape `(N, *)`.
+        states: u_k, the input of each call, with shape `(K, N, *)`; empty if not kept.
     """
 
     samples: Tensor
@@ -39,7 +39,7 @@ class Drawn(NamedTuple):
 
 
 def parts(count: int, size: int) -> Iterator[range]:
-    """The micro-batches of `size` that `count` samples fall into."""
+    """Splits `count` samples into micro-batches of `size`; yields the index range of each."""
     for start in range(0, count, size):
         yield range(start, min(start + size, count))
 
@@ -49,13 +49,13 @@ def draw(
     chain: LinearChain, denoise: Denoise, start: Tensor, noise: Tensor, micro_batch: int,
     keep: bool = True,
 ) -> Drawn:  # fmt: skip
-    """Samples of the chain.
+    """Draws samples with the chain, without gradients.
 
     Arguments:
         start: x_0, noise at the first σ, with shape `(N, *)`.
-        noise: ξ, with shape `(R, N, *)`.
-        micro_batch: How many samples the model is handed at once.
-        keep: Whether u_k are kept, for `accumulate`.
+        noise: ξ, the noise that the sampler draws on the way, with shape `(R, N, *)`.
+        micro_batch: The number of samples in one call of the model.
+        keep: Whether to keep u_k, which `accumulate` needs.
     """
     samples = torch.empty_like(start)
     states = start.new_empty(len(chain) if keep else 0, *start.shape)
@@ -78,19 +78,21 @@ def accumulate(
     """Adds ∂L/∂θ to `.grad` of the parameters.
 
     Arguments:
-        states: u_k, with shape `(K, N, *)`, of `draw`.
+        states: u_k from `draw`, with shape `(K, N, *)`.
         gradient: λ = ∂L/∂x of the samples, with shape `(N, *)`.
-        last: How many calls the gradient goes back through; 0: all. Fewer are cheaper and biased.
-        base: The model without what is trained, for the penalty.
-        penalty: β of β · mean (D_θ(u_k) − D_base(u_k))², the mean over samples, calls and entries, which is added to
-            the loss; both change with u_k. With `last`, of those calls only.
+        parameters: The trained tensors θ.
+        micro_batch: The number of samples in one call of the model.
+        last: The gradient passes only through this number of last calls; 0 means all. Fewer are cheaper but biased.
+        base: The model without adapters, for the penalty.
+        penalty: β. The penalty β · mean (D_θ(u_k) − D_base(u_k))² is added to the loss, with the mean over samples, all
+            calls and entries. Its gradient also passes through u_k. With `last`, only those calls contribute.
     """
     calls = len(chain)
     first = max(0, calls - last) if last else 0
     numbers = calls * gradient.numel()
     for rows in parts(gradient.shape[0], micro_batch):
         piece = slice(rows.start, rows.stop)
-        pulled: dict[int, Tensor] = {calls: gradient[piece]}  # μ_l; of the sample λ itself
+        pulled: dict[int, Tensor] = {calls: gradient[piece]}  # l: μ_l; for the final sample, λ
         for k in range(calls - 1, first - 1, -1):
             shares = chain.of_estimates[:, k].tolist()
             upstream = sum(shares[later] * mu for later, mu in pulled.items() if shares[later] != 0)
@@ -104,7 +106,7 @@ def accumulate(
                 away *= 2 * penalty / numbers
                 upstream = upstream + away
             if not isinstance(upstream, Tensor) or not estimate.requires_grad:
-                continue  # the sampler does not use it, or nothing of it can be trained
+                continue  # the sampler does not use this estimate, or it has no trained parameter
             inputs = [x, *parameters] if x.requires_grad else parameters
             torch.autograd.backward(estimate, upstream.to(estimate), inputs=inputs)
             if x.requires_grad and away is not None:

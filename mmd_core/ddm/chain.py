@@ -1,13 +1,13 @@
-"""A few-step sampler as the linear map that it is.
+"""A few-step sampler as a linear map.
 
-What a sampler hands to the model, and what it ends at, is linear in the noise it began with, in the estimates x̂0 that
-the model gave so far, and in the noise that it drew on the way:
+The inputs u_k that a sampler gives to the model, and its final sample, are linear in the initial noise, in the model's
+estimates x̂0 so far, and in the noise that the sampler draws on the way:
 
     u_k = Σ_l C_kl b_l,   b = (x_0, D_0, …, D_{K−1}, ξ_0, …),   D_k = D_θ(u_k, σ_k)
 
-Euler is u_{k+1} = (σ'/σ) u_k + (1 − σ'/σ) D_k; multi-step, second-order and ancestral samplers only have other
-coefficients. They are read off the sampler itself, run once on a basis. So whatever ComfyUI samples with can be
-trained through, by one adjoint (`adjoint.py`).
+Euler is u_{k+1} = (σ'/σ) u_k + (1 − σ'/σ) D_k. Multi-step, second-order and ancestral samplers have other coefficients.
+The coefficients are measured: the sampler runs once on basis vectors, and once on random numbers to check that it is
+linear. So one adjoint (`adjoint.py`) gives the gradient through every linear sampler of ComfyUI.
 """
 
 from collections.abc import Callable
@@ -19,18 +19,18 @@ from torch import Tensor
 
 __all__ = ["LinearChain"]
 
-EXACT, ABOUT = 1e-9, 1e-4  # in float64 and float32
+EXACT, ABOUT = 1e-9, 1e-4  # tolerances of the linearity check in float64 and float32
 
 
 @dataclass(frozen=True, eq=False)
 class LinearChain:
-    """K calls of a model, and what comes of them.
+    """The coefficients C of a sampler that calls the model K times. Row k is for u_k, and row K for the final sample.
 
     Attributes:
-        sigmas: σ_k, at which each call is made.
-        of_start: The share of x_0 in each u_k and, last, in the sample; with shape `(K + 1,)`.
-        of_estimates: The shares of the estimates D_l, with shape `(K + 1, K)`; 0 for l ≥ k.
-        of_noise: The shares of what is drawn on the way, with shape `(K + 1, R)`.
+        sigmas: σ_k, the noise level of each call.
+        of_start: The coefficients of x_0, with shape `(K + 1,)`.
+        of_estimates: The coefficients of the estimates D_l, with shape `(K + 1, K)`; 0 for l ≥ k.
+        of_noise: The coefficients of the noise ξ that is drawn on the way, with shape `(K + 1, R)`.
     """
 
     sigmas: tuple[float, ...]
@@ -43,11 +43,11 @@ class LinearChain:
 
     @property
     def draws(self) -> int:
-        """R, how often noise is drawn on the way."""
+        """R, how many times the sampler draws noise."""
         return self.of_noise.shape[1]
 
     def state(self, k: int, start: Tensor, estimates: list[Tensor], noise: list[Tensor]) -> Tensor:
-        """u_k, or the sample for k = K, from the estimates of the calls before."""
+        """u_k, or the final sample for k = K, from x_0, the estimates of the earlier calls and the noise."""
         total = float(self.of_start[k]) * start
         for shares, parts in ((self.of_estimates[k], estimates), (self.of_noise[k], noise)):
             for share, part in zip(shares.tolist(), parts, strict=False):
@@ -57,16 +57,17 @@ class LinearChain:
 
     @classmethod
     def of(cls, sampler: Callable, most: int, dtype: torch.dtype = torch.float64) -> "LinearChain":
-        """The coefficients of a sampler.
+        """Measures the coefficients of a sampler.
 
         Arguments:
-            sampler: `(model, x, noise_sampler)` to the sample; `model(x, sigma)` gives x̂0, `noise_sampler(σ, σ')`
-                standard normal numbers.
-            most: More calls than it makes.
-            dtype: Of x, for samplers that do not compute in float64.
+            sampler: Maps `(model, x, noise_sampler)` to the sample. `model(x, sigma)` gives x̂0, and
+                `noise_sampler(σ, σ')` gives standard normal numbers.
+            most: An upper bound on the number of calls, and on the number of noise draws.
+            dtype: The dtype of x; float32 for samplers that do not compute in float64.
 
         Raises:
-            ValueError: The sampler is not linear in what it is given, or its noise is not independent.
+            ValueError: The sampler is not linear in its inputs, exceeds `most`, needs more from the model than x̂0, or
+                draws noise that is not independent.
         """
         probe = _Probe(most, dtype)
         rows = _run(sampler, probe, probe.basis(0)).flatten(1)
@@ -96,7 +97,7 @@ class LinearChain:
 
 
 def _run(sampler: Callable, probe: "_Probe", start: Tensor) -> Tensor:
-    """What it asks the model about and, last, the sample."""
+    """The inputs of all calls of the model and, last, the final sample, with shape `(K + 1, *)`."""
     try:
         found = sampler(probe.model, start.clone(), probe.noise_sampler)
         return torch.stack([*probe.inputs, found]).reshape(len(probe.inputs) + 1, *start.shape)
@@ -105,7 +106,7 @@ def _run(sampler: Callable, probe: "_Probe", start: Tensor) -> Tensor:
 
 
 class _Probe:
-    """A model whose k-th answer is the k-th vector of a basis, or with `random` arbitrary numbers."""
+    """A model whose outputs, and noise, are basis vectors; with `random`, they are random numbers."""
 
     def __init__(self, most: int, dtype: torch.dtype, random: torch.Generator | None = None):
         self.most, self.dtype, self.random = most, dtype, random
@@ -117,7 +118,7 @@ class _Probe:
         return len(self.noise)
 
     def basis(self, i: int) -> Tensor:
-        """With shape `(1, 1, 1, 1 + 2 · most)`: samplers expect latents."""
+        """The i-th vector, with the shape of a latent: `(1, 1, 1, 1 + 2 · most)`."""
         n = 1 + 2 * self.most
         if self.random is not None:
             return torch.randn(1, 1, 1, n, generator=self.random, dtype=self.dtype)
@@ -132,7 +133,7 @@ class _Probe:
         self.inputs.append(x.clone())
         self.sigmas.append(float(torch.as_tensor(sigma, dtype=torch.float64).flatten()[0]))
         self.estimates.append(self.basis(1 + k))
-        return self.estimates[-1].clone()  # samplers may write into it
+        return self.estimates[-1].clone()  # samplers may modify it in place
 
     def noise_sampler(self, sigma, sigma_next) -> Tensor:
         self.intervals.append(tuple(sorted((float(sigma), float(sigma_next)))))

@@ -1,4 +1,4 @@
-"""Backward passes with the memory of one block: what blocks compute within is computed again when it is needed."""
+"""Gradient checkpointing per block: the backward pass computes the activations inside a block again."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ CONTAINERS = nn.ModuleList | nn.Sequential | nn.ModuleDict
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """The largest parts within lists of a network that have parts of their own: residual and transformer blocks."""
+    """The outermost modules in the module lists of a network that have submodules: residual and transformer blocks."""
     found = []
     for child in network.children():
         if isinstance(child, CONTAINERS):
@@ -35,10 +35,10 @@ def _within(container: nn.Module) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def checkpointed(network: nn.Module, lora: LoRA) -> Iterator[int]:
-    """Within it, the blocks of a network keep only what they are given; how many they are.
+    """A context in which the blocks of a network store only their inputs; yields the number of blocks.
 
-    The network must be one's own: its blocks get another `forward` for that time. What is computed again is so with or
-    without the adapters as it was the first time.
+    The network must be a private copy, because the context replaces the `forward` of its blocks. When a block is
+    computed again, the adapters are on or off as they were the first time.
     """
     changed = [(block, block.__dict__.get("forward")) for block in blocks(network)]
     for block, _ in changed:
@@ -56,11 +56,12 @@ def _again(forward: Callable, lora: LoRA) -> Callable:
     def run(*args, **kwargs):
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        # Networks write into dictionaries that they pass from block to block: each pass sees what was in them here.
+        # Networks write into dictionaries that they pass from block to block. With copies, both computations start
+        # from the same content.
         args, kwargs, active = _copied(args), _copied(kwargs), lora.active
 
         def block():
-            """What comes out, and whether the block wrote into what it was given, as those of Flux do."""
+            """The output, and whether the block modified an input tensor in place, as Flux blocks do."""
             given, named = _copied(args, True), _copied(kwargs, True)
             with lora.set_active(active):
                 output = forward(*given, **named)
@@ -73,9 +74,9 @@ def _again(forward: Callable, lora: LoRA) -> Callable:
 
 
 def _forgetting(block: Callable):
-    """The output of `block`, which is called once more when gradients need what it computed within.
+    """The output of `block`. The backward pass calls `block` once more to get the tensors that autograd needs.
 
-    `torch.utils.checkpoint` would hand out what was saved as later writes in place have left it.
+    `torch.utils.checkpoint` is not used: it returns these tensors after later in-place writes have changed them.
     """
     writes, count, kept = False, 0, []
 
@@ -103,7 +104,7 @@ def _forgetting(block: Callable):
 
 
 def _copied(value, tensors: bool = False, depth: int = 3):
-    """Arguments with dictionaries, and if asked for tensors, of their own; tensors that dictionaries hold are shared."""
+    """Copies dictionaries in arguments and, with `tensors`, tensors; tensors in nested dictionaries stay shared."""
     if type(value) is tuple and depth:
         return tuple(_copied(part, tensors, depth - 1) for part in value)
     if type(value) is dict and depth:

@@ -1,4 +1,4 @@
-"""What a user sets for a training, checked before anything runs."""
+"""The settings of a training, which are checked when they are created."""
 
 import math
 from dataclasses import dataclass
@@ -14,29 +14,30 @@ KEEP = ("best", "last")
 
 @dataclass(frozen=True)
 class DDMConfig:
-    """Settings of a training.
+    """The settings of a training.
 
     Arguments:
-        batch_size: N, how many samples are drawn for each update and compared with the references, at least 2.
-        micro_batch: How many of them the model works on at once.
-        iterations: How many updates.
-        learning_rate: Of Adam, at the beginning.
-        lr_decay: How it falls, one of `DECAYS`.
-        rank: r of the adapters.
-        alpha: Their α; 0 takes the rank.
-        targets: Which layers have one, one of `TARGETS`.
-        features: What of the samples is compared, one of `FEATURES`.
-        drift_penalty: β, the weight of the squared distance from the estimates of the untrained model.
-        grad_last_k: Through how many calls of the model the gradient goes back; 0 goes through all.
-        grad_clip: The largest norm of a gradient; 0 sets no limit.
-        ema: The decay of the average of the adapters, in [0, 1[; 0 averages nothing.
-        validate_every: After how many updates the held-out references are compared with.
-        patience: Training ends when the distance from held-out references rose so many times in a row; 0 goes on.
+        batch_size: N, the number of samples that are drawn for each update, at least 2.
+        micro_batch: The number of samples in one call of the model.
+        iterations: The number of updates.
+        learning_rate: The initial learning rate of Adam.
+        lr_decay: How the learning rate falls, one of `DECAYS`.
+        rank: r, the rank of the LoRA adapters.
+        alpha: α of the adapters; 0 means α = r.
+        targets: Which layers get an adapter, one of `TARGETS`.
+        features: Which features of the samples the MMD compares, one of `FEATURES`.
+        drift_penalty: β, the weight of the mean squared distance from the estimates of the untrained model.
+        grad_last_k: The gradient passes only through this number of last calls of the model; 0 means all.
+        grad_clip: The largest norm of the gradient; 0 means no limit.
+        ema: The decay of the exponential moving average of the adapters, in [0, 1[; 0 means no average.
+        validate_every: The number of updates between two comparisons with the held-out references.
+        patience: With `keep` = `best`, training ends when the distance from the held-out references rose this many
+            times in a row; 0 means never.
         keep: Which adapters are kept, one of `KEEP`.
-        seed: Of everything that is drawn.
+        seed: The seed of all random numbers.
 
     Raises:
-        ValueError: An unknown name, or a number that is out of its range.
+        ValueError: A name is unknown, or a number is out of range.
     """
 
     batch_size: int = 32
@@ -81,7 +82,7 @@ class DDMConfig:
             raise ValueError(f"ema must lie between 0 and below 1, not {self.ema}")
 
     def rate(self, iteration: int) -> float:
-        """The share of the learning rate for the update `iteration`, from 0 on."""
+        """The factor of the learning rate in the update `iteration`, which counts from 0."""
         done = iteration / self.iterations
         if self.lr_decay == "linear":
             return 1 - done

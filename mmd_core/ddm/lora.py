@@ -1,7 +1,7 @@
-"""Low-rank adapters on a frozen network: W becomes W + (alpha / rank) · up · down, in forward hooks.
+"""LoRA adapters on a frozen network: W becomes W + (alpha / rank) · up · down, in forward hooks.
 
-The weights themselves are not touched, so quantised ones can be trained on, no gradient of a whole weight is ever made,
-and the network without adapters is a switch away. Names and shapes of the result are those of every LoRA file.
+The weights themselves do not change. So they may be quantised, no gradient of a full weight is computed, and the
+adapters can be switched off at any time. The tensors have the names and shapes of the usual LoRA files.
 
 References:
     Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022. https://arxiv.org/abs/2106.09685
@@ -31,10 +31,10 @@ def _convolution(module: nn.Module):
 
 
 def layers(network: nn.Module, targets: str) -> list[str]:
-    """The names of the linear and convolutional layers of a network that `targets` means.
+    """The names of the linear and convolutional layers of a network that `targets` selects.
 
     Raises:
-        ValueError: Unknown targets, or a network that has no such layer.
+        ValueError: `targets` is unknown, or the network has no such layer.
     """
     if targets not in TARGETS:
         raise ValueError(f"unknown targets {targets!r}: choose one of {', '.join(TARGETS)}")
@@ -54,7 +54,7 @@ def layers(network: nn.Module, targets: str) -> list[str]:
 
 
 class _Adapter(nn.Module):
-    """The two factors beside one layer."""
+    """The two factors, down and up, of the adapter of one layer."""
 
     def __init__(self, layer: nn.Module, rank: int, scale: float, generator: torch.Generator):
         super().__init__()
@@ -77,18 +77,19 @@ class _Adapter(nn.Module):
 
 
 class LoRA:
-    """Adapters on the named layers of a network, active as soon as they are made; zero until they are trained.
+    """LoRA adapters on the named layers of a network. They are active at once, and 0 until they are trained.
 
     Arguments:
-        network: Its layers get forward hooks, until `remove`.
-        names: Of its linear and convolutional layers.
+        network: The network; its layers have forward hooks until `remove` is called.
+        names: The names of its linear and convolutional layers.
         rank: r, at least 1.
-        alpha: α; what is learned counts α / r.
-        seed: Of the first factors.
-        initial: What `state_dict` gave before, to go on from; its rank counts.
+        alpha: α; the output of an adapter is multiplied by α / r.
+        seed: The seed of the initial down factors.
+        initial: An earlier `state_dict` to continue from; its rank and α replace `rank` and `alpha`.
+        prefix: The prefix of the tensor names in `state_dict`.
 
     Raises:
-        ValueError: `initial` is not of these layers.
+        ValueError: `initial` does not fit these layers.
     """
 
     def __init__(
@@ -153,13 +154,13 @@ class LoRA:
 
     @torch.no_grad()
     def put(self, values: Sequence[Tensor]) -> None:
-        """Takes factors that `values` gave."""
+        """Sets all factors to `values`, in the order of the method `values`."""
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
 
     @contextlib.contextmanager
     def set_active(self, active: bool) -> Iterator[None]:
-        """With or without the adapters: without them the network is as it was."""
+        """A context in which the adapters are on or off. Without them the network computes as before."""
         self.active, before = active, self.active
         try:
             yield
@@ -167,7 +168,7 @@ class LoRA:
             self.active = before
 
     def state_dict(self, values: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
-        """Tensors by the names of a LoRA file, float32 on the CPU; of other `values`, if given."""
+        """The tensors under the names of a LoRA file, float32 on the CPU; made from `values` if given."""
         values = iter(self.values() if values is None else values)
         state = {}
         for name in self.adapters:
@@ -190,7 +191,7 @@ class LoRA:
         self.put(values)
 
     def remove(self) -> None:
-        """Takes the hooks off the network."""
+        """Removes the hooks from the network."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

@@ -1,8 +1,9 @@
-"""The loss: the unbiased MMD² between features of all samples and of all references, and its gradient.
+"""The loss: the unbiased MMD² between the features of samples and of references, and its gradient.
 
     MMD²_U = Σ_{i≠i'} κ k(x_i, x_i') / (n (n − 1)) + const − 2/n Σ_ij q_j κ k(x_i, y_j)
 
-with κ of the prompts of the two, 1 without prompts. The references' own part is a constant, computed once.
+where κ is the prompt kernel of the two prompts, or 1 without prompts. The constant is the term between references. It
+is computed once, unless a random subset of the references is used.
 """
 
 from dataclasses import replace
@@ -18,21 +19,24 @@ from ..kernels.prompts import caption_bandwidth, prompt_weights
 __all__ = ["DEFAULT_KERNEL", "MMDLoss", "MOST"]
 
 DEFAULT_KERNEL = KernelConfig(multipliers=(0.25, 0.5, 1.0, 2.0), prompt_kernel="rbf")
-MOST = 2048  # references compared at once; of more, so many are drawn anew each time
+MOST = 2048  # most references in one comparison; if there are more, each comparison draws a random subset
 
 
 class MMDLoss:
     """Compares features of samples with those of references.
 
     Arguments:
-        features: Of the references, with shape `(m, F)`.
+        features: The features of the references, with shape `(m, F)`.
         config: The kernel; its feature space is not used.
-        weights: Of the references, with shape `(m,)`, not negative; without, all count alike.
-        prompts: Features of their captions, with shape `(m, E)`; None compares no prompts.
-        like: Another one whose bandwidths are taken, so that both measure the same.
+        weights: The weights of the references, with shape `(m,)`, not negative; None means equal weights.
+        prompts: The features of the captions, with shape `(m, E)`; None means that prompts are not compared.
+        like: Another loss whose kernel and bandwidths are used, so that both losses are comparable.
 
     Raises:
-        ValueError: Fewer than two references that count.
+        ValueError: Fewer than two references have a weight above 0.
+
+    References:
+        Gretton et al., A Kernel Two-Sample Test, JMLR 2012. https://jmlr.org/papers/v13/gretton12a.html
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class MMDLoss:
                 f"{int(kept.sum())} reference: the unbiased MMD² needs at least 2 with a weight above 0"
             )
         self.weights = q[kept] / q[kept].sum()
-        # Distances from inner products lose digits with the distance from the origin.
+        # Distances computed from inner products lose digits far from the origin, so the features are centred.
         self.centre = features[kept].mean(0) if config.radial else features.new_zeros(())
         self.features = features[kept] - self.centre
         self.prompts, self.config = None, config
@@ -64,12 +68,12 @@ class MMDLoss:
     def __call__(
         self, x: Tensor, prompts: Tensor | None = None, random: torch.Generator | None = None
     ) -> tuple[float, Tensor]:
-        """MMD²_U and ∂MMD²_U/∂x.
+        """MMD²_U, and ∂MMD²_U/∂x with the shape of `x`.
 
         Arguments:
-            x: Features of samples, with shape `(n, F)`, n ≥ 2.
-            prompts: Of their prompts, with shape `(n, E)`, where the references have some.
-            random: Chooses among very many references.
+            x: The features of the samples, with shape `(n, F)`, n ≥ 2.
+            prompts: The features of their prompts, with shape `(n, E)`; needed if prompts are compared.
+            random: The generator for the random subset of references.
         """
         refs, q, captions = self._some(random)
         rows = x.to(refs) - self.centre
@@ -85,7 +89,7 @@ class MMDLoss:
         return value.item(), grad_of_rows(rows, refs, grams, self.kernel, q, True, pairs)
 
     def _between(self, refs: Tensor, captions: Tensor | None) -> Tensor:
-        """Kernel values between references, computed once if they are always the same."""
+        """The kernel values between references; stored after the first call, unless a random subset is used."""
         if self._constant is not None:
             return self._constant
         kyy = self.kernel.values(Gram.within(refs @ refs.T))
@@ -99,7 +103,7 @@ class MMDLoss:
         return prompt_weights(self.config.prompt_kernel, p, r, self.config.prompt_bandwidth)
 
     def _some(self, random: torch.Generator | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """References, their weights with sum 1, and their captions: all, or `MOST` of them."""
+        """The references, their weights (sum 1) and their captions: all of them, or a random subset of `MOST`."""
         if len(self.features) <= MOST:
             return self.features, self.weights, self.prompts
         index = torch.randperm(len(self.features), generator=random)[:MOST].to(self.features.device)

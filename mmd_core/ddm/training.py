@@ -1,4 +1,4 @@
-"""Finetuning a few-step sampler with MMD (MMD-DDM), on the explicit adjoint of `adjoint.py`.
+"""Finetuning of a few-step sampler with an MMD loss (MMD-DDM), with the gradient from `adjoint.py`.
 
 References:
     Aiello, Valsesia, Magli, Fast Inference in Denoising Diffusion Models via MMD Finetuning, arXiv 2301.07969.
@@ -25,25 +25,27 @@ from .loss import MMDLoss
 
 __all__ = ["Problem", "Step", "Training"]
 
-VALIDATION = 2  # times as many samples as an update has: they are drawn without gradients
+VALIDATION = (
+    2  # validation draws this many times the samples of an update; it is cheaper, without gradients
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The model that is trained, and what it is to match.
+    """The model to train, and the references that its samples must match.
 
     Attributes:
-        chains: The samplers; one is chosen for each update. The first is the one that counts.
-        shape: Of one sample.
-        device: Where samples are.
-        scaled: `(noise, sigma)` to x_0 at the noise level σ: the model's noise_scaling.
-        denoise: The prompts of the samples of a batch, numbers in `chances`, to the model that draws them.
-        features: `(x, noise, prompts)` to the features of samples, with shape `(b, F)`, with gradients; `noise`
-            is standard normal, with the shape of x, for features of noisy samples.
-        loss: Compares them with the references.
-        held_out: Compares them with those that were held out; None if there are none.
-        chances: How often each prompt is drawn, with shape `(P,)`, sum 1.
-        prompt_features: With shape `(P, E)`, where prompts are compared.
+        chains: The samplers; one is chosen at random for each update. Validation uses the first.
+        shape: The shape of one sample.
+        device: The device of the samples.
+        scaled: Maps `(noise, sigma)` to x_0 at the noise level σ: the model's noise_scaling.
+        denoise: Maps the prompt indices of a batch to a `Denoise` with these prompts.
+        features: Maps `(x, noise, prompts)` to the features of samples, with shape `(b, F)`, differentiable in x.
+            `noise` is standard normal with the shape of x, for features of noisy samples.
+        loss: The loss relative to the training references.
+        held_out: The loss relative to the held-out references; None if there are none.
+        chances: The probability of each prompt, with shape `(P,)`, sum 1.
+        prompt_features: The features of the prompts, with shape `(P, E)`; None if prompts are not compared.
     """
 
     chains: tuple[LinearChain, ...]
@@ -60,12 +62,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Step:
-    """What an update did; `iteration` 0 is the model as it came.
+    """The result of an update.
 
     Attributes:
-        loss: MMD²_U of the batch that was drawn; NaN at 0.
-        held_out: Of the averaged adapters on fixed noise, against what was held out; None where not looked at.
-        samples: What was drawn for that, with shape `(n, *)`.
+        iteration: The number of updates so far; 0 is the model before training.
+        loss: MMD²_U of the batch of this update; NaN for iteration 0.
+        held_out: MMD²_U of the averaged adapters relative to the held-out references, on fixed noise; None without
+            validation at this iteration.
+        samples: The samples of that validation, with shape `(n, *)`, or None.
     """
 
     iteration: int
@@ -75,14 +79,14 @@ class Step:
 
 
 class Training:
-    """A run.
+    """One training.
 
     Attributes:
         losses: MMD²_U of each update.
         validated: `(iteration, MMD²_U)` of each validation.
-        best: The iteration that `values` are of.
+        best: The iteration that `values` belong to.
         values: The factors of the adapters to keep.
-        ended: Why it ended early, "" if it did not.
+        ended: Why training ended early; "" if it did not.
     """
 
     def __init__(self, config: DDMConfig, problem: Problem, lora: LoRA):
@@ -94,7 +98,11 @@ class Training:
         self._average = lora.values()
 
     def run(self) -> Iterator[Step]:
-        """Does the updates, one for each step that is asked for."""
+        """A generator: yields iteration 0, then makes one update per yielded `Step`. In the end `values` are set.
+
+        Raises:
+            ValueError: The samples do not depend on the adapters.
+        """
         config, lora = self.config, self.lora
         optimizer = torch.optim.Adam(lora.parameters, lr=config.learning_rate)
         yield self._validated(0, math.nan)
@@ -123,7 +131,7 @@ class Training:
         lora.put(self.values)
 
     def _gradient(self) -> tuple[float, bool]:
-        """Sets the gradients of the adapters; MMD²_U, and whether all is finite."""
+        """Sets the gradients of the adapters; returns MMD²_U, and whether it and the gradients are finite."""
         config, problem = self.config, self.problem
         chain = problem.chains[int(torch.randint(len(problem.chains), (), generator=self.random))]
         batch = self._batch(chain, config.batch_size, self.random)
@@ -158,7 +166,7 @@ class Training:
         return loss, math.isfinite(loss) and bool(norm.isfinite())
 
     def _batch(self, chain: LinearChain, count: int, random: torch.Generator):
-        """What a batch begins with: x_0, noise on the way, noise for features, prompts."""
+        """The random inputs of a batch: x_0, the noise ξ of the sampler, the noise of the features, prompt indices."""
         problem = self.problem
         numbers = torch.randn(2 + chain.draws, count, *problem.shape, generator=random)
         numbers = numbers.to(problem.device)
@@ -179,13 +187,13 @@ class Training:
 
     @torch.no_grad()
     def _follow(self, i: int) -> None:
-        """Moves the average on; a young one forgets faster."""
+        """Updates the exponential moving average of the adapters; its decay is smaller in the first updates."""
         decay = min(self.config.ema, (1 + i) / (10 + i)) if self.config.ema else 0.0
         for kept, value in zip(self._average, self.lora.parameters, strict=True):
             kept.lerp_(value, 1 - decay)
 
     def _validated(self, done: int, loss: float) -> Step:
-        """The averaged adapters on the same noise each time."""
+        """Validates the averaged adapters on the same noise each time, and keeps them if they are the best."""
         config, problem = self.config, self.problem
         if problem.held_out is None:
             self.best, self.values = done, [value.clone() for value in self._average]
@@ -208,7 +216,7 @@ class Training:
         return Step(done, loss, found, samples.samples)
 
     def _hopeless(self) -> bool:
-        """Whether it only gets worse; single values are noisy."""
+        """Whether the last `patience` validations all rose; fewer may be noise."""
         patience = self.config.patience
         last = [value for _, value in self.validated[-patience - 1 :]]
         rises = len(last) > patience and all(a < b for a, b in pairwise(last))
@@ -216,7 +224,7 @@ class Training:
 
 
 def balanced_choice(chances: Tensor, count: int, random: torch.Generator) -> list[int]:
-    """`count` prompts, each about as often as its chance says: systematic sampling, shuffled."""
+    """`count` prompt indices with frequencies close to `chances`: systematic sampling, in random order."""
     edges = chances.double().cumsum(0)
     places = (torch.arange(count) + torch.rand((), generator=random).double()) / count * edges[-1]
     chosen = torch.searchsorted(edges, places.double(), right=True).clamp_max(len(chances) - 1)

@@ -1,1 +1,1 @@
-"""Kernels, their bandwidths, and MMD²."""
+"""Kernels on latents and on prompts, their bandwidths, and MMD² with its gradient. Open `kernels.py` first."""

@@ -1,4 +1,4 @@
-"""The bandwidth of a radial kernel from the references themselves: the median heuristic."""
+"""The median heuristic: the bandwidth of a radial kernel is the median distance between references."""
 
 import math
 
@@ -9,17 +9,19 @@ from .kernels import Gram
 
 __all__ = ["median_distance"]
 
-MOST = 2048  # rows whose distances are looked at: the median of two million
+MOST = 2048  # rows, at most, that enter the median: about two million pairs
 
 
 def median_distance(gram: Tensor) -> float:
     """The median distance between two different references.
 
-    Falls back to what keeps a kernel usable where references coincide: the mean distance if the median
-    is 0, and the norm of a reference, then 1, if there is no distance at all.
+    If the median is 0, the result is the mean distance. If all distances are 0, or there is one reference
+    only, the result is the root mean square norm of the references, or 1 if that is 0 too. The result is
+    therefore always a valid bandwidth, in units of the rows.
 
     Arguments:
-        gram: Inner products of the references, with shape `(N, N)`; of many, some are looked at.
+        gram: Inner products of the references, with shape `(N, N)`. Above 2048 references, evenly spaced
+            ones are used.
 
     References:
         Gretton et al., A Kernel Two-Sample Test, JMLR 2012, section 8.

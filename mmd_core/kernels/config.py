@@ -30,15 +30,16 @@ class KernelConfig:
         kernel: One of `KERNELS`.
         bandwidth: `median` takes the median distance between references, `fixed` takes `bandwidth_value`.
         bandwidth_value: The length scale h of `fixed`, in units of the model's latents.
-        multipliers: One kernel for each multiple of the bandwidth; radial kernels only.
+        multipliers: The kernel is the average over these multiples of the bandwidth. Only radial kernels other
+            than `energy` use them.
         prompt_kernel: One of `PROMPT_KERNELS`, or `none`.
-        prompt_bandwidth: Length scale of the prompt kernel `rbf`; 0 takes the median.
-        feature_space: What of the latents is compared, one of `FEATURE_SPACES`.
-        pool: How many places of an axis `low_pass` makes one of, at least 1.
-        patch_size: How long the `patches` are along each axis, at least 1.
+        prompt_bandwidth: Length scale of the prompt kernel `rbf`; 0 takes the median distance between captions.
+        feature_space: The features of the latents that are compared, one of `FEATURE_SPACES`.
+        pool: The factor by which `low_pass` reduces each spatial axis, at least 1.
+        patch_size: The side length of `patches`, in latent pixels, at least 1.
 
     Raises:
-        ValueError: An unknown name, or a number that is out of its range.
+        ValueError: A name is unknown, or a number is out of its range.
     """
 
     kernel: str = "rbf"
@@ -84,13 +85,18 @@ class KernelConfig:
         return self.kernel in RADIAL_PROFILES
 
     def resolve(self, gram: Tensor, dim: int) -> Kernel:
-        """The kernel for references with inner products `gram`, with shape `(N, N)`, and `dim` entries."""
+        """The kernel, with its bandwidth set from the references.
+
+        Arguments:
+            gram: Inner products of the references, with shape `(N, N)`.
+            dim: The number of entries of a reference.
+        """
         if self.kernel == "linear":
             return DotKernel()
         if self.kernel == "polynomial":
             return polynomial(dim, sq_norm=gram.diagonal().mean().item())
         h = median_distance(gram) if self.bandwidth == "median" else self.bandwidth_value
-        # The energy distance has no length scale: several bandwidths would change nothing but the unit.
+        # The energy distance has no length scale: several bandwidths would only change the unit.
         multipliers = (1.0,) if self.kernel == "energy" else self.multipliers
         return RadialKernel(self.kernel, tuple(h * m for m in multipliers))
 

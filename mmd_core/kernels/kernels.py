@@ -1,16 +1,17 @@
-"""Kernels, written so that every gradient is a linear combination of rows.
+"""Kernels between rows (flattened latents or features). Every kernel gradient is a linear combination of rows.
 
-A kernel is given by its values and by one matrix of *pulls*, both functions of inner products only:
+A kernel has two functions: its values, and a matrix of *pulls*, the coefficients of its gradient. Both depend on
+inner products only:
 
     radial       k(x, z) = φ(‖x − z‖² / h²)      ∇₁k(x, z) = pull · (z − x)
     dot product  k(x, z) = ψ(x·z)                ∇₁k(x, z) = pull · z
 
-so neither ever touches the D numbers of a latent. Several bandwidths h (length scales) at once mean
-the average of the kernels: k = mean over h of k_h.
+so once the inner products are known, the cost does not depend on D, the number of entries of a latent. With several
+bandwidths h (length scales) the kernel is the average k = mean over h of k_h.
 
-Raw gradients are tiny and depend on the kernel. `unit` scales them to displacements of a latent:
-unit · ∇₁k is at most about `z − x`, whatever the kernel and the model, so that one strength fits all.
-For the RBF kernel the unit is h² (see `guidance.py`).
+Raw gradients are small, and their scale depends on the kernel. `unit` scales them to displacements of a latent:
+unit · ∇₁k is of the order of `z − x` for every kernel and model, so that one guidance strength suits all of them.
+For the RBF kernel the unit is h².
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ __all__ = ["DotKernel", "Gram", "Kernel", "RADIAL_PROFILES", "RadialKernel", "po
 
 
 class Gram(NamedTuple):
-    """Inner products between n rows `x` and m rows `z`: all that a kernel needs to know of them.
+    """Inner products between n rows `x` and m rows `z`: the only input that a kernel needs.
 
     Arguments:
         dot: x_i · z_j, with shape `(n, m)`.
@@ -43,7 +44,7 @@ class Gram(NamedTuple):
 
     @classmethod
     def within(cls, dot: Tensor) -> "Gram":
-        """From the inner products of rows with themselves: a row's distance to itself is exactly 0."""
+        """The Gram of rows with themselves, from their inner products: a row's distance to itself is exactly 0."""
         return cls(dot, dot.diagonal(), dot.diagonal())
 
     def sq_dist(self) -> Tensor:
@@ -58,7 +59,7 @@ class RadialProfile(NamedTuple):
     Arguments:
         value: k as a function of `(d², h)`.
         pull: unit(h) · pull as a function of `(d², h)`.
-        unit: What makes the gradient a displacement, as a function of `h`.
+        unit: The factor that scales the gradient to a displacement, as a function of `h`.
     """
 
     value: Callable[[Tensor, float], Tensor]
@@ -67,7 +68,7 @@ class RadialProfile(NamedTuple):
 
 
 def _inverse(d2: Tensor, h: float) -> Tensor:
-    """h/d, bounded where two rows coincide: there the direction z − x vanishes anyway."""
+    """h/d, bounded where two rows coincide. The bound has no effect there, because z − x is 0."""
     return (d2 * h**-2).clamp_min_(torch.finfo(d2.dtype).eps).rsqrt_()
 
 
@@ -90,7 +91,7 @@ RADIAL_PROFILES = {
         pull=lambda d2, h: (d2.sqrt() * (-1 / h)).exp_() * _inverse(d2, h),
         unit=lambda h: h**2,
     ),
-    # −d: its MMD² is the energy distance; h only sets the unit
+    # −d: MMD² with this kernel is the energy distance; h only sets the unit
     "energy": RadialProfile(
         value=lambda d2, h: -d2.sqrt(),
         pull=_inverse,
@@ -101,14 +102,14 @@ RADIAL_PROFILES = {
 
 @dataclass(frozen=True)
 class RadialKernel:
-    """The average over bandwidths of one radial kernel.
+    """A radial kernel, averaged over one or several bandwidths.
 
     Arguments:
         name: One of `RADIAL_PROFILES`.
         bandwidths: Length scales h, in ]0, ∞[, one or several.
 
     Raises:
-        ValueError: An unknown name, no bandwidth, or one that is not positive.
+        ValueError: The name is unknown, there is no bandwidth, or a bandwidth is not positive and finite.
     """
 
     name: str = "rbf"
@@ -118,7 +119,7 @@ class RadialKernel:
 
     @property
     def singular(self) -> bool:
-        """Whether the pull between two rows grows without bound as they meet."""
+        """Whether the pull between two rows grows without bound as their distance goes to 0."""
         return self.name in ("laplacian", "energy")
 
     def __post_init__(self):
@@ -135,22 +136,25 @@ class RadialKernel:
         return self._mean(lambda h: value(d2, h))
 
     def pulls(self, gram: Gram, in_units: bool = False) -> Tensor:
-        """p with ∇₁k(x_i, z_j) = p_ij (z_j − x_i), with shape `(n, m)`; `in_units` scales it by `unit`."""
+        """p with ∇₁k(x_i, z_j) = p_ij (z_j − x_i), with shape `(n, m)`.
+
+        `in_units` multiplies the pull of each bandwidth by its `unit` before the average.
+        """
         profile, d2 = RADIAL_PROFILES[self.name], gram.sq_dist()
         if in_units:
             return self._mean(lambda h: profile.pull(d2, h))
         return self._mean(lambda h: profile.pull(d2, h) / profile.unit(h))
 
     def _mean(self, of: Callable[[float], Tensor]) -> Tensor:
-        """Over bandwidths, one after the other: together they would not stay near the processor."""
+        """The mean over bandwidths, one at a time: a batch of all bandwidths would not fit in CPU cache."""
         total = of(self.bandwidths[0])
         for h in self.bandwidths[1:]:
             total = total + of(h)
         return total if len(self.bandwidths) == 1 else total / len(self.bandwidths)
 
     def saturated(self, values: Tensor) -> Tensor:
-        """Which `values` tell nothing: two rows so far apart, or so near, that all bandwidths take them alike."""
-        if self.name == "energy":  # it has no bounds
+        """Which `values` carry no information: the two rows are too far apart, or too close, for all bandwidths."""
+        if self.name == "energy":  # its values have no bounds
             return torch.zeros_like(values, dtype=torch.bool)
         return (values < 1e-6) | (values > 0.99)
 
@@ -161,9 +165,12 @@ class DotKernel:
 
     Arguments:
         degree: The power p, at least 1.
-        width: What x·z is divided by, usually D.
+        width: The divisor of x·z, usually D; above 0.
         offset: The constant c.
         unit: Scales the gradient to a displacement, see the module's docstring.
+
+    Raises:
+        ValueError: The degree is below 1, or the width is not positive.
     """
 
     degree: int = 1
@@ -189,7 +196,7 @@ class DotKernel:
         return (self.unit if in_units else 1.0) * self.degree / self.width * t.pow(self.degree - 1)
 
     def saturated(self, values: Tensor) -> Tensor:
-        """None of `values`: a product has no bounds."""
+        """None of `values`: the values of this kernel have no bounds."""
         return torch.zeros_like(values, dtype=torch.bool)
 
 
@@ -197,12 +204,17 @@ Kernel = RadialKernel | DotKernel
 
 
 def polynomial(dim: int, degree: int = 3, offset: float = 1.0, sq_norm: float = 0.0) -> DotKernel:
-    """The kernel (x·z/D + c)^p; degree 3 and offset 1 is that of the Kernel Inception Distance.
+    """The kernel (x·z/D + c)^p. Degree 3 and offset 1 give the kernel of the Kernel Inception Distance.
 
     Arguments:
-        dim: The number D of a latent's entries.
-        sq_norm: The references' mean ‖y‖²; sets the unit such that a pull between two typical rows is
-            about 1.
+        dim: The number D of entries of a latent.
+        degree: The power p, at least 1.
+        offset: The constant c.
+        sq_norm: The mean ‖y‖² of the references. It sets the unit such that a pull between two typical rows
+            is about 1.
+
+    References:
+        Bińkowski, Sutherland, Arbel, Gretton, Demystifying MMD GANs, ICLR 2018. https://arxiv.org/abs/1801.01401
     """
     typical = sq_norm / dim + offset
     return DotKernel(degree, dim, offset, unit=dim / (degree * typical ** (degree - 1)))

@@ -3,8 +3,8 @@
     MMD²(P, Q) = Σ p_i p_i' k(x_i, x_i') + Σ q_j q_j' k(y_j, y_j') − 2 Σ p_i q_j k(x_i, y_j)
 
 with weights p (of the samples) and q (of the references) that sum to one. With equal weights this is
-the biased V-statistic of equation 5 in Gretton et al. (2012); the unbiased estimate leaves a sample's
-similarity with itself out (their equation 3) and may be slightly negative.
+the biased V-statistic of equation 5 in Gretton et al. (2012). The unbiased estimate (their equation 3) omits
+the terms k(x_i, x_i) and k(y_j, y_j), and may be slightly negative.
 
 References:
     Gretton et al., A Kernel Two-Sample Test, JMLR 2012. https://jmlr.org/papers/v13/gretton12a.html
@@ -41,6 +41,7 @@ def mmd2_from_values(
         kyy: k(y_j, y_j'), with shape `(N, N)`.
         p: Weights of the samples, with shape `(B,)`, sum 1.
         q: Weights of the references, with shape `(N,)`, sum 1.
+        unbiased: Whether to omit k(x_i, x_i) and k(y_j, y_j); needs at least 2 of each.
     """
     return (
         _self_similarity(kxx, p, unbiased) + _self_similarity(kyy, q, unbiased) - 2 * (p @ kxy @ q)
@@ -58,7 +59,7 @@ def mmd2(
         weights: Weights of the references, with shape `(N,)`, not negative; normalised here.
 
     Raises:
-        ValueError: The unbiased estimate is asked of fewer than two samples or references.
+        ValueError: The unbiased estimate was requested with fewer than 2 samples or references.
     """
     if unbiased and min(len(x), len(y)) < 2:
         raise ValueError("the unbiased MMD² needs at least 2 samples and 2 references")
@@ -83,9 +84,9 @@ def mmd2_grad(
         x: Samples, with shape `(B, *)`.
         y: References, with shape `(N, *)`.
         weights: Weights of the references, with shape `(N,)`, not negative; normalised here.
-        unbiased: Of the estimate that leaves a sample's similarity with itself out; needs two samples.
-        pairs: What kernel values are multiplied by, of samples and of samples with references, with shapes
-            `(B, B)` (symmetric) and `(B, N)`: prompt weights.
+        unbiased: Whether to take the gradient of the unbiased estimate; needs at least 2 samples.
+        pairs: Prompt weights, which multiply the kernel values: between samples, with shape `(B, B)`, symmetric,
+            and between samples and references, with shape `(B, N)`.
     """
     rows, refs = centred_rows(x, y, kernel)
     q = uniform(len(refs), refs) if weights is None else (weights / weights.sum()).to(refs)
@@ -102,7 +103,15 @@ def grad_of_rows(
     unbiased: bool = False,
     pairs: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """`mmd2_grad` for rows `(B, D)` and `(N, D)` of `centred_rows`, their inner products, and weights with sum 1."""
+    """`mmd2_grad` for rows that are prepared already, with shape `(B, D)`.
+
+    Arguments:
+        rows: Samples from `centred_rows`, with shape `(B, D)`.
+        refs: References from `centred_rows`, with shape `(N, D)`.
+        grams: Inner products of `rows` with `rows`, and of `rows` with `refs`.
+        q: Weights of the references, with shape `(N,)`, sum 1.
+        unbiased, pairs: As in `mmd2_grad`.
+    """
     repel = self_pulls(kernel, grams[0]) / (len(rows) - unbiased)  # (B, B)
     if unbiased:
         repel = repel - torch.diag(repel.diagonal())
@@ -116,19 +125,19 @@ def grad_of_rows(
 
 
 def self_pulls(kernel: Kernel, gram: Gram, in_units: bool = False) -> Tensor:
-    """`kernel.pulls` of rows on themselves: a radial kernel does not pull a row towards itself.
+    """`kernel.pulls` between rows and themselves, with shape `(n, n)`; the diagonal of a radial kernel is set to 0.
 
-    Stated rather than computed, since the pull of a singular kernel at distance 0 is rounding noise.
+    A row exerts no pull on itself, but a singular kernel at distance 0 would give rounding noise there.
     """
     pulls = kernel.pulls(gram, in_units)
     return pulls - torch.diag(pulls.diagonal()) if kernel.radial else pulls
 
 
 def centred_rows(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
-    """`x` and `y` as rows in fp32 or better; about the references' mean where the kernel allows it.
+    """`x` and `y` as rows `(B, D)` and `(N, D)`, in fp32 or better; for a radial kernel, minus the mean of `y`.
 
-    Distances do not change with the origin, but computed from inner products they lose digits with
-    the distance from it.
+    This shift does not change distances. It reduces the rounding error of distances that are computed from
+    inner products.
     """
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     x, y = x.flatten(1).to(dtype), y.flatten(1).to(dtype)

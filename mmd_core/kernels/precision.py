@@ -1,4 +1,4 @@
-"""Matrix products with all digits of fp32, whatever was chosen for the model's."""
+"""Matrix products in full fp32 precision, whatever setting the model's own products use."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,13 @@ __all__ = ["full_precision"]
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Without TF32, whose ten bits are too few for distances and for kernels of products.
+    """Switches TF32 off on CUDA inside the `with` block, and restores the previous setting afterwards.
 
-    It would not be faster either: these products wait for memory.
+    TF32 has a mantissa of 10 bits, which is too few for distances and for kernels of inner products. It would not
+    be faster either: memory bandwidth limits these products.
     """
     matmul = torch.backends.cuda.matmul
-    # Before torch 2.9 there is nothing but the switch, which later ones refuse where both are used.
+    # torch below 2.9 has only `allow_tf32`; torch 2.9 and above raises an error if both settings are used.
     name, exact = ("fp32_precision", "ieee") if _known(matmul) else ("allow_tf32", False)
     chosen = getattr(matmul, name)
     setattr(matmul, name, exact)

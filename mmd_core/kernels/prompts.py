@@ -1,7 +1,7 @@
-"""Prompt kernels: how much the prompt of a sample and the caption of a reference have in common.
+"""Prompt kernels: the similarity between the prompt of a sample and the caption of a reference.
 
-In the product kernel k((x, p), (z, r)) = k(x, z) · k_prompt(p, r) prompts are fixed, so a prompt kernel
-only weights pairs (equations 10 and 11 of arXiv 2601.08379).
+The product kernel is k((x, p), (z, r)) = k(x, z) · k_prompt(p, r). Prompts do not change while sampling, so the prompt
+kernel only gives each pair a constant weight (equations 10 and 11 of https://arxiv.org/abs/2601.08379).
 """
 
 import torch
@@ -15,7 +15,7 @@ __all__ = ["PROMPT_KERNELS", "balanced", "caption_bandwidth", "prompt_weights"]
 
 
 def _cosine(p: Tensor, r: Tensor, bandwidth: float) -> Tensor:
-    # Opposite prompts have nothing in common: a negative weight would turn attraction into repulsion.
+    # Opposite prompts get the weight 0: a negative weight would turn attraction into repulsion.
     return (normalize(p, dim=1) @ normalize(r, dim=1).T).clamp_min(0)
 
 
@@ -27,7 +27,7 @@ PROMPT_KERNELS = {"cosine": _cosine, "rbf": _rbf}
 
 
 def caption_bandwidth(captions: Tensor) -> float:
-    """The median distance between different captions, with features of shape `(N, E)`."""
+    """The median distance between different captions. `captions` are their features, with shape `(N, E)`."""
     distinct = torch.unique(captions, dim=0)
     distinct = distinct - distinct.mean(0)
     return median_distance(distinct @ distinct.T)
@@ -43,7 +43,7 @@ def prompt_weights(name: str, p: Tensor, r: Tensor, bandwidth: float = 1.0) -> T
         bandwidth: Length scale of `rbf`, above 0.
 
     Raises:
-        ValueError: An unknown name, or features of different length.
+        ValueError: The name is unknown, or `p` and `r` have different numbers of features.
     """
     if name not in PROMPT_KERNELS:
         raise ValueError(
@@ -60,24 +60,28 @@ def prompt_weights(name: str, p: Tensor, r: Tensor, bandwidth: float = 1.0) -> T
 def balanced(
     pp: Tensor, pr: Tensor, rr: Tensor, p: Tensor, q: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Prompt weights with which references pull a sample as much as samples push it, whatever the captions are.
+    """Rescaled prompt weights: for each sample the total weight of references equals the total weight of samples.
 
-    The product kernel takes it that prompts are distributed like captions: there nothing changes. But who draws a
-    batch with one prompt, from references of two kinds, has half of them pull and all samples push, and images
-    burst. A sample's references are therefore scaled until they weigh as much as the samples that it sees, and
-    those that prompts do not ask for are left out of the references' own similarity. A sample whose prompt
-    has nothing in common with any caption is let alone.
+    The product kernel assumes that prompts and captions have the same distribution; in that case the weights do not
+    change. Otherwise repulsion can exceed attraction. Example: all samples have one prompt, and half of the references
+    have other captions. Then only half of the references attract, but all samples repel each other, and the images
+    diverge. Therefore each row of `pr` is scaled until its total weight equals that of the same row of `pp`. `rr` is
+    reweighted by how much the samples use each reference. A sample whose prompt is similar to no caption has weight 0
+    in the rows of `pp` and `pr`, so guidance does not move it.
 
     Arguments:
-        pp, pr, rr: Prompt weights κ between samples, of samples and references, and between references, with shapes
-            `(B, B)`, `(B, N)`, `(N, N)`.
-        p, q: Weights of samples and references, each with sum 1.
+        pp, pr, rr: Prompt weights κ between samples, between samples and references, and between references, with
+            shapes `(B, B)`, `(B, N)`, `(N, N)`.
+        p, q: Weights of samples and references, with shapes `(B,)` and `(N,)`, each with sum 1.
+
+    Returns:
+        The new `pp`, `pr` and `rr`, with the same shapes.
     """
     pushed, pulled = pp @ p, pr @ q
     known = pulled > torch.finfo(pulled.dtype).tiny
     scale = torch.where(known, pushed / pulled.where(known, torch.ones_like(pulled)), 0)
     pp, pr = pp * known[:, None], pr * scale[:, None]
-    asked = p @ pr  # of each reference, by all samples
+    asked = p @ pr  # how much all samples use each reference
     total = (asked @ q).clamp_min(torch.finfo(pulled.dtype).tiny)
     rr = rr * asked[:, None] * asked
     return pp, pr, rr * (total / (q @ rr @ q).clamp_min(torch.finfo(pulled.dtype).tiny))

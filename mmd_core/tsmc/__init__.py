@@ -1,10 +1,12 @@
-"""TRI-TSMC: samples of a model tilted towards a reward, by trust-region iterative twisted sequential Monte Carlo.
+"""TRI-TSMC (trust-region iterative twisted sequential Monte Carlo): samples a model that is tilted towards a reward.
 
-Implements the published update (tempered importance reweighting under a KL constraint in path space, then weighted
-maximum likelihood) of Wang, Yang, Deng, Xu, arXiv 2605.25123. The family of twists and the defaults are this project's.
+Implements the published update (tempered importance weights under a KL constraint in path space, then weighted maximum
+likelihood) of Wang, Yang, Deng, Xu, arXiv 2605.25123. The twist family and the default settings are this project's own.
+Start with `learning.py`, which holds the iterations.
 
-Notation: a path x_0 … x_T in sampling order, its last sample `z` = x_T, base law P, reward `r(z)`, inverse temperature
-λ (`reward_scale`), target π ∝ P e^{λ r(z)}, proposal Q_θ, weights R = dπ/dQ_θ up to the constant Z = E_P[e^{λ r(z)}].
+Notation: a path x_0 … x_T in sampling order, its last sample `z` = x_T, base distribution P, reward `r(z)`, inverse
+temperature λ (`reward_scale`), target π ∝ P e^{λ r(z)}, proposal Q_θ, importance weights R = dπ/dQ_θ, which are known
+up to the constant Z = E_P[e^{λ r(z)}].
 """
 
 from .chain import Transition, transitions

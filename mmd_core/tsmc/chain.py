@@ -1,16 +1,16 @@
-"""The base chain: what one step of an ancestral Euler sampler draws.
+"""The base chain: the Gaussian transition of each step of an ancestral Euler sampler.
 
     x' = μ(x) + s ξ,  ξ ~ N(0, 1),  μ(x) = a x + b x̂0
 
-with a, b and s of the step alone. The chain is defined by the sampler, not by a differential equation that it
-discretises: what is exact about TRI-TSMC is exact for the samples that this sampler draws.
+where a, b and s depend on the step only. The sampler defines the chain, not the differential equation that it
+discretises. So the importance weights of TRI-TSMC are exact for the samples that this sampler draws.
 
     eps, v, EDM       s² = min(σ'², η² σ'² (σ² − σ'²)/σ²),  σ_d² = σ'² − s²,  μ = x̂0 + (σ_d/σ)(x − x̂0)
     flow matching     σ_d = σ' (1 + (σ'/σ − 1) η),  μ = (1 − σ')/(1 − σ_d) · (x̂0 + (σ_d/σ)(x − x̂0)),
                       s² = σ'² − (σ_d (1 − σ')/(1 − σ_d))²
 
-as `euler_ancestral` of ComfyUI (k-diffusion) and its form for flow matching do. η = 1 of the first is the posterior of
-DDPM. The last step, to σ' = 0, ends at x̂0 and draws nothing.
+as in `euler_ancestral` of ComfyUI (k-diffusion) and in its version for flow matching. In the first case, η = 1 gives
+the posterior of DDPM. The last step, to σ' = 0, returns x̂0 and draws no noise.
 """
 
 import math
@@ -27,12 +27,12 @@ class Transition(NamedTuple):
     """One step, from `sigma` to `sigma_next`.
 
     Attributes:
-        of_x: a, the weight of x in the mean.
-        of_x0: b, the weight of the denoised estimate x̂0.
-        noise: s, the standard deviation of what is drawn; 0 on the last step.
-        signal: α, the share of x0 in x = α x0 + σ n.
-        slope: c(σ) = ∂x̂0/∂x for clean samples of variance 1: turns a gradient at x̂0 into one at x.
-        settled: κ(σ), the share of that variance which x has settled, in [0, 1].
+        of_x: a, the coefficient of x in the mean.
+        of_x0: b, the coefficient of the denoised estimate x̂0 in the mean.
+        noise: s, the standard deviation of the noise that is drawn; 0 on the last step.
+        signal: α, the coefficient of x0 in x = α x0 + σ n.
+        slope: c(σ) = ∂x̂0/∂x for clean samples of variance 1: converts a gradient at x̂0 into a gradient at x.
+        settled: κ(σ), the fraction of that variance which x determines, in [0, 1].
     """
 
     sigma: float
@@ -52,16 +52,16 @@ class Transition(NamedTuple):
 def transitions(
     sigmas: Sequence[float], flow_matching: bool = False, eta: float = 1.0, noise_scale: float = 1.0
 ) -> tuple[Transition, ...]:
-    """The steps of a falling schedule of noise levels.
+    """The transitions of a decreasing schedule of noise levels.
 
     Arguments:
         sigmas: σ_0 > … > σ_T = 0.
-        flow_matching: Whether x = (1 − σ) x0 + σ n, else x = x0 + σ n.
-        eta: η in ]0, 1], how much of the noise is drawn anew.
-        noise_scale: By what the sampler multiplies `s`.
+        flow_matching: True for x = (1 − σ) x0 + σ n, False for x = x0 + σ n.
+        eta: η in ]0, 1], how much of the noise each step replaces by new noise.
+        noise_scale: The factor by which the sampler multiplies `s`.
 
     Raises:
-        ValueError: A schedule that does not fall to 0, or η = 0.
+        ValueError: The schedule has fewer than two steps or does not decrease to 0, or η is not in ]0, 1].
     """
     sigmas = [float(sigma) for sigma in sigmas]
     if len(sigmas) < 3 or sigmas[-1] != 0 or any(not a > b for a, b in pairwise(sigmas)):

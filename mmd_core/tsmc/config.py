@@ -1,4 +1,4 @@
-"""What a user sets, checked before anything runs."""
+"""The settings of TRI-TSMC, which are checked when they are created."""
 
 import math
 from dataclasses import dataclass
@@ -15,21 +15,24 @@ class TSMCConfig:
     """The settings of TRI-TSMC.
 
     Arguments:
-        particles: N, the paths of one iteration, at least 2.
-        iterations: K, how often the twist is improved; K + 1 times N paths are drawn.
-        kl_budget: ε in ]0, log N[, how far one iteration may go. The best N e^{−ε} paths or so lead it.
-        reward_scale: λ, how strongly the model is tilted; of a standardised reward in standard deviations.
-        standardize: Whether the reward is measured in standard deviations of what the model draws by itself.
-        feature: What turns the chain, one of `FEATURES`: the reward's own gradient, that of a surrogate
-            fitted to scores, nothing (plain importance sampling); `auto` takes the first that there is.
-        time_blocks: Into how many parts with a θ of their own the chain is cut.
-        theta_init: θ_0, where learning starts and what it is drawn to; 1 is the plain gradient.
-        theta_prior_sd: σ_θ, how far it may go from there.
-        eta: η in ]0, 1], the noise of the ancestral sampler.
-        max_total_kl: How far from the model the proposal may go in all, in nats.
+        particles: N, the number of paths in one batch, at least 2.
+        iterations: K, the number of updates of the twist. (K + 1) N paths are drawn in total.
+        kl_budget: ε in ]0, log N[, the largest KL divergence of one update, in nats. At the limit, about N e^{−ε}
+            paths carry the weight.
+        reward_scale: λ, the strength of the tilt e^{λ r}, at least 0.
+        standardize: Whether r is measured in standard deviations of the reward of the first batch.
+        feature: The gradient that steers the chain, one of `FEATURES`: `gradient` is the gradient of the reward,
+            `surrogate` that of a regression that is fitted to the scores, `none` means no steering (plain importance
+            sampling). `auto` takes `gradient` if the reward has one, else `surrogate`.
+        time_blocks: The number of blocks that the chain is divided into. Each block has its own θ.
+        theta_init: θ_0, the first value of each entry of θ and the mean of its prior. If the entries of a block sum to
+            1, the drift is the plain gradient.
+        theta_prior_sd: σ_θ, the standard deviation of that prior.
+        eta: η in ]0, 1], how much new noise the ancestral sampler draws.
+        max_total_kl: The largest KL(Q_θ ‖ P) of the proposal from the model, in nats.
 
     Raises:
-        ValueError: A number that is out of its range, or an unknown feature.
+        ValueError: A number is out of range, or the feature is unknown.
     """
 
     particles: int = 16
@@ -76,10 +79,10 @@ class TSMCConfig:
 
     @property
     def paths(self) -> int:
-        """How many paths are drawn in all."""
+        """The total number of paths."""
         return self.particles * (self.iterations + 1)
 
     @property
     def too_many_parameters(self) -> bool:
-        """Whether θ, two for each block, has more entries than so many paths can settle."""
+        """Whether θ, with two entries for each block, has more entries than this number of paths can determine."""
         return 2 * self.time_blocks * PATHS_PER_PARAMETER > self.paths

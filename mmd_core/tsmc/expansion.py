@@ -1,4 +1,4 @@
-"""Functions f(x) = c + Σ_j a_j k(x, y_j) of latents, with their gradients in closed form."""
+"""Functions f(x) = c + Σ_j a_j k(x, y_j) of latents, with gradients in closed form."""
 
 import torch
 from torch import Tensor
@@ -11,14 +11,14 @@ __all__ = ["KernelExpansion"]
 
 
 class KernelExpansion:
-    """A kernel expansion: a witness function, or a kernel regression.
+    """A kernel expansion, used for the witness function and for kernel regression.
 
     Arguments:
         kernel: k.
         rows: Features of the centers y_j, with shape `(m, F)`.
         coefficients: a_j, with shape `(m,)`.
         constant: c.
-        features: What of latents is compared.
+        features: The feature map of latents; None is the identity.
     """
 
     def __init__(
@@ -31,7 +31,8 @@ class KernelExpansion:
     ):
         self.kernel, self.coefficients, self.constant = kernel, coefficients, constant
         self.features = features or Whole()
-        # Distances from inner products are exact only near the origin; products depend on where it is.
+        # Distances computed from inner products lose digits far from the origin, so radial kernels are centred.
+        # The values of other kernels depend on the origin, so these are not.
         self.origin = rows.mean(0) if kernel.radial else torch.zeros_like(rows[0])
         self.rows = rows - self.origin
         self._squares = self.rows.square().sum(1)
@@ -58,7 +59,7 @@ class KernelExpansion:
         return self.features.pull_back(x_, gradient.unflatten(1, shape)).to(x)
 
     def _seen(self, x: Tensor) -> Tensor:
-        """Features from where the rows are seen, with shape `(B, F)`."""
+        """Features relative to `origin`, with shape `(B, F)`."""
         return self.features(x.to(self.rows)).flatten(1) - self.origin
 
     def _gram(self, seen: Tensor) -> Gram:

@@ -1,13 +1,14 @@
-"""How the denoised estimate follows the noisy sample, as far as samples of the model tell.
+"""The Jacobian ∂x̂0/∂x of the denoiser, estimated from samples of the model.
 
-For x = α x0 + σ n the estimate x̂0 = E[x0 | x] has the Jacobian α Cov(x0 | x)/σ² (Tweedie's formula), which turns a
-gradient at x̂0 into one at x. Along a direction in which Gaussian x0 have the variance v it is the number
+For x = α x0 + σ n, the estimate x̂0 = E[x0 | x] has the Jacobian α Cov(x0 | x)/σ² (Tweedie's formula). It converts a
+gradient at x̂0 into a gradient at x. If x0 is Gaussian with variance v along a direction, the Jacobian along it is
 
     α v / (α² v + σ²)
 
-With v = 1 that is c(σ) of `chain.py`. But images vary along few directions, and by much more than 1: there x̂0 follows x
-long before c(σ) says so. Here v is the variance of some samples along the gradient itself, which few samples tell well,
-as one number is asked of them; and the direction stays that of the gradient.
+With v = 1 this is c(σ) of `chain.py`. But images vary along few directions, with variances much larger than 1. Along
+these directions x̂0 already depends on x at high noise, where c(σ) is small. So this module takes v as the variance of
+samples along the gradient. This is a single number, so few samples are enough. The direction of the gradient does not
+change.
 
 References:
     Efron, Tweedie's Formula and Selection Bias, 2011. https://doi.org/10.1198/jasa.2011.tm11181
@@ -23,10 +24,10 @@ __all__ = ["DenoiserJacobian"]
 
 
 class DenoiserJacobian:
-    """J of a model, along gradients.
+    """J of a model, approximated by one factor along each gradient.
 
     Arguments:
-        samples: Samples of the model, with shape `(n, *)`, two or more.
+        samples: Samples of the model in its latent space, with shape `(n, *)`, two or more.
     """
 
     def __init__(self, samples: Tensor):
@@ -35,7 +36,7 @@ class DenoiserJacobian:
 
     @full_precision()
     def __call__(self, gradient: Tensor, step: Transition) -> Tensor:
-        """J g of gradients at x̂0, with shape `(B, *)`, at the noise of a step."""
+        """J g for gradients g at x̂0, with shape `(B, *)`, at the noise level of a step."""
         g = gradient.to(self.rows).flatten(1)
         squares = g.square().sum(1).clamp_min(torch.finfo(g.dtype).tiny)
         variance = (g @ self.rows.T).square().sum(1) / squares

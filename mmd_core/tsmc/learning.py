@@ -1,4 +1,4 @@
-"""The iterations: all paths drawn so far, what they say, and the twist to draw the next ones with."""
+"""The iterations of TRI-TSMC: all paths so far, their importance weights, and θ of the next batch."""
 
 import math
 from dataclasses import dataclass, replace
@@ -12,26 +12,26 @@ from .weights import effective, log_mean_exp
 
 __all__ = ["CONSTANT", "Learning", "Pass"]
 
-CONSTANT = 1e-8  # a standard deviation of rewards, relative to them if they are large, below which they tell nothing
+CONSTANT = 1e-8  # rewards count as constant if their standard deviation is at most this times max(1, |mean|)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What one batch of paths did.
+    """The summary of one batch of paths.
 
     Attributes:
-        theta: θ of the proposal they were drawn from.
-        count: How many there were.
-        reward: Their mean reward, as the reward measures it.
-        best: The largest.
-        unusable: How many scores were not finite; these paths have no weight.
-        log_z: log Ẑ of this batch by itself; Ẑ is unbiased. Of the reward as it is tilted by (standardised or not).
-        ess: The effective number of its paths, of `count`.
-        kl_spent: KL(Q_θ ‖ P), how far from the model they were drawn, in nats.
-        all_log_z: log Ẑ of all paths so far.
-        all_ess: Their effective number.
-        tau: How far along the way to the target the next proposal was sought; None if none was.
-        kl: KL(q_τ ‖ Q_θ) on that way.
+        theta: θ of the proposal that the batch was drawn from.
+        count: The number of paths.
+        reward: The mean of the finite rewards, not standardised.
+        best: The largest finite reward, not standardised.
+        unusable: The number of scores that are not finite; these paths have no weight.
+        log_z: log Ẑ from this batch alone; Ẑ is unbiased. The reward is standardised if the settings say so.
+        ess: The effective sample size of this batch, at most `count`.
+        kl_spent: The estimate of KL(Q_θ ‖ P), the divergence of the proposal from the model, in nats.
+        all_log_z: log Ẑ from all paths so far.
+        all_ess: The effective sample size of all paths so far.
+        tau: The tempering exponent τ of the update; None for a pilot batch, which makes no update.
+        kl: KL(q_τ ‖ Q_θ) of that update, in nats; None for a pilot batch.
     """
 
     theta: tuple[float, ...]
@@ -50,20 +50,20 @@ class Pass:
 
 @dataclass(frozen=True, eq=False)
 class Learning:
-    """Paths of all iterations, in float64 on the CPU; it never changes, each batch makes a new one.
+    """Paths of all iterations, in float64 on the CPU. It is immutable: each batch gives a new object.
 
-    All paths count with their mixture weights: one drawn from Q_j is as good as one drawn from Q_k.
+    The weight of a path is relative to the mixture of all proposals so far (balance heuristic), not to its own one.
 
     Attributes:
         config: The settings.
         theta: θ of the next batch, with shape `(p,)`.
-        proposals: θ of each batch that was drawn.
-        counts: Their numbers of paths.
-        h, H: Of all paths, with shapes `(n, p)` and `(n, p, p)`.
-        rewards: r of all paths as the reward measures it, with shape `(n,)`; NaN or infinite is unusable.
-        mean, sd: What rewards are standardised by: those of the first batch, or 0 and 1.
-        passes: What each batch did.
-        apart: Whether the first batch stops counting as soon as there is another.
+        proposals: θ of each batch so far.
+        counts: The number of paths of each batch.
+        h, H: The statistics of all paths (`paths.py`), with shapes `(n, p)` and `(n, p, p)`.
+        rewards: r of all paths, not standardised, with shape `(n,)`; a path with NaN or infinity has no weight.
+        mean, sd: Mean and standard deviation for standardising: those of the first batch, or 0 and 1.
+        passes: The summary of each batch.
+        apart: Whether the first batch has no weight as soon as there is a second one.
 
     References:
         Veach, Guibas, Optimally Combining Sampling Techniques for Monte Carlo Rendering, 1995 (balance heuristic).
@@ -84,20 +84,21 @@ class Learning:
 
     @classmethod
     def start(cls, config: TSMCConfig, size: int, pilot: bool = False) -> "Learning":
-        """Before the first batch; a `pilot` is drawn from the model itself, to learn the scale of its rewards.
+        """The state before the first batch.
 
         Arguments:
             size: p, the number of parameters.
+            pilot: Whether the first batch is drawn from the model itself (θ = 0), to learn the scale of the rewards.
         """
         first = 0.0 if pilot else config.theta_init
         return cls(config, torch.full((size,), first, dtype=torch.float64))
 
     @staticmethod
     def scale_of(rewards: Tensor) -> tuple[float, float]:
-        """Mean and standard deviation of those rewards that are usable.
+        """Mean and standard deviation of the finite rewards.
 
         Raises:
-            ValueError: None is.
+            ValueError: No reward is finite.
         """
         usable = rewards[torch.isfinite(rewards)].double()
         if not len(usable):
@@ -107,15 +108,19 @@ class Learning:
         return usable.mean().item(), usable.std(correction=0).item()
 
     def piloted(self, h: Tensor, H: Tensor, rewards: Tensor, apart: bool = False) -> "Learning":
-        """With the first batch, drawn from the model itself; the next one starts at θ_0, without an update.
+        """Adds the pilot batch, which was drawn from the model itself. The next batch uses θ_0, without an update.
 
-        The trust region would hold θ far below θ_0, and the twist is trusted so far from the start; but no farther than
-        log n nats from the model, which is all that weights of n paths can tell.
+        An update under the trust region would give a θ far below θ_0. So θ_0 is taken as it is, but scaled down
+        until the KL divergence from the model is at most log n nats, since the weights of n paths cannot measure more,
+        and at most `max_total_kl`. If all rewards are equal, θ is 0.
 
         Arguments:
             h, H, rewards: As for `learned`.
-            apart: Whether the reward was made of these paths. They are then no samples of what it tilts, and have no
-                weight once there are others.
+            apart: Whether the reward function was made from these paths. They are then not independent of it, and have
+                no weight once there are other paths.
+
+        Raises:
+            ValueError: No reward is finite.
         """
         config = self.config
         h, H, rewards = _sound(h, H, rewards)
@@ -133,14 +138,14 @@ class Learning:
         return replace(drawn, theta=theta, passes=(drawn._row(None, None),))
 
     def learned(self, h: Tensor, H: Tensor, rewards: Tensor) -> "Learning":
-        """With a batch drawn at `theta`, and the twist improved by it.
+        """Adds a batch that was drawn with the current `theta`, then updates θ from all paths.
 
         Arguments:
-            h, H: Of the batch, with shapes `(B, p)` and `(B, p, p)`.
+            h, H: The statistics of the batch (`paths.py`), with shapes `(B, p)` and `(B, p, p)`.
             rewards: r of each path, with shape `(B,)`.
 
         Raises:
-            ValueError: No reward is usable.
+            ValueError: No reward of the batch is finite.
         """
         h, H, rewards = _sound(h, H, rewards)
         self.scale_of(rewards)
@@ -173,12 +178,12 @@ class Learning:
 
     @staticmethod
     def _capped(theta: Tensor, information: Tensor, most: float) -> Tensor:
-        """θ, made smaller if it led more than `most` nats from the model."""
+        """θ, scaled down until ½ θᵀ `information` θ, its KL divergence from the model, is at most `most` nats."""
         kl = (0.5 * theta @ information @ theta).item()
         return theta * min(1.0, math.sqrt(most / kl) if kl > 0 else 1.0)
 
     def _row(self, tau: float | None, kl: float | None) -> Pass:
-        """What the last batch did."""
+        """The summary of the last batch."""
         n = self.counts[-1]
         rewards = self.rewards[-n:]
         usable = rewards[torch.isfinite(rewards)]
@@ -192,7 +197,7 @@ class Learning:
 
     @property
     def constant(self) -> bool:
-        """Whether the first batch's rewards were all alike, so that there is nothing to learn."""
+        """Whether the rewards of the first batch are all equal, so that there is nothing to learn."""
         if not self.config.standardize or not self.counts:
             return False
         mean, sd = self.scale_of(self.rewards[: self.counts[0]])
@@ -200,7 +205,7 @@ class Learning:
 
     @property
     def tilt(self) -> Tensor:
-        """λ r of all paths, standardised, with shape `(n,)`; −∞ where the reward is unusable."""
+        """λ (r − mean)/sd of all paths, with shape `(n,)`; −∞ where the reward is not finite."""
         tilt = self.config.reward_scale * (self.rewards - self.mean) / self.sd
         return torch.where(torch.isfinite(tilt), tilt, -math.inf)
 
@@ -210,10 +215,10 @@ class Learning:
 
     @property
     def log_mixture(self) -> Tensor:
-        """log dQ/dP of all paths, Q the mixture that they were drawn from, with shape `(n,)`.
+        """log dQ/dP of all paths, where Q is the mixture of the proposals, with shape `(n,)`.
 
-        Of a first batch that is apart it is ∞; Q has a total of less than 1 then, so that means over all paths are those
-        over the ones that count.
+        If the first batch is `apart`, its values are ∞, which means weight 0. The shares of the other batches are still
+        relative to all n paths and sum to less than 1. So a mean over all n paths is the mean over the others.
         """
         first = 1 if self.apart and len(self.counts) > 1 else 0
         shares = torch.tensor(self.counts, dtype=torch.float64) / sum(self.counts)
@@ -224,27 +229,27 @@ class Learning:
 
     @property
     def log_weights(self) -> Tensor:
-        """log W of all paths up to a constant, with shape `(n,)`: weighted by them, z is distributed like π."""
+        """log W of all paths, not normalised, with shape `(n,)`: the samples z with these weights approximate π."""
         return self.tilt - self.log_mixture
 
     @property
     def weights(self) -> Tensor:
-        """W, with shape `(n,)`, sum 1."""
+        """W, the normalised importance weights, with shape `(n,)`, sum 1."""
         return torch.softmax(self.log_weights, 0)
 
     @property
     def log_z(self) -> float:
-        """log Ẑ of all paths: consistent, and less noisy than that of the last batch."""
+        """log Ẑ from all paths: consistent, and with less variance than the estimate from the last batch."""
         return log_mean_exp(self.log_weights)
 
     @property
     def ess(self) -> float:
-        """The effective number of all paths."""
+        """The effective sample size of all paths."""
         return effective(self.log_weights)
 
 
 def _sound(h: Tensor, H: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch in float64 of its own; a path that a broken model left without sums has no usable reward."""
+    """A batch in float64. A path whose h or H is not finite gets h = H = 0 and the reward NaN, so it has no weight."""
     h, H, rewards = h.double(), H.double(), rewards.detach().cpu().double()
     whole = torch.isfinite(h).all(1) & torch.isfinite(H).flatten(1).all(1)
     return h.nan_to_num(0, 0, 0), H.nan_to_num(0, 0, 0), torch.where(whole, rewards, math.nan)

@@ -1,10 +1,10 @@
-"""Paths of the twisted chain, and the few numbers that they are summarised by.
+"""Paths of the twisted chain, and their sufficient statistics h and H.
 
-With ξ = (x' − μ)/s, the noise as seen by the base kernel, a path has
+Let ξ = (x' − μ)/s be the noise relative to the base kernel, and let the columns of Φ be the features φ_k. A path has
 
     h = Σ_i s_i Φ_iᵀ ξ_i ∈ ℝ^p,   H = Σ_i s_i² Φ_iᵀ Φ_i ∈ ℝ^{p×p},   log dQ_θ/dP = θᵀh − ½ θᵀHθ
 
-for every θ at once, without a difference of large squares.
+So h and H give the density ratio for every θ. The formula avoids a numerical difference of two large squares.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +24,12 @@ Noise = Callable[[int], Tensor]  # step → ξ, with the shape of x
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """Estimates and noise of the steps that draw, in fp16 on the CPU: what h and H of a later twist need.
+    """x̂0 and ξ of all steps with noise, in fp16 on the CPU. `replayed` computes h and H of a later twist from them.
 
     Attributes:
-        steps: Which steps.
-        x0: x̂0 of each, with shape `(B, *)`.
-        noise: ξ of each.
+        steps: The indices of these steps.
+        x0: x̂0 of each step, with shape `(B, *)`.
+        noise: ξ of each step, with shape `(B, *)`.
     """
 
     steps: tuple[int, ...]
@@ -38,13 +38,13 @@ class Recording:
 
     @classmethod
     def joined(cls, parts: Sequence["Recording"]) -> "Recording":
-        """One recording of several batches."""
+        """Joins the recordings of several batches into one."""
         x0 = (torch.cat(each) for each in zip(*(part.x0 for part in parts), strict=True))
         noise = (torch.cat(each) for each in zip(*(part.noise for part in parts), strict=True))
         return cls(parts[0].steps, tuple(x0), tuple(noise))
 
     def paths(self) -> Iterator["Recording"]:
-        """One recording of each path."""
+        """Splits the recording into one recording per path."""
         for i in range(len(self.x0[0])):
             x0, noise = (tuple(each[i : i + 1] for each in part) for part in (self.x0, self.noise))
             yield Recording(self.steps, x0, noise)
@@ -55,10 +55,10 @@ class Paths:
     """B paths.
 
     Attributes:
-        z: Their last samples, with shape `(B, *)`.
+        z: The last samples of the paths, with shape `(B, *)`.
         h: With shape `(B, p)`, float64 on the CPU.
         H: With shape `(B, p, p)`, float64 on the CPU.
-        recording: What was recorded, if it was asked for.
+        recording: The recording, if `propose` was called with `record`.
     """
 
     z: Tensor
@@ -68,9 +68,9 @@ class Paths:
 
 
 class Sums:
-    """h and H of `batch` paths, step by step.
+    """Adds up h and H of `batch` paths, step by step.
 
-    Numbers stay where the samples are until `done`, so that a GPU need not wait at every step.
+    The terms stay on the device of the samples until `done`, so that the GPU need not synchronise at every step.
     """
 
     def __init__(self, batch: int, size: int):
@@ -79,15 +79,15 @@ class Sums:
         self._pending: list[tuple[slice, Tensor, Tensor]] = []
 
     def add(self, which: slice, features: Tensor, noise: Tensor, s: float) -> None:
-        """One step: features `(B, q, *)` of the parameters `which`, and ξ `(B, *)`."""
-        # Row by row, not by a matrix product: a path's sums must not depend on how many are drawn together.
+        """Adds one step: features `(B, q, *)` of the q parameters `which`, and ξ `(B, *)`."""
+        # No matrix product: its rounding depends on the batch size, and the sums of a path must not.
         rows = features.flatten(2) * s
         h = (rows * noise.flatten(1)[:, None]).sum(2)
         H = (rows[:, :, None] * rows[:, None]).sum(3)
         self._pending.append((which, h, H))
 
     def done(self) -> tuple[Tensor, Tensor]:
-        """h and H."""
+        """h and H, with shapes `(B, p)` and `(B, p, p)`, float64 on the CPU."""
         for which, h, H in self._pending:
             self.h[:, which] += h.to("cpu").double()
             self.H[:, which, which] += H.to("cpu").double()
@@ -104,14 +104,15 @@ def propose(
     theta: Tensor | None = None,
     record: bool = False,
 ) -> Paths:
-    """Independent paths drawn from Q_θ, without resampling; without a twist from the base chain.
+    """Draws independent paths from the proposal Q_θ, without resampling.
 
     Arguments:
-        denoise: x̂0 of `(x, step)`.
-        x: The noisy samples to begin with, with shape `(B, *)`.
+        denoise: Maps `(x, step)` to x̂0.
+        x: The initial noisy samples, with shape `(B, *)`.
         steps: The chain.
-        noise: Standard normal numbers with the shape of `x`, for each step that draws.
-        theta: θ, with shape `(p,)`.
+        noise: Maps a step to standard normal numbers with the shape of `x`; called for each step with noise.
+        twist: The features of the drift; None draws from the base chain P.
+        theta: θ, with shape `(p,)`; needed with a twist.
         record: Whether to keep a `Recording`.
     """
     sums = Sums(len(x), twist.size if twist else 0)
@@ -142,7 +143,7 @@ def _small(x: Tensor) -> Tensor:
 def replayed(
     recording: Recording, steps: Sequence[Transition], twist: Twist, device=None
 ) -> tuple[Tensor, Tensor]:
-    """h and H of a twist that was not known yet when the paths were drawn."""
+    """h and H of recorded paths under a twist that was not known when they were drawn; shapes as in `Paths`."""
     sums = Sums(len(recording.x0[0]), twist.size)
     for i, x0, xi in zip(recording.steps, recording.x0, recording.noise, strict=True):
         which, features = twist(x0.to(device).float(), i)

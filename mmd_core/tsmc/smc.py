@@ -1,9 +1,10 @@
-"""One pass of sequential Monte Carlo with the twisted proposal: particles are duplicated on the way.
+"""One pass of sequential Monte Carlo with the twisted proposal: particles are resampled during sampling.
 
     log w += [V_{i+1} − V_i] + log p/q,   log p/q = −s u·e − ½ s² ‖u‖²
 
-for any potentials V with V_T = λ r. Here V_i = κ(σ_i) λ r(x̂0): r of the estimate itself would count what noise still
-hides, and duplicate the wrong particles where λ is large.
+where e is the noise that is drawn. Ẑ is unbiased for any potentials V with V_0 = 0 and V_T = λ r. This project uses
+V_i = κ(σ_i) λ r(x̂0). Without κ, V would treat x̂0 as certain while noise still hides part of x0; with a large λ, the
+wrong particles would then be duplicated.
 """
 
 import math
@@ -20,19 +21,19 @@ from .weights import effective, log_mean_exp, systematic
 
 __all__ = ["Swarm", "smc"]
 
-THRESHOLD = 0.5  # of the particles: below such an effective number they are resampled
+THRESHOLD = 0.5  # particles are resampled if the effective sample size is below this fraction of their number
 
 
 @dataclass(frozen=True, eq=False)
 class Swarm:
-    """The particles at the end.
+    """The particles at the end of a pass.
 
     Attributes:
         z: Samples, with shape `(N, *)`.
-        log_weights: Their weights, with shape `(N,)`, float64 on the CPU.
-        log_z: log Ẑ; Ẑ is unbiased.
-        ancestors: Which first sample each one comes from, with shape `(N,)`.
-        resampled: How often they were resampled.
+        log_weights: log w since the last resampling, with shape `(N,)`, float64 on the CPU.
+        log_z: log Ẑ, complete after `rewarded`; Ẑ is unbiased.
+        ancestors: The index of the initial sample that each particle descends from, with shape `(N,)`.
+        resampled: The number of resampling steps.
     """
 
     z: Tensor
@@ -42,7 +43,7 @@ class Swarm:
     resampled: int
 
     def rewarded(self, tilt: Tensor) -> "Swarm":
-        """With λ r of the samples, with shape `(N,)`, the last potential."""
+        """Adds the last potential V_T = λ r of the samples, with shape `(N,)`, to the weights and to log Ẑ."""
         log_weights = _added(self.log_weights, _usable(tilt))
         log_z = self.log_z + log_mean_exp(log_weights)
         return replace(self, log_weights=log_weights, log_z=log_z)
@@ -59,13 +60,13 @@ def smc(
     twist: Twist | None = None,
     theta: Tensor | None = None,
 ) -> Swarm:
-    """Particles in lock step.
+    """Moves all particles together, step by step, and resamples them (systematic resampling).
 
     Arguments:
         denoise, x, steps, noise, twist, theta: As for `propose`.
-        uniform: A random number in [0, 1[ for each step.
-        tilt: λ r of finished samples, with shape `(N,)`; None leaves that to `Swarm.rewarded`.
-        potential: V of estimates x̂0 at a step; None is 0 throughout.
+        uniform: Maps a step to a random number in [0, 1[.
+        tilt: Maps final samples to λ r, with shape `(N,)`; with None the caller calls `Swarm.rewarded`.
+        potential: Maps `(x̂0, step)` to V, with shape `(N,)`; None means V = 0 at all steps.
 
     References:
         Chopin, Papaspiliopoulos, An Introduction to Sequential Monte Carlo, 2020, chapter 10.
@@ -105,11 +106,11 @@ def smc(
 
 
 def _added(log_weights: Tensor, more: Tensor) -> Tensor:
-    """The sum; what has no weight gets none."""
+    """The sum of log weights; −∞ (no weight) stays −∞."""
     return torch.where(log_weights == -math.inf, log_weights, log_weights + more)
 
 
 def _usable(values: Tensor) -> Tensor:
-    """On the CPU in float64; what is not finite has no weight."""
+    """The values in float64 on the CPU; values that are not finite become −∞ (no weight)."""
     values = values.detach().to("cpu").double()
     return torch.where(torch.isfinite(values), values, -math.inf)

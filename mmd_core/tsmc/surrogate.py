@@ -1,4 +1,4 @@
-"""A stand-in for a reward of which only scores are known: kernel ridge regression."""
+"""A differentiable surrogate for a reward that gives only scores: kernel ridge regression."""
 
 import torch
 from torch import Tensor
@@ -9,15 +9,16 @@ from .expansion import KernelExpansion
 
 __all__ = ["RIDGE", "fitted"]
 
-RIDGE = 0.1  # of the kernel's value of a sample with itself
+RIDGE = 0.1  # relative to k(x, x) = 1
 
 
 def fitted(z: Tensor, scores: Tensor, ridge: float = RIDGE) -> KernelExpansion:
-    """r̂, which follows the scores of samples: their mean plus a combination of RBF kernels at the median distance.
+    """r̂, fitted to the scores: their mean plus a combination of RBF kernels with the median distance as bandwidth.
 
     Arguments:
         z: Samples, with shape `(n, *)`.
-        scores: With shape `(n,)`; of those that are not finite the samples are left out.
+        scores: The scores, with shape `(n,)`; samples whose score is not finite are left out.
+        ridge: The regularisation that is added to the diagonal of the kernel matrix.
     """
     usable = torch.isfinite(scores).to(z.device)
     rows, scores = z[usable].flatten(1).float(), scores.to(z.device)[usable].double()

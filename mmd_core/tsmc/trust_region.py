@@ -1,4 +1,4 @@
-"""One iteration: how far to trust the weights, and the twist that comes closest to them.
+"""The update of one iteration: tempered importance weights, and the twist that is closest to the tempered target.
 
 References:
     Wang, Yang, Deng, Xu, TRI-TSMC, 2026 (equation 4.7, proposition 5.3). https://arxiv.org/abs/2605.25123
@@ -19,9 +19,10 @@ class Tempered(NamedTuple):
     """The result of `tempered`.
 
     Attributes:
-        tau: τ in ]0, 1].
-        weights: ŵ ∝ R^τ, with shape `(n,)`, sum 1.
-        kl: The estimate of KL(q_τ ‖ Q), at most ε.
+        tau: τ in [0, 1].
+        weights: ŵ ∝ R^τ (times dQ/dQ_drawn with offsets), with shape `(n,)`, sum 1.
+        kl: The estimate of KL(q_τ ‖ Q) in nats. It is at most ε, unless the paths of no weight alone make it larger;
+            then τ is 0.
     """
 
     tau: float
@@ -30,15 +31,15 @@ class Tempered(NamedTuple):
 
 
 def tempered(log_ratios: Tensor, budget: float, offsets: Tensor | None = None) -> Tempered:
-    """The farthest point q_τ ∝ Q R^τ on the way from Q to the target with KL(q_τ ‖ Q) ≤ ε, in closed form.
+    """The tempered target q_τ ∝ Q R^τ with the largest τ ≤ 1 such that KL(q_τ ‖ Q) ≤ ε.
 
-    The constrained optimum of min KL(q ‖ π) has this form, and KL grows with τ (its derivative is τ Var(log R)):
-    bisection finds the τ = 1/(1 + λ) of the dual.
+    q_τ minimises KL(q ‖ π) under this constraint. KL(q_τ ‖ Q) grows with τ (its derivative is τ Var(log R)), so
+    bisection finds τ = 1/(1 + λ), where λ is the Lagrange multiplier of the constraint.
 
     Arguments:
-        log_ratios: log R of paths with respect to the current proposal Q, with shape `(n,)`; −∞ is no weight.
-        budget: ε. From log n on there is no trust region.
-        offsets: log dQ/dQ_drawn, where paths were drawn from another law, with shape `(n,)`.
+        log_ratios: log R of paths relative to the current proposal Q, with shape `(n,)`; −∞ means no weight.
+        budget: ε, in nats. From log n on the constraint has no effect.
+        offsets: log dQ/dQ_drawn with shape `(n,)`, if the paths were drawn from another distribution Q_drawn.
     """
     drawn = torch.zeros_like(log_ratios) if offsets is None else offsets
     usable = torch.isfinite(log_ratios)
@@ -73,26 +74,26 @@ def project(
     prior: Tensor,
     prior_sd: float = 0.5,
 ) -> Tensor:
-    """Weighted maximum likelihood of θ under a normal prior: the member of the family closest to q_τ (forward KL).
+    """The weighted maximum likelihood estimate of θ with a normal prior: Q_θ is then closest to q_τ (forward KL).
 
         θ⁺ = (Ā + Λ)⁻¹ (Σ ŵ h + Λ θ_0),   Ā = Σ ŵ H,   Λ = Σ ŵ² / σ_θ²
 
-    and no farther from θ than ½ (θ⁺ − θ)ᵀ Ā (θ⁺ − θ) ≤ ε. The prior's width is absolute: features are scaled such that
-    θ = 1 is the plain gradient.
+    The step from θ is then shortened until ½ (θ⁺ − θ)ᵀ Ā (θ⁺ − θ) ≤ ε. σ_θ needs no rescaling, because the features
+    are scaled such that θ = 1 is the plain gradient.
 
     Arguments:
         theta: The current θ, with shape `(p,)`.
         weights: ŵ, with shape `(n,)`, sum 1.
-        h, H: Of the paths, with shapes `(n, p)` and `(n, p, p)`.
-        budget: ε.
-        prior: θ_0, with shape `(p,)`.
-        prior_sd: σ_θ; infinity is no prior.
+        h, H: The statistics of the paths (`paths.py`), with shapes `(n, p)` and `(n, p, p)`.
+        budget: ε, in nats.
+        prior: θ_0, the mean of the prior, with shape `(p,)`.
+        prior_sd: σ_θ; infinity means no prior.
     """
     information = torch.tensordot(weights, H, 1)
     shrink = weights.square().sum() / prior_sd**2
     ridge = shrink * torch.eye(len(theta), dtype=theta.dtype)
     wanted = weights @ h + shrink * prior
-    # A feature that never acted, without a prior, has nothing to be learned from and stays.
+    # Without a prior, a feature that was never active gives no information: its θ does not change.
     new = torch.linalg.pinv(information + ridge, hermitian=True) @ wanted
     if shrink == 0:
         new = torch.where(information.diagonal() > 0, new, theta)

@@ -1,9 +1,9 @@
-"""Twists: drifts of few parameters that turn the base chain towards the reward.
+"""Twists: drifts with few parameters that steer the base chain towards the reward.
 
     q_θ(x' | x) = N(μ(x) + s² u, s²),   u = Σ_k θ_k φ_k
 
-is the base kernel times the first-order expansion of a twist ψ with ∇ log ψ = u. Any features φ that are
-functions of the step and of (x, x̂0) are allowed: the weights of the paths correct for them exactly.
+q_θ is the base kernel times a twist function ψ, with log ψ expanded to first order: ∇ log ψ = u. The features φ may be
+any functions of the step and of (x, x̂0): the importance weights stay exact.
 """
 
 import math
@@ -17,11 +17,11 @@ from .chain import Transition
 
 __all__ = ["MOST", "GradientTwist", "Twist", "drift", "white"]
 
-MOST = 4.0  # the largest s‖φ‖: how many standard deviations of its noise θ = 1 may move a sample at a step
+MOST = 4.0  # the largest s‖φ‖: with θ = 1, a step shifts a sample by at most this many standard deviations s
 
 
 class Twist(Protocol):
-    """Features φ.
+    """The features φ of a drift.
 
     Attributes:
         size: p, the number of parameters θ.
@@ -30,7 +30,7 @@ class Twist(Protocol):
     size: int
 
     def __call__(self, x0: Tensor, step: int) -> tuple[slice, Tensor]:
-        """Which parameters act at this step, q of them, and their features, with shape `(B, q, *)`.
+        """The slice of the q parameters that are active at this step, and their features, with shape `(B, q, *)`.
 
         Arguments:
             x0: Denoised estimates, with shape `(B, *)`.
@@ -47,20 +47,20 @@ Jacobian = Callable[[Tensor, Transition], Tensor]  # (gradient, step) → J · g
 
 
 def white(gradient: Tensor, step: Transition) -> Tensor:
-    """J of samples of variance 1 in every direction: c(σ)."""
+    """J g for clean samples with variance 1 in every direction: c(σ) g."""
     return step.slope * gradient
 
 
 class GradientTwist:
-    """φ_k = J_k(σ) ∇f(x̂0): with J the Jacobian of the denoiser, Σ θ = 1 is what the gradient of λ r at the denoised
-    estimate suggests by itself.
+    """φ_k = J_k(σ) ∇f(x̂0), where J_k is an estimate of the Jacobian ∂x̂0/∂x. With Σ θ = 1 the drift is the plain
+    gradient of f at the denoised estimate. Features are shortened to s‖φ‖ ≤ `MOST`.
 
     Arguments:
         gradient: ∇f as a function of latents `(B, *)`, with f = λ r or an estimate of it.
         steps: The chain.
-        blocks: Into how many parts, equal in log σ, the chain is cut; each has θ of its own.
-        mask: Where samples may be moved, broadcast against latents; None is everywhere.
-        jacobians: Estimates of J; each is a feature, and θ learns how much of which.
+        blocks: The number of blocks that the chain is divided into, equal in log σ. Each block has its own θ.
+        mask: The factor of φ, broadcast against latents: 0 where samples must not be changed. None is 1 everywhere.
+        jacobians: The estimates J_k. Each gives one feature, and θ learns their weights.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class GradientTwist:
         self._top, self._length = levels[0], max(levels[0] - levels[-1], 1e-12)
 
     def block(self, step: int) -> int:
-        """The part of the chain that a step belongs to."""
+        """The index of the block that a step belongs to."""
         share = (self._top - math.log(self.steps[step].sigma)) / self._length
         return min(int(share * self.blocks), self.blocks - 1)
 

@@ -1,4 +1,4 @@
-"""Importance weights: their mean, their effective number, resampling by them. All in float64."""
+"""Importance weights: their mean, their effective sample size, and resampling."""
 
 import math
 
@@ -9,12 +9,12 @@ __all__ = ["effective", "log_mean_exp", "systematic"]
 
 
 def log_mean_exp(log_weights: Tensor) -> float:
-    """log of the mean of e^{log_weights}: of −∞ throughout, −∞."""
+    """The logarithm of the mean of e^{log_weights}; −∞ if all log weights are −∞."""
     return (torch.logsumexp(log_weights, 0) - math.log(len(log_weights))).item()
 
 
 def effective(log_weights: Tensor) -> float:
-    """The effective sample size (Σ w)² / Σ w², in [1, n]; 0 if no weight is left."""
+    """The effective sample size (Σ w)² / Σ w², in [1, n]; 0 if no log weight is finite."""
     if not torch.isfinite(log_weights).any():
         return 0.0
     weights = torch.softmax(log_weights, 0)
@@ -22,13 +22,14 @@ def effective(log_weights: Tensor) -> float:
 
 
 def systematic(weights: Tensor, u: float, count: int | None = None) -> Tensor:
-    """Systematic resampling: of which of n samples the `count` (default n) new ones are copies.
+    """Systematic resampling: the indices of the samples to copy, with shape `(count,)`.
 
-    The number of copies of a sample differs from count·W by less than 1.
+    The number of copies of a sample differs from its expected value count·W by less than 1.
 
     Arguments:
         weights: W, with shape `(n,)`, sum 1.
         u: One random number in [0, 1[.
+        count: The number of copies; None means n.
 
     References:
         Douc, Cappé, Moulines, Comparison of Resampling Schemes for Particle Filtering, 2005.
@@ -38,5 +39,5 @@ def systematic(weights: Tensor, u: float, count: int | None = None) -> Tensor:
     places = (torch.arange(count, dtype=torch.float64, device=weights.device) + u) / count
     edges = weights.double().cumsum(0)
     edges = edges / edges[-1]
-    last = int(weights.nonzero()[-1])  # rounding must not choose a sample of no weight
+    last = int(weights.nonzero()[-1])  # rounding must not choose a sample with weight 0
     return torch.searchsorted(edges, places, right=True).clamp_max(last)

@@ -13,19 +13,19 @@ __all__ = ["Witness"]
 
 
 class Witness:
-    """The witness function of MMD: w(x) = Σ_j q_j k(x, y_j) − mean_i k(x, x_i), large where references are that the
-    model does not reach by itself.
+    """The witness function of MMD: w(x) = Σ_j q_j k(x, y_j) − mean_i k(x, x_i). It is large where the references are
+    denser than the samples x_i of the model.
 
-    The samples x_i are those that the model draws by itself. They stay the same, so that the reward is a fixed function.
+    The samples x_i are drawn from the model without steering. They do not change, so the reward is a fixed function.
 
     Arguments:
-        config: The kernel and the feature space; prompts are not compared.
+        config: The kernel and the feature space; the prompt kernel is not used.
         y: References, with shape `(N, *)`.
         weights: q, with shape `(N,)`, sum 1.
-        base: Samples of the model, with shape `(n, *)`.
+        base: The samples x_i, with shape `(n, *)`.
 
     Raises:
-        ValueError: The feature space `patches`.
+        ValueError: The feature space is `patches`.
 
     References:
         Gretton et al., A Kernel Two-Sample Test, JMLR 2012, section 2.3. https://jmlr.org/papers/v13/gretton12a.html
@@ -41,7 +41,7 @@ class Witness:
         references = features(y).flatten(1)
         compared = replace(config, feature_space="latent")
         rows = torch.cat([references, features(base.to(y)).flatten(1)])
-        # One reference has no distances to others: the bandwidth is then that of the base samples with it.
+        # A single reference has no distance to another one: the bandwidth then uses the base samples as well.
         known = references if len(references) > 1 else rows
         centered = known - known.mean(0) if config.radial else known
         kernel = compared.resolve(centered @ centered.T, references.shape[1])
@@ -56,9 +56,9 @@ class Witness:
         return self.expansion.gradient(x)
 
     def of_base(self) -> Tensor:
-        """w of the base samples, each compared with the others but not with itself, with shape `(n,)`.
+        """w of the base samples, each compared with the other base samples but not with itself, with shape `(n,)`.
 
-        As they are among the x_i, w itself has a dip at each of them, which no fresh sample would ever meet.
+        The value of w at x_i contains k(x_i, x_i) and is too low. The value of a new sample contains no such term.
         """
         n = len(self.base)
         if n < 2:

@@ -1,1 +1,1 @@
-"""What every node needs: sockets, schema, safe paths."""
+"""Code that all nodes share: socket types, schema helpers and safe file paths. Open `sockets.py` first."""

@@ -1,4 +1,4 @@
-"""Where this pack reads and writes: a workflow names a place below a folder of the server, nothing else."""
+"""Protection against path traversal: a workflow can name only paths inside allowed folders of the server."""
 
 import re
 import stat
@@ -8,38 +8,40 @@ from typing import BinaryIO
 
 from ...mmd_core.files.reference_file import NOT_IN_NAMES
 
-# Windows keeps these for devices, whatever follows the first dot.
+# Windows reserves these names for devices, with any file extension.
 DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
-MAX_BYTES = 200  # of a part of a path; systems have 255, and a number and the ending are added
+MAX_BYTES = (
+    200  # of one path component; the usual limit is 255, and a number and the extension are added
+)
 
 
 def inside(path: Path, roots: Iterable[Path]) -> bool:
-    """Whether a place lies at or below one of `roots`; all with links resolved."""
+    """Whether `path` is one of `roots` or lies below one. The caller has resolved the links of all paths."""
     return any(path == root or root in path.parents for root in roots)
 
 
 def below(root: str | Path, name: str, others: Iterable[Path] = ()) -> Path | None:
-    """The place called `name` at or below `root`, links resolved; None if it leads out of `root`.
+    """The path `root / name` with links resolved; None if it is outside of `root` and of all `others`.
 
-    Separators of all systems are understood, so that workflows can be shared. A link may also lead into one of
-    the `others`, whose links are resolved.
+    `name` may contain the separators of any operating system, so that workflows can be shared. A symbolic link
+    may lead into one of the `others`; the caller has resolved the links of these.
     """
     name = name.replace("\\", "/")
     if name.startswith("/") or PureWindowsPath(name).drive:
-        return None  # before anything is asked of it: //server/share would be a call to that server
+        return None  # checked before any file access: //server/share would contact that server
     root = Path(root).resolve()
     try:
         path = (root / name).resolve()
-    except (OSError, RuntimeError, ValueError):  # loops of links, names that no system has
+    except (OSError, RuntimeError, ValueError):  # link loops, invalid names
         return None
     return path if inside(path, (root, *others)) else None
 
 
 def name_parts(name: str) -> list[str]:
-    """The parts of a name for something new, separators of all systems understood.
+    """The path components of a new file or folder. `name` may contain the separators of any operating system.
 
     Raises:
-        ValueError: Not every system can have it, or it would lead out of where it is.
+        ValueError: A component is not a valid file name on every operating system, or is "." or "..".
     """
     parts = name.replace("\\", "/").split("/")
     for trouble in filter(None, map(_trouble_with, parts)):
@@ -48,7 +50,7 @@ def name_parts(name: str) -> list[str]:
 
 
 def _trouble_with(part: str) -> str | None:
-    """Why some system cannot have a file or folder of that name, or would take it for something else."""
+    """Why `part` is not a safe file name on every operating system; None if it is safe."""
     if not part:
         return "a part of it is empty"
     if part[0] in ". " or part[-1] in ". ":
@@ -63,11 +65,11 @@ def _trouble_with(part: str) -> str | None:
 
 
 def open_file(path: Path, limit: int) -> BinaryIO:
-    """Opens a file for reading, and nothing else: a pipe would never end, a device might do something.
+    """Opens a regular file for binary reading. Pipes (which can block) and devices (side effects) are refused.
 
     Raises:
-        OSError: It cannot be opened.
-        ValueError: It is no file, or has more than `limit` bytes.
+        OSError: The file cannot be opened.
+        ValueError: The path is not a regular file, or the file has more than `limit` bytes.
     """
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):

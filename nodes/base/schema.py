@@ -1,4 +1,4 @@
-"""What ComfyUI's node schema accepts differs between versions; this file hides the difference."""
+"""Compatibility layer: hides the differences between the node schemas of ComfyUI versions."""
 
 import dataclasses
 
@@ -8,12 +8,12 @@ _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
 def schema_options(**options):
-    """The `options` that this ComfyUI's `io.Schema` knows, to be splatted into it."""
+    """The `options` that `io.Schema` of the installed ComfyUI has as fields. Pass them to it with `**`."""
     return {name: value for name, value in options.items() if name in _SCHEMA_FIELDS}
 
 
 def advanced(node_input):
-    """Marks an input as advanced: newer frontends fold it away, older ones show it."""
+    """Marks an input as advanced and returns it. Newer frontends hide it by default, older ones show it."""
     if hasattr(node_input, "advanced"):
         node_input.advanced = True
     else:

@@ -1,15 +1,15 @@
-"""The socket types of this pack, and the menu that its nodes share."""
+"""The socket types of this pack, and the menu category of its nodes. Each comment names the class of the value."""
 
 from comfy_api.latest import io
 
 CATEGORY = "MMD Guidance"
 
-ReferenceSetSocket = io.Custom("MMD_REFERENCE_SET")  # carries image_folder.ReferenceSet
-ReferencesSocket = io.Custom("MMD_REFERENCES")  # carries mmd_core.References
-KernelSocket = io.Custom("MMD_KERNEL")  # carries mmd_core.KernelConfig
-MemorySocket = io.Custom("MMD_MEMORY")  # carries memory_files.SharedMemory
-TraceSocket = io.Custom("MMD_TRACE")  # carries trace.Trace
-RewardSocket = io.Custom("TSMC_REWARD")  # carries a tsmc.reward.Reward
-StateSocket = io.Custom("TSMC_STATE")  # carries tsmc.state.TSMCState
-LoRASocket = io.Custom("LORA_MODEL")  # core's; from here a ddm.trained_lora.TrainedLoRA
-LossSocket = io.Custom("LOSS_MAP")  # core's: {"loss": [...]}
+ReferenceSetSocket = io.Custom("MMD_REFERENCE_SET")  # references.folder.image_folder.ReferenceSet
+ReferencesSocket = io.Custom("MMD_REFERENCES")  # mmd_core.References
+KernelSocket = io.Custom("MMD_KERNEL")  # mmd_core.KernelConfig
+MemorySocket = io.Custom("MMD_MEMORY")  # guidance.run.shared_memory.SharedMemory
+TraceSocket = io.Custom("MMD_TRACE")  # guidance.run.trace.Trace
+RewardSocket = io.Custom("TSMC_REWARD")  # tsmc.rewards.reward.Reward
+StateSocket = io.Custom("TSMC_STATE")  # tsmc.run.state.TSMCState
+LoRASocket = io.Custom("LORA_MODEL")  # core's type; ours: ddm.training.trained_lora.TrainedLoRA
+LossSocket = io.Custom("LOSS_MAP")  # core's type: {"loss": [...]}

@@ -1,1 +1,1 @@
-"""All that touches ComfyUI's models and samplers."""
+"""Adapters to ComfyUI's models, samplers, VAEs and memory management. Open `micro_batch.py` first."""

@@ -1,4 +1,4 @@
-"""ControlNets on part of a batch: each image keeps the hint that it has in the whole batch."""
+"""ControlNets for micro-batches: each image uses the same hint as in the whole batch."""
 
 import copy
 import types
@@ -10,18 +10,21 @@ from .groups import take
 
 
 class ControlParts:
-    """The ControlNets of one run as the parts of its batch use them, made when first asked for.
+    """Cache of the control objects for each part of a batch, for one sampling run. Objects are made on first use.
 
-    A control object remembers the hint that it prepared (scaled, perhaps encoded by a VAE) for the
-    images it was asked about, so each part needs an object of its own, which lasts for the run. It is
-    the same for all prompts: core sends prompts through the network together only if theirs is.
+    A control object caches its prepared hint (scaled, for some models encoded by a VAE) for the images of the
+    last call. Each part therefore needs its own control object for the whole run. All prompts share this
+    object, because ComfyUI evaluates prompts in one network call only if they have the same control object.
     """
 
     def __init__(self):
         self._parts = {}
 
     def part(self, control, rows: range, batch: int):
-        """`control` for images `rows` of `batch`, or itself if its images are all treated alike."""
+        """A control object for images `rows` of a batch of `batch` images.
+
+        Returns `control` itself if it and all control objects before it use one hint for all images.
+        """
         if not any(map(differs, chain(control))):
             return control
         if (control, rows) not in self._parts:
@@ -30,25 +33,25 @@ class ControlParts:
 
 
 def chain(control) -> Iterator:
-    """The control object and those that were applied before it."""
+    """The control object, then those that were applied before it (`previous_controlnet`)."""
     while control is not None:
         yield control
         control = control.previous_controlnet
 
 
 def differs(control) -> bool:
-    """Whether a control object treats the images of a batch differently."""
+    """Whether a control object may use different hints for the images of a batch."""
     hint = control.cond_hint_original
     return knows_rows(control) or (isinstance(hint, torch.Tensor) and len(hint) > 1)
 
 
 def knows_rows(control) -> bool:
-    """Whether it can be told which images it is asked about, as those of Advanced-ControlNet can."""
+    """Whether the object accepts image indices (`sub_idxs`), as those of Advanced-ControlNet do."""
     return hasattr(control, "sub_idxs")
 
 
 def control_part(control, rows: range, batch: int, parts: ControlParts):
-    """A shallow copy, which shares the network and what core has set up for the run."""
+    """A shallow copy of `control` for images `rows`. It shares the network and the state that ComfyUI prepared."""
     part = copy.copy(control)
     for name, value in vars(control).items():
         if isinstance(value, types.MethodType) and value.__self__ is control:
@@ -56,11 +59,13 @@ def control_part(control, rows: range, batch: int, parts: ControlParts):
     part.cond_hint = None
     hint = control.cond_hint_original
     if knows_rows(control):
-        known = control.sub_idxs or range(batch)  # a part of a part, where nodes are chained
+        known = control.sub_idxs or range(batch)  # set if micro-batch nodes are chained
         part.sub_idxs = [known[i] for i in rows]
         part.full_latent_length = control.full_latent_length if control.sub_idxs else batch
         part.context_length = len(rows)
-        if isinstance(hint, torch.Tensor) and len(hint) == 1:  # its T2I-Adapter would not repeat it
+        if (
+            isinstance(hint, torch.Tensor) and len(hint) == 1
+        ):  # its T2I-Adapter does not repeat one hint
             part.cond_hint_original = hint.expand(part.full_latent_length, *hint.shape[1:])
     elif isinstance(hint, torch.Tensor) and len(hint) > 1:
         hints = [i % len(hint) for i in rows]

@@ -1,4 +1,4 @@
-"""How much of the device references may take: what ComfyUI leaves of it."""
+"""How much memory of the compute device the references may use beside ComfyUI's model."""
 
 import comfy.model_management as management
 from torch import Tensor
@@ -7,10 +7,14 @@ from .micro_batch import AT_ONCE
 
 
 def room(inner_model, noise: Tensor, transformer_options: dict) -> float:
-    """Bytes beside the model and what it needs while it draws; beyond, references are streamed.
+    """Bytes that references may use: free memory minus what the model needs for sampling. Larger sets are streamed.
+
+    On the CPU, this is half of the free memory.
 
     Arguments:
-        noise: Of the batch that is drawn, on the device.
+        inner_model: ComfyUI's BaseModel, which estimates its memory for a batch.
+        noise: The noise of the batch, with shape `(B, C, *)`, on the compute device.
+        transformer_options: May contain the micro-batch size, under `AT_ONCE`.
     """
     free = management.get_free_memory(noise.device)
     if noise.device.type == "cpu":

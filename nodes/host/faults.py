@@ -1,4 +1,4 @@
-"""What breaks a run, in the user's words: numbers that are not finite, memory that runs out."""
+"""Error messages for users when a run fails: NaN or infinite numbers, or out of memory."""
 
 import functools
 import logging
@@ -13,18 +13,18 @@ log = logging.getLogger("mmd_guidance")
 
 
 def broken(latents: Tensor) -> list[int]:
-    """Which images hold NaN or infinite numbers, counted from 1, of `(B, *)`."""
+    """The images that hold NaN or infinite numbers, counted from 1. `latents` has shape `(B, *)`."""
     return [i + 1 for i, ok in enumerate(latents.isfinite().flatten(1).all(1).tolist()) if not ok]
 
 
 def listed(images: list[int]) -> str:
-    """The images, for people."""
+    """The image numbers as text, for messages; at most 10 of them."""
     more = f" and {len(images) - 10} more" if len(images) > 10 else ""
     return f"image{'s' * (len(images) > 1)} {', '.join(map(str, images[:10]))}{more}"
 
 
 def explained(error: NotFinite, x: Tensor) -> str:
-    """Whose NaN it is, and the mend; `x` is what the model was asked, with shape `(B, *)`."""
+    """Where the NaN comes from, and how to fix it. `x` is the model's input, with shape `(B, *)`."""
     given = broken(x)
     if given:
         return (
@@ -39,7 +39,11 @@ def explained(error: NotFinite, x: Tensor) -> str:
 
 
 def check_latent_image(latent_image: Tensor | None, node: str) -> None:
-    """Raises ValueError if the run begins with numbers that are not finite."""
+    """Checks the latents that a run starts from.
+
+    Raises:
+        ValueError: They hold NaN or infinite numbers.
+    """
     found = [] if latent_image is None else broken(latent_image)
     if found:
         raise ValueError(
@@ -49,13 +53,13 @@ def check_latent_image(latent_image: Tensor | None, node: str) -> None:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether ComfyUI takes it for memory that ran out."""
-    known = getattr(management, "is_oom", None)  # older versions ask for the type
+    """Whether ComfyUI treats the error as out of memory."""
+    known = getattr(management, "is_oom", None)  # older versions compare the type
     return isinstance(error, management.OOM_EXCEPTION) if known is None else known(error)
 
 
 def mend(inner_model, noise: Tensor, transformer_options: dict) -> str:
-    """How a batch would take less memory."""
+    """Advice for the user: how to sample this batch with less memory."""
     at_once = min(len(noise), transformer_options.get(AT_ONCE, len(noise)))
     fewer = (
         "draw fewer images at once (batch_size, or group_size of MMDGuidedKSampler) or smaller ones"
@@ -69,7 +73,7 @@ def mend(inner_model, noise: Tensor, transformer_options: dict) -> str:
 
 
 def telling_the_mend(start_run, node: str):
-    """The wrapper `start_run` of SAMPLER_SAMPLE; the log has a mend if memory runs out, and ComfyUI the error."""
+    """Wraps the SAMPLER_SAMPLE wrapper `start_run`: if memory runs out, logs how to fix it and re-raises the error."""
 
     @functools.wraps(start_run)
     def told(executor, guider, sigmas, extra_args, callback, noise, *args, **kwargs):

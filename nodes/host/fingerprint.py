@@ -1,4 +1,4 @@
-"""Fingerprints of networks: which weights they have and, for the cache, all else that results depend on."""
+"""Fingerprints (hashes) of networks: of their weights and, for cache keys, of everything else that affects results."""
 
 import hashlib
 import re
@@ -6,10 +6,10 @@ import re
 import torch
 from torch import Tensor
 
-SAMPLE = 4096  # numbers of each weight: enough, since training moves them all
-# The parts of a VAE that only decode, by the beginning of their names.
+SAMPLE = 4096  # numbers per weight tensor: a sample is enough, since training changes all numbers
+# Names of the VAE weights that only decode start like this.
 DECODES = re.compile(r"(taesd_)?decoder|post_quant_conv|conv2\.|previewer")
-# What a model patcher can change without touching the weights that it shows.
+# What can change the results of a model patcher without a change of its `state_dict`.
 PATCHES = (
     "patches", "object_patches", "weight_wrapper_patches", "hook_patches", "forced_hooks",
     "injections", "wrappers", "callbacks", "additional_models", "model_options", "load_device",
@@ -17,10 +17,10 @@ PATCHES = (
 
 
 def vae_fingerprint(vae) -> str:
-    """A fingerprint of the weights that encode, "" for a VAE that does not show them.
+    """A fingerprint of the encoder weights; "" for a VAE without accessible weights.
 
-    VAEs that differ in their decoders alone have the same one, since they make the same latents. So do
-    copies in float32 and bfloat16, ComfyUI's usual types, and on different devices.
+    VAEs that differ only in their decoders have the same fingerprint, because they make the same latents.
+    Copies in float32 and bfloat16 (ComfyUI's usual types) and on different devices also have the same one.
     """
     weights = getattr(getattr(vae, "first_stage_model", None), "state_dict", dict)()
     weights = {n: w for n, w in weights.items() if w.is_floating_point() and not w.is_meta}
@@ -30,21 +30,21 @@ def vae_fingerprint(vae) -> str:
 
 
 def vae_key(vae) -> str:
-    """The same only for VAEs that encode alike to the last bit, "" for one that cannot be judged."""
+    """A cache key: two VAEs have the same key only if they encode bit-identically; "" if that is unknown."""
     model = getattr(vae, "first_stage_model", None)
     output_type = getattr(vae, "vae_output_dtype", lambda: None)()
     return _network_key(vae, model, {"types": (getattr(vae, "vae_dtype", None), output_type)})
 
 
 def clip_key(clip) -> str:
-    """The same only for text encoders that encode tokens alike to the last bit, "" if that is unknown."""
+    """A cache key: two text encoders have the same key only if they encode tokens bit-identically; "" if unknown."""
     parts = ("cond_stage_model", "tokenizer", "patcher")
     options = {k: v for k, v in getattr(clip, "__dict__", {}).items() if k not in parts}
     return _network_key(clip, getattr(clip, "cond_stage_model", None), options)
 
 
 def is_plain(value) -> bool:
-    """Whether `repr` tells all of it: numbers and texts, in lists and dictionaries."""
+    """Whether `repr` describes the value completely: numbers and strings, also in lists and dictionaries."""
     if isinstance(value, dict):
         return all(map(is_plain, value.keys())) and all(map(is_plain, value.values()))
     if isinstance(value, list | tuple):
@@ -60,7 +60,7 @@ def _network_key(owner, model, options: dict) -> str:
     options = options | {name: getattr(patcher, name, None) for name in PATCHES}
     if not is_plain(options) or any(map(_is_altered, [owner, *model.modules()])):
         return ""
-    # Weights may be patched at the moment, for another copy of the patcher: these are its own.
+    # Another clone of the patcher may have patched the weights: `backup` holds the unpatched ones.
     own = {name: kept.weight for name, kept in getattr(patcher, "backup", {}).items()}
     weights = {**model.state_dict(), **own}
     if not weights or any(not isinstance(w, Tensor) or w.is_meta for w in weights.values()):
@@ -72,18 +72,18 @@ def _network_key(owner, model, options: dict) -> str:
 
 
 def _encoding(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those that encode, all if none does."""
+    """The weights without those that only decode; all weights if none would be left."""
     return {n: w for n, w in weights.items() if not DECODES.match(n)} or weights
 
 
 def _is_altered(part) -> bool:
-    """Whether someone put other methods or hooks on it, as nodes for seamless textures do."""
+    """Whether another node replaced methods or added hooks, for example for seamless textures."""
     hooks = (getattr(part, name, None) for name in ("_forward_hooks", "_forward_pre_hooks"))
     return any(hooks) or any(callable(getattr(type(part), name, None)) for name in vars(part))
 
 
 def _add_weights(digest, weights: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:
-    """Adds a sample of each weight to the digest, rounded to `dtype` if one is given."""
+    """Adds a sample of each weight to the digest, converted to `dtype` if it is given."""
     for name in sorted(weights):
         weight = weights[name].detach()
         step = max(1, -(-weight.numel() // SAMPLE))

@@ -1,21 +1,21 @@
-"""Drawing a batch in groups: which images, noise and prompts belong to each."""
+"""Sampling a batch in groups: selects the images, noise and prompts of each group."""
 
 import torch
 
 
 def group_indices(batch: int, group_size: int) -> list[list[int]]:
-    """The images of each group; a single group if `group_size` is 0."""
+    """The image indices of each group; one group if `group_size` is 0."""
     size = group_size or batch
     return [list(range(i, min(i + size, batch))) for i in range(0, batch, size)]
 
 
 def take(tensor: torch.Tensor, indices: list[int]) -> torch.Tensor:
-    """The rows that images `indices` use of a tensor that ComfyUI repeats over the batch."""
+    """The rows of `tensor` for images `indices`. Image i uses row i % n of n rows, as in ComfyUI."""
     return tensor if len(tensor) == 1 else tensor[[i % len(tensor) for i in indices]]
 
 
 def group_latent(latent: dict, indices: list[int]) -> dict:
-    """The part of a LATENT that holds images `indices`, which keep the noise they have in the batch."""
+    """The part of a LATENT with images `indices`. `batch_index` gives them the same noise as in the whole batch."""
     batch_index = latent.get("batch_index") or range(len(latent["samples"]))
     part = {
         **latent,
@@ -28,7 +28,7 @@ def group_latent(latent: dict, indices: list[int]) -> dict:
 
 
 def group_conditioning(conditioning: list, indices: list[int], batch: int) -> list:
-    """The part of a CONDITIONING that images `indices` use: prompts may differ within the batch."""
+    """The part of a CONDITIONING that images `indices` use. Each image of the batch may have its own prompt."""
     groups = []
     for tokens, options in conditioning:
         rows = {batch, len(tokens)}

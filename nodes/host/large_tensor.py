@@ -1,4 +1,4 @@
-"""One tensor for many latents: in memory, or in a file where it would fill the memory."""
+"""One tensor for many latents: in memory, or in a memory-mapped file if it is large."""
 
 import contextlib
 import logging
@@ -11,16 +11,17 @@ import folder_paths
 import torch
 from torch import Tensor
 
-IN_MEMORY = 2**30  # bytes: larger tensors lie in a file
-PIECE = 2**22  # numbers that are looked at together
+IN_MEMORY = 2**30  # bytes: larger tensors are stored in a file
+PIECE = 2**22  # numbers that are processed at once
 
 log = logging.getLogger("mmd_guidance")
 
 
 def allocate(shape: tuple[int, ...]) -> Tensor:
-    """An uninitialised float32 tensor, beyond `IN_MEMORY` mapped to a file that vanishes with it.
+    """An uninitialised float32 tensor on the CPU. Above `IN_MEMORY` bytes, it is mapped to a temporary file.
 
-    If there is no room for the file, the tensor is in memory all the same.
+    The file is deleted with the tensor (on Windows, at the next start of ComfyUI). If the file cannot be
+    created, for example because the disk is full, the tensor is in memory.
     """
     size = 4 * math.prod(shape)
     if size > IN_MEMORY:
@@ -46,10 +47,10 @@ def _mapped(size: int) -> Tensor:
 
 
 def _reserve(file, folder: str, size: int) -> None:
-    """Makes the file so large; a disk that ran full later would kill the process.
+    """Reserves `size` bytes for the file now, because a full disk would later kill the process.
 
     Raises:
-        OSError: There is no room for it.
+        OSError: The disk has not enough free space.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
@@ -60,9 +61,9 @@ def _reserve(file, folder: str, size: int) -> None:
 
 
 def spread(latents: Tensor) -> tuple[float, float]:
-    """The standard deviation of all numbers, and that between latents, on average over their places.
+    """Two standard deviations: that of all numbers, and that between latents, averaged over the elements.
 
-    Piece by piece: `latents`, with shape `(N, *)`, may be larger than the memory.
+    Works on pieces, because `latents`, with shape `(N, *)`, may be larger than the memory.
     """
     n, d = len(latents), latents[0].numel()
     total, squares = torch.zeros(2, d, dtype=torch.float64)

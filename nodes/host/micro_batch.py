@@ -1,13 +1,14 @@
-"""Sending a batch through the network a few images at a time: the memory of few, guidance of all.
+"""Micro-batching: the network processes a few images at a time, while guidance still sees the whole batch.
 
-Networks of images work on every image of a batch by itself, so parts of a batch give what the whole
-gives, up to rounding. What couples the images, MMD guidance, acts on the finished estimates outside.
-Sent whole, because there the images of a batch do see each other: latents of several kinds at once,
-films (several frames in one latent), and batches that are the frames of one film (SVD, AnimateDiff).
+Image networks process every image of a batch independently. Parts of a batch therefore give the same
+estimates as the whole batch, up to rounding. Only MMD guidance couples the images, and it runs outside of
+the network, on the estimates of all parts. A batch is not split if its rows can depend on each other:
+several latents packed into one, videos (several frames in one latent), and batches that are the frames of
+one video (SVD, AnimateDiff).
 
-Patches that collect or hand out something per image of the batch within the network know nothing of
-the parts: Self-Attention Guidance and IP-Adapter with one picture per image need `micro_batch` 0.
-Prompts with LoRA hooks of their own swap weights once per part: right, but slow.
+Model patches that keep data per image of the batch inside the network do not know about the parts:
+Self-Attention Guidance and IP-Adapter with one picture per image need `micro_batch` 0. Prompts with
+their own LoRA hooks swap weights once per part: the result is correct, but slow.
 """
 
 import uuid
@@ -21,22 +22,25 @@ from comfy.patcher_extension import WrappersMP
 from .conditioning_parts import ControlParts
 from .groups import take
 
-AT_ONCE = "mmd_guidance_at_once"  # among transformer_options: how many images the network works on
-OF_THE_WHOLE_BATCH = "num_video_frames", "latent_shapes"  # conditioning that parts would contradict
+AT_ONCE = "mmd_guidance_at_once"  # key in transformer_options: images per network call
+OF_THE_WHOLE_BATCH = (
+    "num_video_frames",
+    "latent_shapes",
+)  # conditioning that describes the whole batch
 
 
 def micro_batched(model, size: int):
-    """A clone of `model` whose network works on `size` images at a time; the model itself if 0.
+    """A clone of the model patcher whose network processes `size` images at a time; `model` itself if `size` is 0.
 
-    It does so at every strength of guidance, 0 included: who compares with and without guidance has
-    the same small card. Nodes can be chained, the smallest size then counts.
+    This applies at every guidance strength, also at 0: runs with and without guidance need the same memory.
+    Nodes can be chained; the smallest size then counts.
     """
     if size == 0:
         return model
     key = f"mmd_guidance_micro_batch_{uuid.uuid4().hex}"  # unique, so that nodes can be chained
 
     def prepare(executor, model, noise_shape, *args, **kwargs):
-        # Core frees memory for all that it believes is drawn at once, unloading weights if it must.
+        # ComfyUI frees memory for this batch size, and unloads weights if necessary.
         if separable(model.model, noise_shape):
             noise_shape = [min(size, noise_shape[0]), *noise_shape[1:]]
         return executor(model, noise_shape, *args, **kwargs)
@@ -70,7 +74,7 @@ def micro_batched(model, size: int):
 
 
 def separable(inner_model, shape) -> bool:
-    """Whether the rows of latents of `shape` are images that the network never lets see each other."""
+    """Whether the network processes the rows of latents with this shape independently, as single images."""
     dimensions = inner_model.latent_format.latent_dimensions
     if len(shape) != dimensions + 2:  # several latents, packed into one
         return False
@@ -80,7 +84,7 @@ def separable(inner_model, shape) -> bool:
 
 
 def is_film(conds: list, transformer_options: dict) -> bool:
-    """Whether the conditioning or AnimateDiff-Evolved says that the batch is one thing."""
+    """Whether the batch is one video, according to the conditioning or to AnimateDiff-Evolved."""
     return "ad_params" in transformer_options or any(
         name in entry["model_conds"]
         for entries in conds
@@ -90,18 +94,19 @@ def is_film(conds: list, transformer_options: dict) -> bool:
 
 
 def conds_part(entries: list[dict] | None, rows: Sequence[int], batch: int, controls: ControlParts):
-    """What images `rows` of `batch` use of the entries of one prompt; the entries stay as they are."""
+    """Copies of the conditioning entries of one prompt, for images `rows` of a batch of `batch` images."""
     return None if entries is None else [entry_part(e, rows, batch, controls) for e in entries]
 
 
 def entry_part(entry: dict, rows: Sequence[int], batch: int, controls: ControlParts) -> dict:
-    """One entry: its mask [n, ...], its `model_conds` of [n, ...], and its ControlNets.
+    """A copy of one conditioning entry with the rows of its mask, its `model_conds` and its ControlNets.
 
-    Core repeats n < `batch` rows over the batch, so image i uses row i % n.
+    Masks and `model_conds` have shape `(n, *)`. ComfyUI repeats n < `batch` rows over the batch, so image i
+    uses row i % n.
     """
     part = {
         **entry,
-        # Caches that go by the entry (EasyCache) must not take one part's images for another's.
+        # Caches that use this id as their key (EasyCache) must not mix the images of different parts.
         "uuid": uuid.uuid5(uuid.NAMESPACE_OID, f"{entry['uuid']} {rows}"),
         "model_conds": {name: cond_part(c, rows) for name, c in entry["model_conds"].items()},
     }
@@ -113,7 +118,7 @@ def entry_part(entry: dict, rows: Sequence[int], batch: int, controls: ControlPa
 
 
 def cond_part(cond, rows: Sequence[int]):
-    """The same kind of conditioning for images `rows`; constants belong to no image."""
+    """A conditioning of the same class for images `rows`. Constants are returned as they are."""
     if isinstance(cond, comfy.conds.CONDConstant):
         return cond
     if isinstance(cond.cond, list):  # CONDList
@@ -122,7 +127,9 @@ def cond_part(cond, rows: Sequence[int]):
 
 
 def rows_of(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-    """The rows that images `rows` use of a tensor that ComfyUI repeats over the batch."""
+    """The rows of `tensor` for images `rows`. Image i uses row i % n of n rows, as in ComfyUI."""
     if isinstance(rows, range) and rows.stop <= len(tensor):
-        return tensor[rows.start : rows.stop]  # a view: an index would wait for the device
+        return tensor[
+            rows.start : rows.stop
+        ]  # a view: indexing with a list would synchronize with the device
     return take(tensor, rows)

@@ -1,4 +1,4 @@
-"""Random numbers of each particle by itself, so that results do not depend on how many are drawn at once."""
+"""One random generator per particle, so that results do not depend on how many particles are sampled at once."""
 
 import hashlib
 
@@ -14,22 +14,22 @@ def _generator(*key) -> torch.Generator:
 
 
 class ParticleNoise:
-    """The noise of the steps of some particles.
+    """The noise that a sampler adds to some particles at its steps.
 
     Arguments:
-        seed: Of the run.
-        indices: The number of each particle among all that are drawn in the run.
+        seed: The seed of the run.
+        indices: The index of each particle among all particles of the run.
     """
 
     def __init__(self, seed: int, indices):
         self.generators = [_generator(seed, "steps", index) for index in indices]
 
     def __call__(self, like: Tensor) -> Tensor:
-        """The next standard normal numbers, with the shape of `like`, one row for each particle."""
+        """The next standard normal numbers, with the shape, dtype and device of `like`: one row per particle."""
         rows = [torch.randn(like.shape[1:], generator=one) for one in self.generators]
         return torch.stack(rows).to(like)
 
 
 def uniforms(seed: int, count: int) -> list[float]:
-    """`count` random numbers in [0, 1[ for resampling."""
+    """`count` uniform random numbers in [0, 1) for resampling."""
     return torch.rand(count, generator=_generator(seed, "resampling"), dtype=torch.float64).tolist()

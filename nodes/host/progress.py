@@ -1,4 +1,4 @@
-"""What the user sees while a sampler runs: a line of text on the node, a preview of the whole batch."""
+"""What the user sees while a sampler runs: a line of text on the node, and a preview of the whole batch."""
 
 import math
 import sys
@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 def executing_node() -> str | None:
-    """The id of the node that runs now; None outside of a workflow."""
+    """The id of the node that is executing; None outside of a workflow."""
     context = get_executing_context()
     return None if context is None else context.node_id
 
 
 def show_text(text: str, node_id: str | None) -> None:
-    """Shows `text` on the node, where there is one, and a server that shows nodes."""
+    """Shows `text` on the node. Does nothing without a node id or without a running server."""
     server = getattr(sys.modules.get("server"), "PromptServer", None)
     instance = getattr(server, "instance", None)
     if instance is not None and node_id is not None:
@@ -25,9 +25,9 @@ def show_text(text: str, node_id: str | None) -> None:
 
 
 def tiled(x0: Tensor) -> Tensor:
-    """A batch as one picture of rows, with shape `(1, C, *, rows · H, columns · W)`."""
+    """A batch as one grid of images, with shape `(1, C, *, rows · H, columns · W)`."""
     batch, (h, w) = len(x0), x0.shape[-2:]
-    # As many columns as make the whole about square.
+    # This number of columns makes the grid about square.
     columns = max(1, min(batch, round(math.sqrt(batch * h / w))))
     rows = -(-batch // columns)
     empty = x0.new_zeros(rows * columns - batch, *x0.shape[1:])
@@ -37,12 +37,12 @@ def tiled(x0: Tensor) -> Tensor:
 
 
 class BatchPreview:
-    """Shows all images of a batch while they are drawn, where ComfyUI shows the first one.
+    """A sampler callback that previews all images of a batch. ComfyUI itself previews only the first image.
 
     Arguments:
-        callback: The sampler's own callback, which is called first.
-        device: Where the latents are.
-        latent_format: The model's.
+        callback: The sampler's own callback, which is called first; or None.
+        device: The device of the latents.
+        latent_format: The latent format of the model.
     """
 
     def __init__(self, callback, device, latent_format):
@@ -50,7 +50,7 @@ class BatchPreview:
         self.previewer = latent_preview.get_previewer(device, latent_format)
         if self.previewer is None and latent_format.latent_rgb_factors is not None:
             self.previewer = (
-                latent_preview.Latent2RGBPreviewer(  # previews are off, but were asked for here
+                latent_preview.Latent2RGBPreviewer(  # previews are off in ComfyUI, but on here
                     latent_format.latent_rgb_factors,
                     latent_format.latent_rgb_factors_bias,
                     latent_format.latent_rgb_factors_reshape,

@@ -1,14 +1,14 @@
-"""Prompt features: one vector per prompt, the same for captions of references and prompts being drawn."""
+"""Prompt features: one vector per prompt, computed alike for reference captions and for sampled prompts."""
 
 import torch
 from torch import Tensor
 
 
 def entry_feature(entry: dict) -> Tensor:
-    """The feature of one conditioning entry, with shape `(b, E)`, b prompts of the entry's batch.
+    """The feature of one conditioning entry with b prompts, with shape `(b, E)`, float32 on the CPU.
 
-    The pooled text embedding where the text encoder makes one, else the mean over tokens, leaving
-    padding out where an attention mask tells it.
+    The feature is the pooled text embedding if there is one, else the mean of the token embeddings. If the
+    entry has an attention mask, the mean leaves padding out.
     """
     pooled = entry.get("pooled_output")
     if pooled is not None:
@@ -22,22 +22,22 @@ def entry_feature(entry: dict) -> Tensor:
 
 
 def positive_entries(guider) -> list[dict]:
-    """The conditioning entries that say what to draw, in whatever guider."""
+    """The positive conditioning entries of any guider: "positive" if it has them, else its first conditioning."""
     return guider.conds.get("positive") or next(iter(guider.conds.values()))
 
 
 def prompt_count(entries: list[dict]) -> int:
-    """P, how many prompts conditioning entries hold: image i of a batch follows prompt i mod P."""
+    """P, the number of prompts in the conditioning entries: image i of a batch uses prompt i mod P."""
     return max(
         (len(e["cross_attn"]) for e in entries if e.get("cross_attn") is not None), default=1
     )
 
 
 def batch_features(entries: list[dict], batch: int, sigma: float) -> Tensor | None:
-    """The feature of the prompt that each of the `batch` images follows at `sigma`, with shape `(B, E)`.
+    """The prompt feature of each of the `batch` images at noise level `sigma`, with shape `(B, E)`.
 
-    Several entries (combined, regional or scheduled prompts) are averaged by their strength; an entry
-    whose timestep range excludes `sigma` does not count. None when no entry is active.
+    Several entries (combined, regional or scheduled prompts) are averaged, weighted by their strength. An
+    entry whose timestep range excludes `sigma` does not count. None if no entry is active.
     """
     total, weight = None, 0.0
     for entry in entries:

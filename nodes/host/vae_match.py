@@ -1,4 +1,4 @@
-"""What a VAE makes of pictures, and whether a model expects that."""
+"""Latent sizes for a VAE, and checks that the references come from the VAE that the model expects."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ FAMILIES = {
     "HunyuanVideo": "Hunyuan Video",
     "Cosmos1CV8x8x8": "Cosmos",
 }
-# Brightness, red against green, blue against yellow. Brightness alone tells little: all formats show it.
+# Brightness, red-green, blue-yellow. Brightness alone cannot tell latent formats apart: all of them show it.
 AXES = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [-0.5, -0.5, 1.0]])
 
 AGREEMENT = 0.6  # of the other format, on average
@@ -30,12 +30,16 @@ MARGIN = 0.3  # over the model's own format
 
 
 def pixel_unit(vae) -> int:
-    """How many pixels wide and high one number of a latent is; 8 for a VAE that does not tell, and for None."""
+    """The spatial compression of the VAE, in pixels per latent element; 8 if it is unknown or `vae` is None."""
     return int(getattr(vae, "spacial_compression_encode", lambda: 8)())
 
 
 def target_size(target: dict, unit: int) -> tuple[int, int]:
-    """The width and height of the latents that will be drawn with `target` by a model with that `unit`.
+    """The width and height, in latent elements, at which a model samples the LATENT `target`.
+
+    Arguments:
+        target: The LATENT that the sampler gets.
+        unit: Pixels per latent element of the model's VAE, from `pixel_unit`.
 
     Raises:
         ValueError: `target` holds no latents of images.
@@ -45,7 +49,7 @@ def target_size(target: dict, unit: int) -> tuple[int, int]:
         raise ValueError(
             "EncodeReferenceLatents: target holds no images: connect the latent_image of the sampler"
         )
-    # Empty latents made for another VAE are resized by the sampler, with this rounding.
+    # The sampler resizes empty latents that were made for another VAE, with this rounding.
     ratio = 1 if samples.any() else target.get("downscale_ratio_spacial", unit) / unit
     return round(samples.shape[-1] * ratio), round(samples.shape[-2] * ratio)
 
@@ -53,21 +57,28 @@ def target_size(target: dict, unit: int) -> tuple[int, int]:
 def pixel_size(vae, target: dict | None, width: int, height: int) -> tuple[int, int]:
     """The width and height in pixels at which the VAE makes latents of `target`'s size.
 
+    Without `target`, these are `width` and `height`, rounded down to multiples of `pixel_unit`.
+
     Raises:
         ValueError: `target` holds no latents of images.
     """
     unit = pixel_unit(vae)
     if target is None:
-        return max(unit, width // unit * unit), max(unit, height // unit * unit)  # as core rounds
+        return max(unit, width // unit * unit), max(
+            unit, height // unit * unit
+        )  # as ComfyUI rounds
     columns, rows = target_size(target, unit)
     return columns * unit, rows * unit
 
 
 def agreement(references: References, latent_format) -> Tensor | None:
-    """How well the preview that a format makes of the latents agrees with the pictures, with shape `(3,)`.
+    """How well the previews of the latents in `latent_format` agree with the thumbnails, with shape `(3,)`.
 
-    Lin's concordance `2 Σ p y / (Σ p² + Σ y²)` of previews `p` and pictures `y` without their means, on
-    each of `AXES`: 1 for equal ones, about 0 for unrelated ones. None for formats without a preview.
+    For each of `AXES`, this is Lin's concordance correlation `2 Σ p y / (Σ p² + Σ y²)` of the centred previews
+    `p` and thumbnails `y`: 1 if they are equal, about 0 if they are unrelated. The references must have
+    thumbnails. None if the format has no RGB preview, or does not fit the shape of the latents.
+
+    Source: Lin, A Concordance Correlation Coefficient to Evaluate Reproducibility, Biometrics 1989.
     """
     factors = torch.tensor(getattr(latent_format, "latent_rgb_factors", None) or [])  # (C, RGB)
     reshape = getattr(latent_format, "latent_rgb_factors_reshape", None)
@@ -75,7 +86,7 @@ def agreement(references: References, latent_format) -> Tensor | None:
     channels = factors.shape[0] if reshape is None else latent_format.latent_channels
     if latents.ndim not in (4, 5) or latents.shape[1] != channels:
         return None
-    latents = latents.mean(2) if latents.ndim == 5 else latents  # one frame
+    latents = latents.mean(2) if latents.ndim == 5 else latents  # over the frames
     if latent_format.latent_dimensions == 3:
         latents = latent_format.process_in(latents.unsqueeze(2)).squeeze(2)
     else:
@@ -91,7 +102,7 @@ def agreement(references: References, latent_format) -> Tensor | None:
 
 
 def other_vae(references: References, vae) -> str | None:
-    """A sentence if the references were encoded with other weights than those of `vae`, else None."""
+    """A warning if the references were encoded with a VAE of other weights than `vae`, else None."""
     if vae is None or not references.vae or vae_fingerprint(vae) in ("", references.vae):
         return None
     return (
@@ -101,26 +112,29 @@ def other_vae(references: References, vae) -> str | None:
 
 
 def known_formats(channels: int) -> Iterator:
-    """An instance of each of ComfyUI's latent formats that has so many channels."""
+    """An instance of each of ComfyUI's latent formats with this number of channels."""
     base = comfy.latent_formats.LatentFormat
     for kind in vars(comfy.latent_formats).values():
         if isinstance(kind, type) and issubclass(kind, base) and kind.latent_channels == channels:
             try:
                 yield kind()
-            except TypeError:  # it wants arguments
+            except TypeError:  # a format that needs arguments
                 continue
 
 
 def wrong_vae(references: References, latent_format) -> str | None:
-    """A sentence if the references were clearly encoded with another VAE than the model expects, else None.
+    """A warning if the references were clearly encoded with another VAE than the model expects, else None.
 
-    Other numbers of channels tell at once. Where they are equal (SD 1.5 and SDXL), the pictures decide:
-    does another format's preview of the latents look much more like them than that of the model's own?
-    The thresholds accept misses to avoid false alarms. Measured with 80 pictures and latents made from 11
-    formats' preview factors plus noise: no alarm for the right VAE in 10010 sets, grey, sepia, line art and
-    one-colored ones among them. SD 1.5 and SDXL confused: noticed in all sets of 8 pictures down to an own
-    agreement of 0.74, in 6 of 10 single pictures, never in grey ones. (The distilled encoder of Flux 2
-    agrees with its format at 0.83.) Untrained encoders: 0 of 240; random mixtures of RGB: 3 of 100.
+    A different number of channels is always a mismatch. If the numbers are equal (SD 1.5 and SDXL), the
+    thumbnails decide: the function warns if another format's preview of the latents agrees with them much
+    better than the preview of the model's own format. The thresholds prefer misses to false alarms.
+
+    The thresholds were measured with 80 pictures, and with latents from the preview factors of 11 formats plus
+    noise. The right VAE: no false alarm in 10010 sets, which included grey, sepia, line art and one-colored
+    pictures. SD 1.5 confused with SDXL: detected in all sets of 8 pictures down to an agreement of 0.74 with
+    the own format, in 6 of 10 single pictures, and never in grey pictures. (The distilled encoder of Flux 2
+    has an agreement of 0.83 with its format.) Alarms for untrained encoders: 0 of 240. Alarms for random
+    mixtures of RGB: 3 of 100.
     """
     have, want = references.latents.shape[1], latent_format.latent_channels
     if have != want:

@@ -18,13 +18,13 @@ from .lettering import (
 )
 from .picture_rows import to_pillow
 
-GAP, EDGE, CELL = 12, 16, 196  # pixels: between cells, around all, a cell's width
+GAP, EDGE, CELL = 12, 16, 196  # pixels: gap between cells, outer margin, cell width
 HEADING, TEXT = 16, 14  # font sizes
-LINES = 2  # of a text
+LINES = 2  # maximum for the text of a cell
 
 
 class Cell(NamedTuple):
-    """Pictures below each other, each with shape `(H, W, C)` or None, a heading, and a text."""
+    """One cell of the sheet: pictures in a column, each with shape `(H, W, C)` or None, then a heading and a text."""
 
     images: Sequence[Tensor | None]
     heading: str
@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 
 
 def captioned_sheet(cells: Sequence[Cell]) -> Tensor:
-    """All cells in rows, about as high as wide, with shape `(1, H, W, 3)`."""
+    """A sheet with all cells in rows, about as high as wide, with shape `(1, H, W, 3)`, float32 in [0, 1]."""
     texts = [wrapped(cell.text, TEXT, CELL, LINES) for cell in cells]
     shapes = [image.shape for cell in cells for image in cell.images if image is not None]
     highest = min(max((h / w for h, w, *_ in shapes), default=1.0), 1.5)

@@ -1,4 +1,4 @@
-"""A line chart: some lines over a common axis."""
+"""A line chart: several lines with common axes."""
 
 import math
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from .lettering import (
     write,
 )
 
-# Okabe and Ito's colors, which people with any color vision can tell apart; from light to dark on a dark ground.
+# Similar to the palette of Okabe and Ito, which also color-blind people can distinguish; for a dark background.
 COLORS = (
     (86, 180, 233), (230, 159, 0), (0, 190, 140), (240, 228, 66), (213, 94, 0), (204, 121, 167),
     (160, 170, 255),
 )  # fmt: skip
-NEUTRAL = (175, 180, 188)  # of what others are compared with
-SMOOTH = 2  # drawn so many times as large, for smooth lines
-LEFT, RIGHT, TOP, BOTTOM = 74, 20, 46, 52  # margins
-NAMES = 26  # the height of the names of lines, where they have any
+NEUTRAL = (175, 180, 188)  # color of the baseline
+SMOOTH = 2  # supersampling factor, for smooth lines
+LEFT, RIGHT, TOP, BOTTOM = 74, 20, 46, 52  # margins in pixels
+NAMES = 26  # height of the legend in pixels, if any line has a name
 GRID = (58, 63, 72)
 
 
 class Line(NamedTuple):
-    """Points `(x, y)` with x in [0, 1], drawn in one color; its name, if any, stands below the title."""
+    """Points `(x, y)` with x in [0, 1], drawn in one color. The legend below the title shows `name`, if it is set."""
 
     points: Sequence[tuple[float, float]]
     color: tuple[int, int, int]
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """The x axis: places in [0, 1] with what is written there, and what they are."""
+    """The x axis: marks as pairs of a position in [0, 1] and a label, and the title of the axis."""
 
     marks: Sequence[tuple[float, str]]
     title: str
@@ -45,12 +45,15 @@ STEPS = Axis([(share, f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)], "of
 
 
 def color_of(i: int) -> tuple[int, int, int]:
-    """The color of the i-th thing that is compared."""
+    """The color of the i-th line; colors repeat after the last one."""
     return COLORS[i % len(COLORS)]
 
 
 def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
-    """Round numbers from `low` to `high`, three to eight of them where there is room for so many."""
+    """Round numbers from `low` to `high` for the y axis; at least three if the candidate steps allow it.
+
+    If no round number of a logarithmic axis lies in the range, these are `low` and `high`.
+    """
     if logarithmic:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for parts in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
@@ -67,7 +70,7 @@ def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
 
 
 def label(value: float, digits: int = 3) -> str:
-    """A number as short as can be."""
+    """A number as short text, with `digits` significant digits."""
     text = f"{value:.{digits}g}"
     if "e" in text and 1e-5 <= abs(value) < 1e6:
         return f"{value:.10f}".rstrip("0").rstrip(".")
@@ -75,7 +78,7 @@ def label(value: float, digits: int = 3) -> str:
 
 
 def labels(values: Sequence[float]) -> list[str]:
-    """Numbers as short as can be while they differ from each other."""
+    """Numbers as short texts, with enough digits that different numbers have different texts."""
     texts = [label(value) for value in values]
     for digits in range(4, 16):
         if len(set(texts)) == len(values):
@@ -85,7 +88,10 @@ def labels(values: Sequence[float]) -> list[str]:
 
 
 def bounds(lines: Sequence[Line], logarithmic: bool) -> tuple[float, float]:
-    """The least and the largest value to show."""
+    """The lower and upper end of the y axis. They include all finite values, for a logarithmic axis all above 0.
+
+    A logarithmic axis covers at most five decades.
+    """
     values = [y for line in lines for _, y in line.points if math.isfinite(y)]
     if logarithmic:
         values = [y for y in values if y > 0]
@@ -105,15 +111,16 @@ def chart(
     axis: Axis = STEPS,
     span: tuple[float, float] | None = None,
 ) -> Image.Image:
-    """A picture of the lines.
+    """Draws the lines as a chart.
 
     Arguments:
-        title: What the y axis shows.
+        title: The title of the chart: what the y axis shows.
+        lines: The lines to draw.
         size: Width and height in pixels.
-        logarithmic: Whether equal distances are equal factors.
-        percent: Whether values are shares.
+        logarithmic: Whether the y axis is logarithmic.
+        percent: Whether to show the values of the y axis as percentages.
         axis: The x axis.
-        span: The ends of the y axis; None takes `bounds`.
+        span: The lower and upper end of the y axis; None computes them with `bounds`.
     """
     low, high = span or bounds(lines, logarithmic)
     width, height = (SMOOTH * n for n in size)

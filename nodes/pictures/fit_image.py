@@ -1,4 +1,4 @@
-"""Bringing a picture to the size at which it is encoded."""
+"""Resizes a picture to the size at which the VAE encodes it."""
 
 import comfy.utils
 import torch
@@ -6,10 +6,14 @@ from torch import Tensor
 
 
 def fit_image(image: Tensor, width: int, height: int, fit: str) -> Tensor:
-    """The image at that size, with shape `(1, height, width, 3)`; unchanged if it has the size already.
+    """The image at the given size, with shape `(1, height, width, C)`; unchanged if it has this size already.
 
-    crop keeps the middle, stretch ignores the aspect ratio, pad adds strips in the mean color of the edge
-    that each continues.
+    Arguments:
+        image: One image with shape `(1, H, W, C)`, in [0, 1].
+        width: The new width in pixels.
+        height: The new height in pixels.
+        fit: "crop" keeps the middle; "stretch" ignores the aspect ratio; "pad" adds strips at two opposite edges,
+            each in the mean color of its edge.
     """
     h, w = image.shape[1:3]
     if (w, h) == (width, height):

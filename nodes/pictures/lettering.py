@@ -1,4 +1,4 @@
-"""Text in pictures: one font, in the sizes and colors of this pack's pictures."""
+"""Draws text into pictures, with one font, and defines the colors of this pack's pictures."""
 
 from PIL import ImageDraw, ImageFont
 
@@ -7,17 +7,17 @@ INK, FAINT = (232, 234, 237), (150, 156, 166)
 
 
 def font(size: float):
-    """The font that comes with Pillow."""
+    """Pillow's default font; `size` is in pixels."""
     return ImageFont.load_default(size)
 
 
 def length(text: str, size: float) -> float:
-    """How many pixels wide `write` writes it."""
+    """The width in pixels of `text` as `write` draws it."""
     return sum(font(s).getlength(part) for part, s, _ in _parts(text, size))
 
 
 def _parts(text: str, size: float) -> list[tuple[str, float, float]]:
-    """What to write after each other: texts, sizes, and how much higher each stands. The font has no ²."""
+    """Splits `text` into (text, font size, vertical offset) at each ², which the font lacks: a small 2 replaces it."""
     before, *rest = text.split("²")
     parts = [(before, size, 0.0)]
     for after in rest:
@@ -26,7 +26,7 @@ def _parts(text: str, size: float) -> list[tuple[str, float, float]]:
 
 
 def shortened(text: str, size: float, width: float) -> str:
-    """`text` on one line of at most `width` pixels, with … where it was cut."""
+    """`text` on one line of at most `width` pixels; "…" marks a cut."""
     text = " ".join(text.split())
     if length(text, size) <= width:
         return text
@@ -36,7 +36,7 @@ def shortened(text: str, size: float, width: float) -> str:
 
 
 def wrapped(text: str, size: float, width: float, lines: int) -> list[str]:
-    """`text` on at most so many lines of at most `width` pixels; the last one is cut with …"""
+    """`text` on at most `lines` lines of at most `width` pixels each; "…" marks a cut."""
     words, found = text.split(), []
     while words and len(found) < lines - 1:
         n = 1
@@ -55,16 +55,16 @@ def write(
     color=INK,
     anchor: str = "la",
 ) -> None:
-    """Writes one line; `anchor` as in Pillow (la: left and top of the text are at `place`)."""
+    """Draws one line of text. `anchor` is as in Pillow ("la": `place` is the left top corner of the text)."""
     x, y = place
     x -= {"l": 0, "m": 0.5, "r": 1}[anchor[0]] * length(text, size)
-    # All parts stand on one line: where that is follows from the height of the letters.
+    # All parts share one baseline. Its position follows from the height of the letters.
     y += {"a": 0.95, "m": 0.35, "d": -0.22}[anchor[1]] * size
     for part, part_size, higher in _parts(text, size):
         letters = font(part_size)
         if isinstance(letters, ImageFont.FreeTypeFont):
             draw.text((x, y - higher), part, fill=color, font=letters, anchor="ls")
-        else:  # a Pillow without FreeType has one small font, with ASCII only
+        else:  # Pillow without FreeType has only one small ASCII font
             plain = part.encode("ascii", "replace").decode()
             draw.text((x, y - higher - 11), plain, fill=color, font=letters)
         x += letters.getlength(part)

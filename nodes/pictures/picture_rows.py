@@ -14,12 +14,12 @@ from .lettering import (
     write,
 )
 
-GAP, EDGE, BESIDE = 6, 14, 190  # pixels: between pictures, around all, for the text
-COLUMNS, LINES = 8, 2  # of one row
+GAP, EDGE, BESIDE = 6, 14, 190  # pixels: gap between pictures, outer margin, width of the text
+COLUMNS, LINES = 8, 2  # maximum of pictures per line, and of lines per row
 
 
 class Row(NamedTuple):
-    """Pictures, with shape `(n, H, W, C)`, and what to write beside them: a heading in `color`, then notes."""
+    """One row: pictures with shape `(n, H, W, C)`, the text beside them, and the color of the bar at the left."""
 
     images: Tensor
     heading: str
@@ -28,7 +28,10 @@ class Row(NamedTuple):
 
 
 def to_pillow(image: Tensor, size: tuple[int, int]) -> Image.Image:
-    """One IMAGE, with shape `(H, W, C)`, as a picture that fits into `size`; small ones keep their pixels."""
+    """One IMAGE, with shape `(H, W, C)`, as a Pillow image, scaled to fit into `size` (width and height in pixels).
+
+    An image that is enlarged at least twice keeps sharp pixels (nearest neighbor).
+    """
     pixels = image[..., :3].clamp(0, 1).mul(255).round().byte().cpu()
     if pixels.shape[-1] == 1:
         pixels = pixels.expand(*pixels.shape[:2], 3)
@@ -42,11 +45,11 @@ def to_pillow(image: Tensor, size: tuple[int, int]) -> Image.Image:
 
 
 def picture_rows(rows: Sequence[Row], width: int) -> Image.Image:
-    """All rows below each other, in a picture so wide; of each at most 16 pictures, on two lines."""
+    """All rows below each other, in a picture of `width` pixels. A row shows at most 16 pictures, on two lines."""
     columns = max(min(len(row.images), COLUMNS) for row in rows)
     cell = (width - 2 * EDGE - BESIDE - GAP * (columns - 1)) // columns
     cell = min(cell, 260)
-    # A row is as high as its pictures are for their width.
+    # The aspect ratio of the pictures determines the height of a line.
     highest = max(row.images.shape[1] / row.images.shape[2] for row in rows)
     high = min(round(cell * highest), 2 * cell)
     lines = [min(LINES, math.ceil(len(row.images) / columns)) for row in rows]

@@ -1,4 +1,4 @@
-"""The pictures of references: decoded, or as small as they were kept."""
+"""The pictures of references: decoded from their latents, or their thumbnails."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,12 @@ from ...mmd_core import References
 def reference_pictures(
     references: References, indices: Sequence[int], vae=None
 ) -> list[Tensor | None]:
-    """One picture of each reference that is asked for, with shape `(H, W, 3)`; None where there is none.
+    """One picture for each of the references `indices`, with shape `(H, W, 3)`; None if it has no thumbnail.
 
     Arguments:
-        vae: Decodes the latents; without it pictures have the size of latents.
+        references: The reference set.
+        indices: Which references to show.
+        vae: Decodes the latents. Without it, the pictures are the thumbnails, which have the size of the latents.
     """
     if vae is not None:
         return [_decoded(vae, references.latents[j : j + 1]) for j in indices]
@@ -29,5 +31,5 @@ def _decoded(vae, latent: Tensor) -> Tensor:
 
 
 def first_frames(images: Tensor) -> Tensor:
-    """The pictures that a VAE decodes, with shape `(B, H, W, 3)`; of films the first frames."""
+    """The images that a VAE decoded, with shape `(B, H, W, 3)`; of each video only the first frame."""
     return images[:, 0] if images.ndim == 5 else images

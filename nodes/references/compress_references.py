@@ -1,4 +1,4 @@
-"""CompressReferences: a few references that stand for many."""
+"""CompressReferences: reduces a reference set to a small weighted subset with a small MMD² to the whole set."""
 
 from dataclasses import replace
 
@@ -14,11 +14,11 @@ from ..base.sockets import CATEGORY, KernelSocket, ReferencesSocket
 from ..guidance.run.checks import check_captions
 
 NODE = "CompressReferences"
-STEPS = 1000  # of the progress bar
+STEPS = 1000  # resolution of the progress bar
 
 
 def chosen(references: References, compressed: Compressed) -> References:
-    """The references that were chosen, with their new weights."""
+    """The subset of the references that `compressed` selects, with its new weights."""
     indices = compressed.indices
     rows = {
         field: None if value is None else value[indices]
@@ -33,7 +33,7 @@ def chosen(references: References, compressed: Compressed) -> References:
 
 
 def report(references: References, compressed: Compressed, kernel: KernelConfig) -> str:
-    """How well the references that were chosen stand for all, for people."""
+    """The report for the user: how well the subset approximates the whole set."""
     n, k, about = len(references), len(compressed.indices), "" if compressed.exact else "about "
     if k == references.weights.count_nonzero():
         return f"{k} of {n} references are kept: the others have weight 0, so nothing changes."

@@ -1,4 +1,4 @@
-"""EncodeReferenceLatents: brings reference images to one size and encodes them."""
+"""EncodeReferenceLatents: resizes reference images to one size and encodes them with the VAE."""
 
 from comfy_api.latest import io
 from torch import tensor
@@ -25,7 +25,11 @@ from .folder.image_folder import ReferenceSet
 
 
 def from_pictures(vae, found: ReferenceSet, size: tuple[int, int], fit: str, cache: LatentCache):
-    """The fields of the references that encoded pictures become, and lines for the report."""
+    """Encodes pictures at `size` (width and height in pixels).
+
+    Returns:
+        The fields for `References`, and lines for the report.
+    """
     latents, thumbnails, cached = encode_pictures(vae, found, size, fit, cache)
     sizes = tuple(picture.size for picture in found.pictures)
     n, resized = len(sizes), [s for s in sizes if s != size]
@@ -49,7 +53,11 @@ def from_pictures(vae, found: ReferenceSet, size: tuple[int, int], fit: str, cac
 
 
 def from_latents(latents: list, vae, target: dict | None):
-    """The fields of the references that latents made elsewhere become, and lines for the report."""
+    """Crops or scales latents that another node encoded to one size.
+
+    Returns:
+        The fields for `References`, and lines for the report.
+    """
     h, w = usual_size(latents)
     if target is not None:
         w, h = target_size(target, pixel_unit(vae))
@@ -67,7 +75,7 @@ def from_latents(latents: list, vae, target: dict | None):
 
 
 def report(references: References, lines: list[str], has_conditioning: bool, clip) -> str:
-    """What was done and what came of it, for people."""
+    """The report for the user: what the node did, and statistics of the result."""
     captioned, (overall, between) = sum(map(bool, references.captions)), spread(references.latents)
     unused = captioned and clip is None and not has_conditioning
     lines = [

@@ -14,7 +14,12 @@ NODE = "LoadReferenceLatents"
 
 
 def find_set(name: str):
-    """The file of that name; a ValueError says why there is none, and the mend."""
+    """The path of the reference file called `name`.
+
+    Raises:
+        ValueError: There is no such file, or the name leads out of the allowed folders. The message says how
+            to fix it.
+    """
     try:
         path = reference_files.find(name) if name else None
     except ValueError as error:
@@ -31,7 +36,7 @@ def find_set(name: str):
 
 
 def report(references: References, name: str) -> str:
-    """What came out of the file, for people."""
+    """The report for the user: what the file contains."""
     n, (width, height) = len(references), references.size
     captioned = sum(map(bool, references.captions))
     size = f" at {width}×{height} pixels" if width and height else ""
@@ -73,7 +78,7 @@ class LoadReferenceLatents(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, file=None):
         try:
-            if file is not None:  # else another node names it
+            if file is not None:  # None: another node provides the name
                 find_set(file)
         except ValueError as error:
             return str(error)

@@ -25,7 +25,7 @@ from .folder.reference_folders import (
 def report(
     references: image_folder.ReferenceSet, images: list[Tensor], selection: str, caption_source: str
 ) -> str:
-    """What was read, what was not and why, for people; `images` are the decoded pictures."""
+    """The report for the user: what was read, and what was skipped and why. `images` are the decoded pictures."""
     n, skipped = len(references.pictures), references.skipped
     sizes = Counter("×".join(map(str, picture.size)) for picture in references.pictures)
     weights = Counter(f"{weight:g}" for weight in references.weights)
@@ -98,7 +98,7 @@ class LoadReferenceSet(io.ComfyNode):
                         default=0,
                         min=0,
                         max=0xFFFFFFFFFFFFFFFF,
-                        control_after_generate=False,  # or every run would get another set
+                        control_after_generate=False,  # otherwise every run would use another set
                         tooltip="For selection random: each seed draws other images, and always the "
                         "same ones. No effect otherwise.",
                     )
@@ -135,7 +135,7 @@ class LoadReferenceSet(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, folder=None):
         try:
-            if folder is not None:  # else another node names it
+            if folder is not None:  # None: another node provides the name
                 find_folder(folder)
         except ValueError as error:
             return str(error)

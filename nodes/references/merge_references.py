@@ -1,4 +1,4 @@
-"""MergeReferences: several reference sets as one, each with its share."""
+"""MergeReferences: merges several reference sets into one weighted mixture."""
 
 import logging
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ log = logging.getLogger("mmd_guidance")
 
 
 def different_vaes(sets: Iterable[References]) -> str | None:
-    """A warning if sets say that they come from different VAEs, else None."""
+    """A warning if the sets have the fingerprints of different VAEs, else None."""
     if len({part.vae for part in sets} - {""}) < 2:
         return None
     return (
@@ -28,7 +28,7 @@ def different_vaes(sets: Iterable[References]) -> str | None:
 
 
 def report(sets: dict[str, References], shares: dict[str, float], merged: References) -> str:
-    """How much each of the sets counts and what they do not have in common, for people."""
+    """The report for the user: the share of each set, and what the sets do not have in common."""
     total = sum(shares[label] for label in sets)
     shape = "×".join(map(str, merged.latents.shape[1:]))
     lines = [f"{len(merged)} references together, latents {shape}."]

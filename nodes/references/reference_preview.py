@@ -1,4 +1,4 @@
-"""ReferencePreview: what is in a set of encoded references."""
+"""ReferencePreview: shows the pictures, captions and weights of a set of encoded references."""
 
 from comfy_api.latest import io, ui
 
@@ -10,9 +10,12 @@ from ..pictures.reference_pictures import reference_pictures
 
 
 def cells(references: References, max_images: int, vae=None) -> list[Cell]:
-    """The references that count most, in their order, each with its weight, name and caption."""
+    """One cell for each of the references with the largest weights, in the order of the set.
+
+    The heading is the weight times N, so that 1 is the average; the text is the caption, or else the name.
+    """
     n = min(len(references), max_images)
-    # Stable, so that of equal ones the first are shown.
+    # A stable sort shows the first ones among equal weights.
     heaviest = references.weights.sort(descending=True, stable=True).indices[:n]
     indices = heaviest.sort().values.tolist()
     pictures = reference_pictures(references, indices, vae)

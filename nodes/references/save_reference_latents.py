@@ -55,7 +55,7 @@ class SaveReferenceLatents(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, filename=None):
         try:
-            if filename is not None:  # else another node gives it
+            if filename is not None:  # None: another node provides the name
                 reference_files.place_for(filename)
         except ValueError as error:
             return f"{NODE}: {error}"
@@ -67,7 +67,7 @@ class SaveReferenceLatents(io.ComfyNode):
             path, written = reference_files.save(references, filename, dtype, overwrite)
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from error
-        except OSError as error:  # on Windows also while a file of that name is loaded
+        except OSError as error:  # on Windows, also if the file is in use (memory-mapped)
             raise ValueError(
                 f"{NODE}: {filename!r} cannot be written ({error.strerror or error}): choose another "
                 "`filename`, or see whether the disk is full, and whether the file is in use"

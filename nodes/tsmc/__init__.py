@@ -1,1 +1,1 @@
-"""TRI-TSMC: steering by twisted sequential Monte Carlo, as nodes."""
+"""The nodes of TRI-TSMC, which steer sampling towards a reward. Open `tri_tsmc_sampler.py` first."""

@@ -1,4 +1,4 @@
-"""TSMCRewardCLIPVision: likeness to pictures, as CLIP sees it, as a reward."""
+"""TSMCRewardCLIPVision: the CLIP similarity to reference images as a reward."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,32 +20,33 @@ MEAN, MAX, WITNESS = MODES = ("mean cosine", "max cosine", "MMD witness")
 
 
 def embeddings(clip_vision, images: Iterable[Tensor]) -> Tensor:
-    """What CLIP sees in pictures, with shape `(B, F)` and norm 1, float32 on the CPU.
+    """The CLIP embeddings of images, with shape `(B, F)` and norm 1, float32 on the CPU.
 
-    Pictures are looked at one by one, so that what is seen does not depend on those beside it.
+    Images are encoded one by one, so that an embedding does not depend on the other images.
 
     Arguments:
-        images: Pictures of any size, `(H, W, 3)` each.
+        clip_vision: The CLIP vision model of ComfyUI.
+        images: Images of any size, `(H, W, 3)` each.
     """
     found = []
     for image in images:
         comfy.model_management.throw_exception_if_processing_interrupted()
         features = clip_vision.encode_image(image[None])["image_embeds"].detach().float().cpu()
-        # SigLIP gives one for each place.
+        # SigLIP gives one embedding per image patch: take their mean.
         found.append(features.mean(1) if features.ndim == 3 else features)
     return torch.nn.functional.normalize(torch.cat(found), dim=1)
 
 
 @dataclass(frozen=True, eq=False)
 class CLIPVisionReward:
-    """Likeness to pictures.
+    """The CLIP similarity to reference images.
 
     Arguments:
-        clip_vision: Sees them.
-        vae: Decodes samples.
-        references: Embeddings of the pictures to resemble, with shape `(m, F)`.
+        clip_vision: The CLIP vision model of ComfyUI.
+        vae: Decodes samples to images.
+        references: The embeddings of the reference images, with shape `(m, F)`.
         mode: One of `MODES`.
-        witness: Of mode `MMD witness`, once samples of the model are known.
+        witness: The witness function of the mode `MMD witness`; None until samples of the model are known.
     """
 
     clip_vision: object

@@ -12,11 +12,11 @@ from .rewards.decode import check_vae
 
 NODE = "TSMCRewardImageStats"
 MORE, LESS = DIRECTIONS = ("more", "less")
-FLAT = 1e-6  # a mean squared Laplacian below what 8 bits can show
+FLAT = 1e-6  # keeps the logarithm finite; smaller than the square of one step of 8 bits
 
 
 def luma(images: Tensor) -> Tensor:
-    """How light each pixel looks, with shape `(B, H, W)`, of pictures `(B, H, W, 3)` in [0, 1].
+    """The luma (perceived brightness) of each pixel, with shape `(B, H, W)`, for images `(B, H, W, 3)` in [0, 1].
 
     References:
         Recommendation ITU-R BT.709-6, 2015, item 3.2. https://www.itu.int/rec/R-REC-BT.709
@@ -36,9 +36,9 @@ def saturation(images: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor) -> Tensor:
-    """log(mean (∇² luma)² + `FLAT`), with shape `(B,)`: the Laplacian is the sum of four neighbors − 4 · pixel.
+    """log(mean (∇² luma)² + `FLAT`), with shape `(B,)`. The Laplacian is the sum of the four neighbors − 4 · pixel.
 
-    Beyond the edge pixels repeat themselves.
+    The pixels at the edge are repeated beyond it.
     """
     y = luma(images)
     padded = torch.nn.functional.pad(y[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
@@ -52,12 +52,12 @@ STATISTICS = {"brightness": brightness, "saturation": saturation, "sharpness": s
 
 @dataclass(frozen=True, eq=False)
 class ImageStatsReward:
-    """One of `STATISTICS` of pictures, or less of it.
+    """An image statistic as a reward.
 
     Arguments:
-        vae: Decodes samples.
+        vae: Decodes samples to images.
         statistic: One of `STATISTICS`.
-        direction: One of `DIRECTIONS`.
+        direction: One of `DIRECTIONS`; `less` changes the sign.
     """
 
     vae: object

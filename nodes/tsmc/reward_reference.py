@@ -23,16 +23,16 @@ NODE = "TSMCRewardReference"
 
 @dataclass(frozen=True, eq=False)
 class ReferenceReward:
-    """How much likelier a sample is among the references than among what the model draws by itself.
+    """The MMD witness: high where references are denser than samples that the model draws without steering.
 
     Arguments:
-        references: What is wanted.
-        config: How latents are compared; prompts are not.
-        base: Samples of the model by itself as the LATENT socket carries them, with shape `(n, C, *)`; None takes
-            those that `settled` is given.
-        drawn: These samples in the space of the model.
-        y: The references in the space of the model, on its device.
-        witness: The witness, once both are known.
+        references: The references.
+        config: The kernel and the feature space; the prompt kernel is not used.
+        base: Unsteered samples of the model as the LATENT socket carries them, with shape `(n, C, *)`; None means that
+            `settled` provides them.
+        drawn: The unsteered samples in the latent space of the model; None until they are known.
+        y: The references in the latent space of the model, on its device; None before `on`.
+        witness: The witness function; None until `y` and `drawn` are known.
     """
 
     references: References
@@ -69,7 +69,7 @@ class ReferenceReward:
             raise ValueError(f"{NODE}: {trouble}")
 
         def prepared(latents: Tensor) -> Tensor:
-            # Models of video take images as one frame.
+            # Video models take an image as a video of one frame.
             frame = latent_format.latent_dimensions == 3 and latents.ndim == 4
             return latent_format.process_in(latents.unsqueeze(2) if frame else latents).to(device)
 
@@ -87,7 +87,7 @@ class ReferenceReward:
         return self.witness.value(batch).float().cpu()
 
     def _against(self, drawn: Tensor) -> tuple[Tensor, "ReferenceReward"]:
-        """Scores of samples of the model, and the reward with them as its generated half."""
+        """The scores of unsteered samples of the model, and the reward whose witness uses these samples."""
         self.check(drawn)
         drawn = drawn.to(self.y)
         weights = self.references.weights.to(self.y)
@@ -111,10 +111,10 @@ class ReferenceReward:
 
 
 def check_base(base: Tensor, references: References) -> None:
-    """Raises ValueError unless samples can be compared with references, which lie in the same space."""
+    """Raises ValueError unless `base` is finite and its latents have the shape of the references."""
     have, want = base.shape, references.latents.shape
     if len(have) == len(want) + 1 and have[2] == 1:
-        have = have[:2] + have[3:]  # one frame
+        have = have[:2] + have[3:]  # a video of one frame
     if have[1:] != want[1:]:
         raise ValueError(
             f"{NODE}: the latents of base have shape {tuple(have[1:])}, those of the references {tuple(want[1:])}: "

@@ -1,4 +1,4 @@
-"""TSMCScoreImages: what a reward says of images."""
+"""TSMCScoreImages: scores images with a reward."""
 
 import torch
 from comfy_api.latest import io
@@ -9,11 +9,11 @@ from ..base.sockets import CATEGORY, RewardSocket
 from .rewards.reward import Reward
 
 NODE = "TSMCScoreImages"
-SHOWN = 64  # images, in the report
+SHOWN = 64  # most images that the report lists
 
 
 def check_scores_images(reward: Reward) -> None:
-    """Raises ValueError unless a reward can score images that it is given."""
+    """Raises ValueError unless a reward scores images and is fixed."""
     if reward.space != "image":
         raise ValueError(
             f"{NODE}: reward ({reward.name}) scores latents, not images: connect it to reward of TSMCUpdate or "
@@ -27,7 +27,7 @@ def check_scores_images(reward: Reward) -> None:
 
 
 def report(scores: Tensor, name: str) -> str:
-    """The scores in words."""
+    """The scores as text."""
     n, usable = len(scores), scores[torch.isfinite(scores)]
     lines = [f"{n} image{'s' * (n > 1)} scored by {name}."]
     if len(usable):

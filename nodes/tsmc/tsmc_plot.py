@@ -1,4 +1,4 @@
-"""TSMCPlot: how a run of TRI-TSMC went, batch by batch, in one picture."""
+"""TSMCPlot: charts of a run of TRI-TSMC, batch by batch, in one image."""
 
 import math
 
@@ -24,14 +24,14 @@ from .run.state import TSMCState
 
 NODE = "TSMCPlot"
 WIDTH, HEIGHT, EDGE = 1280, 400, 14
-MARKS = 12  # as many numbers of batches have room below a chart
+MARKS = 12  # most batch numbers below a chart
 SHARES = (0.0, 1.0)
 OWN, ALL, BEST = color_of(0), color_of(1), color_of(2)
 NAME = "TRI-TSMC"
 
 
 def by_itself(learning: Learning) -> float:
-    """The mean reward of what the model draws by itself: of unsteered batches, else estimated from all images."""
+    """The mean reward of the model without steering: of unsteered batches, else the weighted mean of all images."""
     usable = torch.isfinite(learning.rewards)
     unsteered = torch.tensor([not any(done.theta) for done in learning.passes])
     alone = usable & unsteered.repeat_interleave(torch.tensor(learning.counts))
@@ -42,7 +42,7 @@ def by_itself(learning: Learning) -> float:
 
 
 def around(lines: list[Line]) -> tuple[float, float]:
-    """The least and the largest value of lines, with some room."""
+    """The smallest and the largest value of lines, with a margin."""
     values = [y for line in lines for _, y in line.points if math.isfinite(y)]
     low, high = min(values), max(values)
     room = 0.08 * (high - low) or 0.1 * abs(high) or 0.1
@@ -50,7 +50,7 @@ def around(lines: list[Line]) -> tuple[float, float]:
 
 
 def figures(state: TSMCState) -> list[str]:
-    """The end of a run in a few words."""
+    """The result of a run, as short texts."""
     learning = state.learning
     return [
         f"{state.drawn} images",
@@ -61,7 +61,7 @@ def figures(state: TSMCState) -> list[str]:
 
 
 def charts(learning: Learning, size: tuple[int, int]) -> list[Image.Image]:
-    """Effective number, tau and rewards over the batches, each so large."""
+    """The charts of effective sample size, τ and rewards over the batches, each of the given size in pixels."""
     done = learning.passes
     n = len(done)
     every = math.ceil(n / MARKS)
@@ -93,7 +93,7 @@ def charts(learning: Learning, size: tuple[int, int]) -> list[Image.Image]:
 
 
 def plot(state: TSMCState, images: torch.Tensor | None = None) -> Image.Image:
-    """The run in one picture; a row of images above where there are any."""
+    """The charts of a run in one image; with `images`, a row of them is above the charts."""
     notes = figures(state)
     if images is None:
         head = legend([(NAME, " · ".join(notes), OWN)], WIDTH - 2 * EDGE)

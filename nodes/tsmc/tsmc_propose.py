@@ -1,4 +1,4 @@
-"""TSMCPropose: one batch of images to be scored."""
+"""TSMCPropose: draws one batch of images, to be scored."""
 
 from comfy_api.latest import io
 

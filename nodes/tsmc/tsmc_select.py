@@ -1,4 +1,4 @@
-"""TSMCSelect: the images of a run."""
+"""TSMCSelect: selects images of a run."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""TSMCUpdate: what the scores of a batch teach."""
+"""TSMCUpdate: updates the twist with the scores of a batch."""
 
 import torch
 from comfy_api.latest import io
@@ -15,10 +15,10 @@ NODE = "TSMCUpdate"
 
 
 def numbers(scores, count: int) -> Tensor:
-    """One score for each of `count` images, from numbers, lists and tensors.
+    """One score for each of `count` images, from numbers, lists and tensors; with shape `(count,)`, float64.
 
     Raises:
-        ValueError: Not as many as there are images, or something that is no number.
+        ValueError: The number of scores is not `count`, or a score is not a number.
     """
     try:
         flat = torch.cat([torch.as_tensor(one, dtype=torch.float64).reshape(-1) for one in scores])
@@ -74,10 +74,13 @@ class TSMCUpdate(io.ComfyNode):
 
 
 def updated(state: TSMCState, scores, reward) -> TSMCState:
-    """The state with its batch scored, by numbers or a reward.
+    """The state whose waiting batch is scored, by `scores` or by `reward`.
+
+    After the first batch, the stored reward is used, not `reward`.
 
     Raises:
-        ValueError: No batch waits, neither scores nor a reward or both, or another reward than before.
+        ValueError: No batch waits; both or none of scores and reward are given; there is a reward, but the batch before
+            was scored by numbers; or the feature `gradient` needs a reward of latents.
     """
     if state.batch is None:
         raise ValueError(f"{NODE}: there is no batch to score: connect state of TSMCPropose")
@@ -93,5 +96,5 @@ def updated(state: TSMCState, scores, reward) -> TSMCState:
             raise ValueError(
                 f"{NODE}: the first batch was scored by scores: score all batches in the same way"
             )
-        return scored_by(state, state.reward)  # as it was fixed after the first batch
+        return scored_by(state, state.reward)  # in the form that the first batch fixed
     return scored_by(state, reward.on(state.latent_format, state.device))

@@ -1,1 +1,1 @@
-"""From pictures to latents."""
+"""Encodes pictures to latents and captions to prompt features, with a disk cache. Open `encode_pictures.py` first."""

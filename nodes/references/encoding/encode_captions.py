@@ -1,4 +1,4 @@
-"""Captions of references as prompt features, each encoded once."""
+"""Encodes the captions of references to prompt features. Each distinct caption is encoded once."""
 
 import comfy.model_management
 import comfy.utils
@@ -11,13 +11,13 @@ from .latent_cache import LatentCache, entry_key
 
 
 def encode_captions(clip, captions: list[str], cache: LatentCache) -> Tensor:
-    """The feature of every caption, with shape `(N, E)`; equal captions are encoded once."""
+    """The prompt feature of every caption, with shape `(N, E)`; equal captions are encoded once."""
     features, network = dict.fromkeys(captions), clip_key(clip)
     progress = comfy.utils.ProgressBar(len(features))
     for caption in features:
         comfy.model_management.throw_exception_if_processing_interrupted()
         tokens = clip.tokenize(caption)
-        # The tokens, since texts may name embeddings, which are files that change.
+        # The key uses the tokens, not the text: a text may name an embedding file, and such files can change.
         known = network and is_plain(tokens)
         key = entry_key("caption", network, tokens) if known else ""
         entry = cache.read(key)

@@ -1,4 +1,4 @@
-"""Encoding pictures one by one, and none that is in the cache already."""
+"""Encodes pictures one by one, except those whose latents are in the cache."""
 
 import comfy.model_management
 import comfy.utils
@@ -15,20 +15,20 @@ from ..folder.read_image import why
 from .gather_references import NODE
 from .latent_cache import LatentCache, entry_key
 
-PIXELS = 1  # to be raised when files are read, or pictures brought to their size, in another way
+PIXELS = 1  # part of the cache key: increase it when the reading or resizing of pictures changes
 
 
 def encode_pictures(
     vae, found: ReferenceSet, size: tuple[int, int], fit: str, cache: LatentCache
 ) -> tuple[Tensor, Tensor, int]:
-    """Encodes every picture at `size`, its width and height in pixels.
+    """Encodes every picture at `size` (width and height in pixels).
 
-    One at a time: VAEs of video models would read a batch as the frames of one film. What was encoded
-    stays in the cache if the run is interrupted.
+    Pictures are encoded one at a time, because VAEs of video models would treat a batch as the frames of one
+    video. If the run is interrupted, the latents that are finished stay in the cache.
 
     Returns:
-        The latents, with shape `(N, C, *)`, the pictures at the size of latents, with shape `(N, 3, h, w)`, and
-        how many came from the cache.
+        The latents, with shape `(N, C, *)`, the thumbnails (pictures at the size of the latents), with shape
+        `(N, 3, h, w)`, and how many of the N came from the cache.
 
     Raises:
         ValueError: A picture cannot be read or encoded, or its latent is not finite.
@@ -79,7 +79,9 @@ def _encode(vae, image: Tensor, name: str, size: tuple[int, int], fit: str) -> d
         if not torch.isfinite(latent).all():
             raise ValueError("it becomes NaN or infinite; start ComfyUI with --fp32-vae")
     except (RuntimeError, ValueError) as error:
-        if _is_out_of_memory(error):  # even in tiles: ComfyUI tells what to do
+        if _is_out_of_memory(
+            error
+        ):  # tiled encoding failed, too: ComfyUI shows advice for this error
             raise
         raise ValueError(f"{NODE}: {name} cannot be encoded with vae: {error}") from error
     thumbnail = interpolate(pixels.movedim(-1, 1), latent.shape[-2:], mode="area")

@@ -1,4 +1,4 @@
-"""Bringing latents that were made elsewhere to one size."""
+"""Crops or scales latents that another node made to one size."""
 
 from collections import Counter
 
@@ -10,21 +10,21 @@ from ...host.large_tensor import allocate
 
 
 def usual_size(latents: list[Tensor]) -> tuple[int, int]:
-    """The height and width that most latents have; of equally frequent ones the larger."""
+    """The most frequent height and width of the latents; of equally frequent sizes, the one with the larger area."""
     counts = Counter(tuple(latent.shape[-2:]) for latent in latents)
     return max(counts, key=lambda size: (counts[size], size[0] * size[1], size))
 
 
 def needs_scaling(latent: Tensor, height: int, width: int) -> bool:
-    """Whether cropping alone does not bring it to that size."""
+    """Whether the latent needs scaling to get this size. It does not if cropping along one axis is enough."""
     h, w = latent.shape[-2:]
     return not (h == height and w >= width or w == width and h >= height)
 
 
 def fit_latent(latent: Tensor, height: int, width: int) -> Tensor:
-    """The middle of the latent, with shape `(1, *, height, width)`, scaled first if it must be.
+    """The center crop of the latent, with shape `(1, *, height, width)`. The latent is scaled first if necessary.
 
-    Scaling (bicubic, with antialiasing) makes latents softer than those of a scaled picture.
+    Scaled latents (bicubic, with antialiasing) are softer than the latents of a scaled picture.
     """
     if needs_scaling(latent, height, width):
         h, w = latent.shape[-2:]
@@ -39,7 +39,7 @@ def fit_latent(latent: Tensor, height: int, width: int) -> Tensor:
 
 
 def fit_latents(latents: list[Tensor], height: int, width: int) -> Tensor:
-    """All latents at that size, with shape `(N, *, height, width)`."""
+    """All latents cropped or scaled to this size, with shape `(N, *, height, width)`."""
     fitted = allocate((len(latents), *latents[0].shape[1:-2], height, width))
     for j, latent in enumerate(latents):
         comfy.model_management.throw_exception_if_processing_interrupted()

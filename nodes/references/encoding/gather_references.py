@@ -1,4 +1,4 @@
-"""What is connected to EncodeReferenceLatents, brought into one form."""
+"""Checks the inputs of EncodeReferenceLatents and converts them to one form."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,11 @@ NODE = "EncodeReferenceLatents"
 
 
 def check_sources(**sources) -> None:
-    """Raises ValueError unless exactly one of the sources (lists or None) is connected."""
+    """Checks that exactly one of the sources (lists or None) is connected.
+
+    Raises:
+        ValueError: None or more than one of them is connected.
+    """
     given = [name for name, source in sources.items() if source]
     if len(given) > 1:
         raise ValueError(f"{NODE}: connect only one of {_list(given, 'and')}")
@@ -24,10 +28,14 @@ def _list(names: list[str], word: str) -> str:
 
 
 def gather_pictures(reference_set, images) -> ReferenceSet:
-    """All pictures that are connected, one by one; each argument is a list or None.
+    """All connected pictures as one ReferenceSet. `images` is used only if there is no `reference_set`.
+
+    Arguments:
+        reference_set: A list of ReferenceSet, or None.
+        images: A list of IMAGE tensors, or None.
 
     Raises:
-        ValueError: There are no pictures, or `images` holds something else.
+        ValueError: There are no pictures, or `images` holds a tensor that is no IMAGE.
     """
     if not reference_set:
         for batch in images:
@@ -47,10 +55,10 @@ def gather_pictures(reference_set, images) -> ReferenceSet:
 
 
 def gather_latents(encoded: list[dict]) -> list[Tensor]:
-    """The latents that are connected, one by one, each with shape `(1, C, *, h, w)`; sizes may differ.
+    """The connected latents as a list, each with shape `(1, C, *, h, w)`; sizes may differ.
 
     Raises:
-        ValueError: There are no latents, or they are not of images, or of several models.
+        ValueError: There are no latents, they are not latents of images, or they come from different models.
     """
     latents = []
     for latent in encoded:
@@ -73,10 +81,10 @@ def gather_latents(encoded: list[dict]) -> list[Tensor]:
 
 
 def one_each(captions: list[str], n: int, things: str) -> list[str]:
-    """The captions, one for each of `n` references.
+    """The captions, one for each of `n` references; a single caption is repeated.
 
     Raises:
-        ValueError: There are neither `n` of them nor one.
+        ValueError: The number of captions is neither 1 nor `n`.
     """
     if len(captions) not in (1, n):
         trouble = f"{len(captions)} captions for {n} {things}"
@@ -88,12 +96,13 @@ def conditioning_features(conditioning: list[list], batches: list[int]) -> Tenso
     """The prompt feature of each reference, with shape `(N, E)`.
 
     Arguments:
-        conditioning: What CONDITIONING sockets carry: one for each LATENT or image that is connected, for each
-            single reference, or one for all. That of a batch has one prompt, or one per reference.
-        batches: How many references each LATENT or image holds, together N.
+        conditioning: A list of CONDITIONING values: one for each connected LATENT or image, or one for each
+            reference, or one for all. The CONDITIONING of several references has one prompt, or one per reference.
+        batches: The number of references in each LATENT or image; their sum is N.
 
     Raises:
-        ValueError: Their numbers do not fit, or they come from different text encoders.
+        ValueError: The number of conditionings or prompts does not fit, a conditioning is empty, or the
+            features have different sizes (from different text encoders).
     """
     n = sum(batches)
     if len(conditioning) == len(batches):
@@ -119,8 +128,10 @@ def conditioning_features(conditioning: list[list], batches: list[int]) -> Tenso
 
 
 def _per_reference(features: list[Tensor], strengths: list[float], batch: int) -> Tensor:
-    """The features of one CONDITIONING's entries as one per reference, with shape `(batch, E)`."""
-    if batch == 1 and len(features) > 1:  # combined prompts count by their strength, as in sampling
+    """The features of the entries of one CONDITIONING, as one per reference, with shape `(batch, E)`."""
+    if (
+        batch == 1 and len(features) > 1
+    ):  # combined prompts: mean weighted by strength, as in sampling
         pairs = zip(features, strengths, strict=True)
         return sum(f.mean(0, keepdim=True) * s for f, s in pairs) / (sum(strengths) or 1.0)
     rows = sum(map(len, features))

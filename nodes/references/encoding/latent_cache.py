@@ -1,7 +1,8 @@
-"""Encoded pictures and captions on disk, so that nothing is encoded twice.
+"""Disk cache of encoded pictures and captions, so that nothing is encoded twice.
 
-One small .safetensors file per entry, in subfolders by the first two digits of its key. The key is a hash of
-all that the content depends on; the file repeats it, with a hash of the content, and counts only if both fit.
+Each entry is one small .safetensors file, in a subfolder named after the first two digits of its key. The key is
+a hash of everything that the content depends on. The file also stores its key and a hash of its content; `read`
+checks both.
 """
 
 import contextlib
@@ -18,27 +19,27 @@ from torch import Tensor
 
 from ....mmd_core.files.tensor_file import abandoned, remove, write_whole
 
-FORMAT = 1  # to be raised when entries get another meaning
-LIMIT = 16 * 2**30  # bytes: beyond it, what was not used for longest goes
+FORMAT = 1  # part of every key: increase it when the meaning of entries changes
+LIMIT = 16 * 2**30  # bytes: above it, the least recently used entries are removed
 
 log = logging.getLogger("mmd_guidance")
 
 
 def cache_folder() -> Path:
-    """In ComfyUI's user folder; names that begin with __ are not served to browsers."""
+    """The cache folder in ComfyUI's user folder. ComfyUI does not serve names that begin with __ to browsers."""
     return Path(folder_paths.get_user_directory()) / "__mmd_guidance" / "latents"
 
 
 def entry_key(*facts) -> str:
-    """The key of what depends on nothing but `facts`, whose `repr` must tell all of them."""
+    """The key of an entry that depends only on `facts`. The `repr` of each fact must describe it completely."""
     return hashlib.sha256(repr((FORMAT, *facts)).encode()).hexdigest()
 
 
 class LatentCache:
-    """Tensors by key, for one run: `with LatentCache(folder) as cache: ...`; without a folder it stays empty.
+    """Tensors by key, for one run: `with LatentCache(folder) as cache: ...`. Without a folder, it is disabled.
 
-    Nothing that goes wrong here stops a run: what cannot be read is made anew, what cannot be written is
-    not kept, and `notices` says so.
+    Damaged and unwritable files do not stop a run: damaged entries are encoded again, and entries that cannot
+    be written are not cached. `notices` reports both.
     """
 
     def __init__(self, folder: Path | None):
@@ -54,26 +55,26 @@ class LatentCache:
             self._trim()
 
     def read(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors as they were written, None if there are none or not exactly these any more; "" has none."""
+        """The tensors as they were written; None if there is no entry, or if it is damaged. Key "" has no entry."""
         if not key or self.folder is None:
             return None
         path = self._path(key)
         try:
-            # Read, not memory-mapped: Windows could not replace the file later.
+            # Not memory-mapped: Windows cannot replace a mapped file.
             tensors = _parse(path.read_bytes(), key)
         except FileNotFoundError:
             return None
-        except Exception as error:  # for a damaged file, parsers raise nearly anything
+        except Exception as error:  # parsers raise many exception types for damaged files
             log.warning("The cached %s is damaged and made anew: %s", path, error)
             self.damaged += 1
             return None
         self.used.add(path.name)
-        with contextlib.suppress(OSError):  # only tells that it was used
+        with contextlib.suppress(OSError):  # the new time only marks it as recently used
             os.utime(path)
         return tensors
 
     def write(self, key: str, tensors: dict[str, Tensor]) -> None:
-        """Keeps tensors of floats if they are finite, under "" nothing."""
+        """Stores float tensors if all numbers are finite. Key "" stores nothing."""
         if not key or self.folder is None or self.trouble:
             return
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
@@ -92,7 +93,7 @@ class LatentCache:
             self.written = True
 
     def notices(self) -> list[str]:
-        """What a user should know."""
+        """Lines for the report about damaged entries and failed writing."""
         damaged = f"Damaged files in the cache, made anew: {self.damaged}."
         trouble = f"Not all is cached for the next run: {self.trouble}."
         return [damaged] * bool(self.damaged) + [trouble] * bool(self.trouble)
@@ -101,10 +102,13 @@ class LatentCache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def _trim(self) -> None:
-        """Removes what was not used for longest until LIMIT is kept, but nothing that this run used."""
+        """Removes the least recently used entries until the cache has at most LIMIT bytes.
+
+        Entries that this run used are kept. Abandoned drafts of interrupted writes are removed, too.
+        """
         entries = []
         for folder in self.folder.glob("??"):
-            # Another ComfyUI may remove files as well.
+            # Another ComfyUI process may remove files at the same time.
             with contextlib.suppress(OSError), os.scandir(folder) as files:
                 for file in files:
                     about = file.stat()
@@ -128,7 +132,11 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def _parse(data: bytes, key: str) -> dict[str, Tensor]:
-    """The tensors of a file that is wholly as it was written for `key`; else it raises something."""
+    """The tensors in the file content `data`, after a check of its key and of the hash of its content.
+
+    Raises:
+        Exception: The file is damaged or belongs to another key; parsers raise many types.
+    """
     end = 8 + int.from_bytes(data[:8], "little")
     about = json.loads(data[8:end])["__metadata__"]
     tensors = safetensors.torch.load(data)

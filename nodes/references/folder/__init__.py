@@ -1,1 +1,1 @@
-"""Reading a folder of pictures and captions."""
+"""Reads folders of reference images with captions, and finds reference files. Open `image_folder.py` first."""

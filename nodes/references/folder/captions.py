@@ -1,4 +1,4 @@
-"""Captions of images, from the files in which people and trainers keep them."""
+"""Reads the captions of images from the file formats that people and training tools use."""
 
 import json
 import re
@@ -14,22 +14,29 @@ CAPTION_FILE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 MAX_SIDECAR, MAX_LIST = 2**20, 2**26  # bytes
-# More characters than names have; to put the accents of a long text into order takes hours.
+# Characters of a path component, more than file names have: NFC normalization of a long text can take hours.
 MAX_PART = 1000
-MAX_BROKEN = 100  # entries of one file: a hostile one would fill the memory with complaints
-Captions = dict[str, str]  # by image
-Entry = tuple[str | None, str | None]  # image and caption; None for what is broken
-Files = dict[str, Path]  # names below the folder, and where the files lie
+MAX_BROKEN = 100  # broken entries per file: limits the memory for messages about a malicious file
+Captions = dict[str, str]  # caption by image name
+Entry = tuple[str | None, str | None]  # image name and caption; None where invalid
+Files = dict[str, Path]  # from path relative to the image folder to absolute path
 Problems = list[tuple[str, str]]
 
 
 def clean(text: str) -> str:
-    """The text without what cannot be written as UTF-8, at which tokenizers fail."""
+    """The text without surrounding whitespace, and with "?" for characters that UTF-8 cannot encode.
+
+    Tokenizers fail at such characters (lone surrogates).
+    """
     return text.encode("utf-8", "replace").decode().strip()
 
 
 def read_text(name: str, path: Path, limit: int, problems: Problems) -> str | None:
-    """The text of a file; None if it has none or more than `limit` bytes, and then `problems` gets to know."""
+    """The text of a file in UTF-8 or UTF-16, with "\\n" as line ends.
+
+    Returns None, and adds the reason to `problems`, if the file cannot be read, has more than `limit` bytes or is
+    not text.
+    """
     try:
         with open_file(path, limit) as file:
             data = file.read()
@@ -48,14 +55,14 @@ def read_text(name: str, path: Path, limit: int, problems: Problems) -> str | No
 
 
 def nfc(name: str) -> str:
-    """Macs store the accents of file names as characters of their own, and others do not."""
+    """The name in Unicode NFC. macOS may store accents in file names as separate characters, other systems do not."""
     return unicodedata.normalize("NFC", name)
 
 
 def sidecar_captions(folder: Path, names: list[str], files: Files, problems: Problems) -> Captions:
-    """From `picture.txt`, else `picture.caption`, beside `picture.png`."""
+    """Captions from sidecar files: `picture.txt`, else `picture.caption`, beside `picture.png`."""
     found = {}
-    for spell in (nfc, str):  # the last that is entered wins: that with the very same name
+    for spell in (nfc, str):  # an exact name overwrites a normalized one
         for file in files:
             stem, _, ending = file.rpartition(".")
             found[spell(stem), ending.lower()] = file
@@ -71,7 +78,7 @@ def sidecar_captions(folder: Path, names: list[str], files: Files, problems: Pro
 
 
 class NamedImages:
-    """Finds the images that a caption file names; it can name no others than these."""
+    """Finds the images that an entry of a caption file names, among the given `names` only."""
 
     def __init__(self, names: list[str]):
         whole, stems = {}, {}
@@ -81,9 +88,10 @@ class NamedImages:
         self.found = stems | whole
 
     def find(self, parent: str, key: str) -> list[str]:
-        """Those that `key` means, with or without an ending, in a file in the folder `parent`.
+        """The images that `key` names, with or without file extension, in a caption file in the folder `parent`.
 
-        Of an absolute path, on whatever system, the end counts: data sets move.
+        For an absolute path of any operating system, the longest trailing part that matches counts, because
+        data sets are often moved.
         """
         parts = PurePosixPath(key.replace("\\", "/")).parts
         absolute = re.match(r"[/\\]|[A-Za-z]:", key)
@@ -104,7 +112,7 @@ def _text(value) -> str | None:
 
 
 def _caption(value) -> str | None:
-    """A caption in one of the ways in which people write it into JSON; None if it is none."""
+    """The caption in a JSON value: a string or number, or an object with text, caption or tags; None if invalid."""
     if not isinstance(value, dict):
         return _text(value)
     if not value.keys() & {"text", "caption", "tags"}:
@@ -114,7 +122,7 @@ def _caption(value) -> str | None:
 
 
 def _entry(entry) -> Entry:
-    """Of an object that holds the name of its image."""
+    """The image name and caption of a JSON object that contains both."""
     if not isinstance(entry, dict):
         return None, None
     keys = ("file_name", "image", "file", "path")
@@ -129,17 +137,17 @@ def _parse(text: str):
 
 
 def jsonl_entries(text: str) -> Iterator[tuple[str, Entry]]:
-    """The entries of `metadata.jsonl`, each with where it is."""
+    """The entries of `metadata.jsonl`, each with its position in the file as text."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             entry = _parse(line)
             if isinstance(entry, dict):
-                entry.pop("tags", None)  # in a Hugging Face data set just another column
+                entry.pop("tags", None)  # in a Hugging Face data set, an unrelated column
             yield f", line {number}", _entry(entry)
 
 
 def json_entries(text: str) -> Iterator[tuple[str, Entry]]:
-    """The entries of a JSON file: an object with a caption for each image, or a list."""
+    """The entries of a JSON file, each with its position as text: an object with a caption per image, or a list."""
     data = _parse(text)
     if isinstance(data, dict):
         for key, value in data.items():
@@ -160,9 +168,19 @@ def listed_captions(
     files: Files,
     problems: Problems,
 ) -> Captions:
-    """From files named as in `wanted`, in any folder on the way to an image.
+    """Captions from list files (JSON or JSONL) in the folder of an image, or in a parent folder up to `folder`.
 
-    Names in it are relative to its folder. The file nearest to the image wins, in one folder the last of `wanted`.
+    Image names in a list file are relative to the folder of that file. If several files have a caption for an
+    image, the file in the deepest folder wins; within one folder, the last name of `wanted` wins.
+
+    Arguments:
+        wanted: The names of list files, in lower case.
+        entries: Yields the entries of the text of such a file.
+        trouble: The reason to report for an invalid entry.
+        folder: The folder of the images.
+        names: The images, as paths below it.
+        files: The caption files in it.
+        problems: Receives the files and entries that cannot be used, each with the reason.
     """
     images, captions = NamedImages(names), {}
     on_the_way = {""} | {
@@ -199,24 +217,27 @@ json_captions = partial(
         "meta_cap.json",
         "meta_clean.json",
         "captions.json",
-    ),  # sd-scripts cleans the first to the second
+    ),  # sd-scripts makes the second from the first
     json_entries,
     "not JSON with names of images and captions",
 )
 
 
 def split_repeats(folder_name: str) -> tuple[float, str]:
-    """`10_concept` → (10, "concept"), as kohya's trainers read it; years and "01_" are no repeats."""
+    """The repeats and the concept of a folder name of kohya's trainers: `10_concept` → (10, "concept").
+
+    Numbers with four digits or more (years) and numbers with a leading 0 are not repeats.
+    """
     match = re.fullmatch(r"([1-9]\d{0,2})_(.+)", folder_name)
     return (float(match[1]), match[2]) if match else (1.0, folder_name)
 
 
 def folder_captions(folder: Path, names: list[str], files: Files, problems: Problems) -> Captions:
-    """From the name of the folder that holds the image, without kohya's repeats."""
+    """Captions from the name of the folder that contains the image, without kohya's repeats."""
     return {name: clean(split_repeats((folder / name).parent.name)[1]) for name in names}
 
 
-# Asked in this order, image by image: the first caption that is not empty counts.
+# For each image, the readers are tried in this order: the first caption that is not empty counts.
 CAPTION_SOURCES: dict[str, tuple[Callable[..., Captions], ...]] = {
     "auto": (sidecar_captions, metadata_captions, json_captions),
     "txt": (sidecar_captions,),
@@ -230,14 +251,14 @@ CAPTION_SOURCES: dict[str, tuple[Callable[..., Captions], ...]] = {
 def read_captions(
     source: str, folder: Path, names: list[str], files: Files, problems: Problems
 ) -> list[str]:
-    """The caption of each image, "" where it has none.
+    """The caption of each image, "" if it has none.
 
     Arguments:
         source: One of `CAPTION_SOURCES`.
         folder: The folder of the images.
         names: The images, as paths below it.
         files: The caption files in it.
-        problems: Gets to know which files and entries cannot be used, and why.
+        problems: Receives the files and entries that cannot be used, each with the reason.
     """
     found = [read(folder, names, files, problems) for read in CAPTION_SOURCES[source]]
     return [next(filter(None, (c.get(name) for c in found)), "") for name in names]

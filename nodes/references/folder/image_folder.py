@@ -1,4 +1,4 @@
-"""Reading a folder of reference images: which pictures, with which captions and weights."""
+"""Reads a folder of reference images: selects and decodes pictures, and finds their captions and weights."""
 
 import os
 import threading
@@ -18,21 +18,22 @@ from .list_files import list_files, natural_key, printable
 from .picture import FilePicture, Picture
 from .read_image import SHORT_SIDE, header_size, read_sized
 
-MAX_DECODED = 2 * 2**30  # bytes: what the decoded images of one folder take at most
-LARGE = 2**24  # pixels: so large ones are decoded one at a time, for the sake of the memory
+MAX_DECODED = 2 * 2**30  # bytes: maximum for all decoded images of one folder
+LARGE = 2**24  # pixels: larger images are decoded one at a time, to limit memory
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceSet:
-    """Reference images with what is known about each; all lists have one entry per image.
+    """Reference images with captions, names and weights. Each of these lists has one entry per image.
 
     Arguments:
-        pictures: Where each image comes from, to be read when it is needed.
-        captions: The caption of each image, "" where it has none.
-        names: The path of each image below the folder, with forward slashes, to be shown to people.
-        weights: How much each image counts: the repeats of a kohya folder such as `10_concept`, else 1.
-        skipped: Files (or lines of a caption file) that could not be used, each with the reason.
-        folder: The name of the folder, and `found`: how many image files there are in it.
+        pictures: The source of each image, which is decoded when it is needed.
+        captions: The caption of each image, "" if it has none.
+        names: The path of each image relative to the folder, with forward slashes, for display.
+        weights: The weight of each image: the repeats of a kohya folder such as `10_concept`, else 1.
+        skipped: Files (or entries of a caption file) that could not be used, each with the reason.
+        folder: The name of the folder.
+        found: The number of image files in it.
     """
 
     pictures: list[Picture]
@@ -45,7 +46,10 @@ class ReferenceSet:
 
 
 def reading_order(n: int, k: int, selection: str, seed: int) -> list[int]:
-    """All of `range(n)`: first the `k` that `selection` chooses, then those that replace broken files."""
+    """The order in which to read `n` files: first the `k` that `selection` chooses, then substitutes for broken files.
+
+    The result contains each index of `range(n)` once.
+    """
     chosen = {
         "first": range(k),
         "even": [(2 * i + 1) * n // (2 * k) for i in range(k)],
@@ -55,7 +59,12 @@ def reading_order(n: int, k: int, selection: str, seed: int) -> list[int]:
 
 
 def short_side_within(sizes: list[tuple[int, int]], limit: int) -> float:
-    """The shorter side that pictures of these sizes may have, for their float32 pixels to fit into `limit` bytes."""
+    """The largest shorter side, at most SHORT_SIDE, at which all pictures fit into `limit` bytes as float32 RGB.
+
+    Arguments:
+        sizes: The width and height of each picture in pixels.
+        limit: The memory for all pictures, in bytes.
+    """
     sides = np.array(sizes, dtype=np.float64)
 
     def fits(short_side):
@@ -72,7 +81,7 @@ def short_side_within(sizes: list[tuple[int, int]], limit: int) -> float:
 
 
 class _Pool:
-    """Reads several files at a time; a result is (what was read, "") or (None, the reason why not)."""
+    """Thread pool that reads several files at a time. A result is (value, "") or (None, reason of the failure)."""
 
     def __init__(self):
         self.threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
@@ -84,7 +93,7 @@ class _Pool:
     def __exit__(self, *_):
         self.threads.shutdown(
             cancel_futures=True
-        )  # else an interrupt would wait for all that is to come
+        )  # otherwise an interrupt would wait for all pending files
 
     def headers(self, paths: list[Path]):
         return self.threads.map(lambda path: self._try(header_size, path), paths)
@@ -107,9 +116,18 @@ class _Pool:
 def read_pictures(
     paths: list[Path], order: list[int], k: int, on_progress: Callable[[int], None]
 ) -> tuple[dict[int, tuple[FilePicture, Tensor]], dict[int, str]]:
-    """The first `k` of `paths`, in that order, that can be read; and why others cannot, both by their index.
+    """Reads the first `k` readable files of `paths`, in the given `order`.
 
-    Together the decoded images take at most `MAX_DECODED` bytes: if they are many, they come reduced.
+    All decoded images together take at most about `MAX_DECODED` bytes; if necessary, they are downscaled.
+
+    Arguments:
+        paths: The image files.
+        order: The indices of `paths` in the order in which to try them.
+        k: How many pictures to read.
+        on_progress: Is called often, with the number of files that are finished since the last call.
+
+    Returns:
+        The pictures with their decoded images, and the reason for each file that cannot be read; both by index.
     """
     done, failed, used, waiting = {}, {}, 0, iter(order)
     with _Pool() as pool:
@@ -147,14 +165,24 @@ def read_folder(
     on_progress: Callable[[int], None] = lambda finished: None,
     roots: Iterable[Path] = (),
 ) -> tuple[ReferenceSet, list[Tensor]]:
-    """Finds up to `max_images` pictures (0: all), and decodes them to see whether they are whole.
+    """Reads up to `max_images` pictures (0: all). They are decoded, so that damaged files are found here.
 
-    A file that cannot be read is named in `skipped`, and another one takes its place if there is one. Together the
-    decoded images take at most `MAX_DECODED` bytes: if they are many, they come reduced.
+    A file that cannot be read is listed in `skipped`, and another file replaces it if there is one. All decoded
+    images together take at most about `MAX_DECODED` bytes; if necessary, they are downscaled.
 
     Arguments:
-        on_progress: Is called often, with the number of files that are finished since; may raise, to stop.
+        folder: The folder of the images.
+        recursive: Whether to read its subfolders, too.
+        max_images: The maximum number of pictures; 0 reads all.
+        selection: "first", "even" or "random": which pictures to read if there are more than `max_images`.
+        seed: The seed for `selection` "random".
+        caption_source: One of `captions.CAPTION_SOURCES`.
+        on_progress: Is called often, with the number of files that are finished since the last call. It may raise
+            an exception to stop.
         roots: Folders into which links may lead, besides `folder`.
+
+    Returns:
+        The reference set, and the decoded images, each with shape `(1, H, W, 3)`, float32 in [0, 1].
     """
     listing = list_files(folder, recursive, roots)
     names, paths = list(listing.images), list(listing.images.values())

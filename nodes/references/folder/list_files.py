@@ -1,6 +1,7 @@
-"""Which images and captions a folder holds.
+"""Lists the image and caption files of a folder.
 
-The order is natural ("a2" before "a10") and the same on every system. No link leads out of the places allowed.
+The order of images is natural ("a2" before "a10") and the same on every system. Links that lead out of the allowed
+folders are not followed.
 """
 
 import hashlib
@@ -22,12 +23,12 @@ IMAGE_FILE = re.compile(
 
 
 class Listing(NamedTuple):
-    """What a folder holds.
+    """The image and caption files of a folder.
 
     Attributes:
-        images: The image files by their paths below the folder, in natural order, and where they lie.
-        captions: The caption files, likewise.
-        problems: What is left out, each with the reason.
+        images: From the path relative to the folder to the absolute path of each image file, in natural order.
+        captions: The same for the caption files, in no particular order.
+        problems: The files and folders that are left out, each with the reason.
     """
 
     images: dict[str, Path]
@@ -36,22 +37,22 @@ class Listing(NamedTuple):
 
 
 def natural_key(name: str) -> tuple:
-    """Sorts numbers by value and letters without case, folder by folder."""
+    """Sort key for paths: numbers by value, letters without case, one path component at a time."""
     parts = unicodedata.normalize("NFC", name).casefold().split("/")
     split = [re.split(r"(\d+)", part) for part in parts]  # text, digits, text …
     return [[int(t) if i % 2 else t for i, t in enumerate(texts)] for texts in split], name
 
 
 def printable(name: str) -> str:
-    """The name of a file, which may hold anything, so that it takes one line and can be written as UTF-8."""
+    """The file name with control and other unsafe characters escaped, so that it is one line of valid UTF-8."""
     return NOT_IN_NAMES.sub(lambda match: ascii(match[0])[1:-1], name)
 
 
 def _look_at(entry: os.DirEntry, roots) -> tuple[str, str]:
-    """Where a file or folder really lies, and why it is not to be read, or ""."""
+    """The real path of a file or folder, and the reason why it must not be read ("" if it may be read)."""
     if not entry.is_symlink():
         if entry.is_dir(follow_symlinks=False):
-            # On Windows a junction is a folder and leads elsewhere.
+            # A Windows junction looks like a folder, but leads to another one.
             same = os.path.realpath(entry.path) == entry.path
             return entry.path, "" if same else "leads to another folder: links are not followed"
         return entry.path, "" if entry.is_file(follow_symlinks=False) else "is not a file"
@@ -64,7 +65,11 @@ def _look_at(entry: os.DirEntry, roots) -> tuple[str, str]:
 
 
 def _walk(folder: Path, recursive: bool, roots) -> Iterator[tuple[str, os.DirEntry, str, str]]:
-    """All that is not hidden: its path below `folder`, what the system says, where it lies, why not to read it."""
+    """All files that are not hidden, and all entries that must not be read.
+
+    Yields the path relative to `folder`, the directory entry (None for an unreadable folder), the real path, and
+    the reason why it must not be read ("" if it may be read).
+    """
     top = os.path.realpath(folder)
     roots = (Path(top), *roots)
     pending = [("", top)]
@@ -77,7 +82,7 @@ def _walk(folder: Path, recursive: bool, roots) -> Iterator[tuple[str, os.DirEnt
             yield prefix or ".", None, "", f"cannot be read ({error.strerror})"
             continue
         for entry in found:
-            if entry.name.startswith((".", "@eaDir")):  # the latter are thumbnails of NAS boxes
+            if entry.name.startswith((".", "@eaDir")):  # @eaDir: thumbnails of Synology NAS
                 continue
             path, trouble = _look_at(entry, roots)
             if trouble or not entry.is_dir(follow_symlinks=False):
@@ -87,7 +92,7 @@ def _walk(folder: Path, recursive: bool, roots) -> Iterator[tuple[str, os.DirEnt
 
 
 def list_files(folder: Path, recursive: bool, roots: Iterable[Path] = ()) -> Listing:
-    """The images and captions below `folder`; links are good within it and within `roots`."""
+    """The images and captions below `folder`. Links to files are followed if they lead into it or into `roots`."""
     images, captions, problems = {}, {}, []
     for name, _, path, trouble in _walk(folder, recursive, roots):
         kinds = ((IMAGE_FILE, images), (CAPTION_FILE, captions))
@@ -101,12 +106,15 @@ def list_files(folder: Path, recursive: bool, roots: Iterable[Path] = ()) -> Lis
 
 
 def fingerprint(folder: Path, recursive: bool, roots: Iterable[Path] = ()) -> str:
-    """Changes whenever an image or a caption file below `folder` is added, removed or written."""
+    """A hash that changes if an image or caption file below `folder` is added, removed or written.
+
+    It depends on the names, sizes and modification times of the files.
+    """
     digest = hashlib.sha256()
     files = [(name, entry) for name, entry, _, why in _walk(folder, recursive, roots) if not why]
     for name, entry in sorted(files, key=lambda file: file[0]):
         if IMAGE_FILE.fullmatch(name) or CAPTION_FILE.fullmatch(name):
-            with suppress(OSError):  # gone since it was listed
+            with suppress(OSError):  # deleted since it was listed
                 about = entry.stat()
                 digest.update(repr((name, about.st_size, about.st_mtime_ns)).encode())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""One reference picture, kept as where it comes from: thousands of decoded ones would fill the memory."""
+"""A reference picture that is decoded on demand, because thousands of decoded pictures would fill the memory."""
 
 import hashlib
 import io
@@ -17,8 +17,8 @@ class Loaded(NamedTuple):
     """The content of a picture.
 
     Attributes:
-        digest: Tells pictures apart: equal for equal content.
-        decode: Makes the pixels, with shape `(1, H, W, 3)`, float32 in [0, 1], on the CPU.
+        digest: A hash of the content, for cache keys.
+        decode: Returns the pixels, with shape `(1, H, W, 3)`, float32 in [0, 1], on the CPU.
     """
 
     digest: str
@@ -31,17 +31,17 @@ class FilePicture:
 
     Arguments:
         path: The file.
-        size: Its width and height in pixels, upright.
+        size: Its width and height in pixels, after EXIF rotation.
     """
 
     path: Path
     size: tuple[int, int]
 
     def load(self) -> Loaded:
-        """What the file holds now: the digest is that of the very bytes that are decoded.
+        """The current content of the file. The digest and `decode` use the same bytes.
 
         Raises:
-            OSError, ValueError: The file is gone or cannot be read; so can `decode`.
+            OSError, ValueError: The file is missing or cannot be read. `decode` may raise ValueError, too.
         """
         with open_file(self.path, MAX_BYTES) as file:
             data = file.read()
@@ -51,7 +51,7 @@ class FilePicture:
 
 @dataclass(frozen=True, eq=False)
 class TensorPicture:
-    """A picture that another node made, with shape `(1, H, W, C)`; 1 channel is grey, of 4 the last is left out."""
+    """A picture from another node, with shape `(1, H, W, C)`. C = 1 is grey; channels after the third are ignored."""
 
     image: Tensor
 

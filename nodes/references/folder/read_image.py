@@ -1,4 +1,4 @@
-"""Decoding a picture that anyone may have made: the result is what it shows, or an error that says why not."""
+"""Decodes untrusted image files to RGB. Damaged and ambiguous files raise an error with the reason."""
 
 import math
 import threading
@@ -14,16 +14,18 @@ from torch import Tensor
 
 from ...base.safe_paths import open_file
 
-SHORT_SIDE = 2048  # pixels: larger photographs fill the memory, and hardly a model draws larger
-MAX_PIXELS = 2 * 89_478_485  # Pillow's own limit; other packs switch that one off
-MAX_REDUCED = 8 * SHORT_SIDE**2  # pixels: a few bytes can be a line of a hundred million of them
+SHORT_SIDE = (
+    2048  # pixels: larger photographs fill the memory, and few models generate larger images
+)
+MAX_PIXELS = 2 * 89_478_485  # Pillow's own limit, which other node packs disable
+MAX_REDUCED = 8 * SHORT_SIDE**2  # pixels: a tiny file can hold one line of 10^8 pixels
 MAX_BYTES = 2**30
-BAND = 2**22  # pixels that are converted at a time
+BAND = 2**22  # pixels that are converted at once
 
-# Not all that Pillow opens: for a .png that is really an EPS it would start Ghostscript.
+# Only these of Pillow's formats: for an EPS file that is named .png, Pillow would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JXL")
 
-# libtiff before 4.7.2 leaves in a damaged one what the memory held, and says nothing.
+# For damaged files with these compressions, libtiff before 4.7.2 returns uninitialized memory without an error.
 FAX = ("tiff_ccitt", "group3", "group4")
 
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 258, 262, 274, 339  # TIFF and EXIF tags
@@ -41,9 +43,10 @@ LANCZOS = Image.Resampling.LANCZOS
 
 
 class _Strict:
-    """While a picture is read, a truncated one is an error, and neither size nor odd EXIF a cause for warnings.
+    """Context manager for strict decoding: truncated files are errors, and Pillow's warnings are off.
 
-    Other packs set Pillow otherwise, for the whole process: the last of our readers brings that back.
+    These settings of Pillow are global, and other node packs may change them. The first reader saves them and
+    the last one restores them.
     """
 
     def __init__(self):
@@ -72,13 +75,13 @@ _STRICT = _Strict()
 
 
 def reduced(size: tuple[int, int], short_side: float) -> tuple[int, int]:
-    """The size with a shorter side of at most `short_side`, and the same aspect ratio."""
+    """The size downscaled to a shorter side of at most `short_side`, with the same aspect ratio."""
     scale = min(1.0, short_side / min(size))
     return tuple(max(1, round(side * scale)) for side in size)
 
 
 def why(error: Exception) -> str:
-    """The reason why a picture cannot be read, in one line. Decoders raise nearly anything."""
+    """The reason why a picture cannot be read, in one line. Decoders raise many types of exceptions."""
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"has more than {MAX_PIXELS // 10**6} megapixels"
     if isinstance(error, MemoryError):
@@ -107,10 +110,10 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
 
 
 def header_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels as they are stored, without decoding the picture.
+    """Width and height in pixels as stored in the file (before EXIF rotation), without decoding the picture.
 
     Raises:
-        ValueError: It cannot be read; the message is the reason.
+        ValueError: The file cannot be read; the message is the reason.
     """
     try:
         with _STRICT, open_file(path, MAX_BYTES) as file, _open(file) as opened:
@@ -120,7 +123,11 @@ def header_size(path: Path) -> tuple[int, int]:
 
 
 def _refuse_unsure(opened: ImageFile.ImageFile) -> None:
-    """Raises a ValueError for a TIFF whose damage decoding does not notice."""
+    """Checks a TIFF for damage that the decoder does not detect.
+
+    Raises:
+        ValueError: Its compression hides damage, or its tiles do not cover the picture.
+    """
     if opened.info.get("compression") in FAX:
         raise ValueError(
             "is compressed like a fax, in which damage goes unnoticed: save it as .png"
@@ -131,14 +138,14 @@ def _refuse_unsure(opened: ImageFile.ImageFile) -> None:
 
 
 def _white(opened: ImageFile.ImageFile) -> int:
-    """The number that is white in a picture with one number per pixel; negative if 0 is white instead.
+    """The largest value of an integer grey picture; negative if 0 is white (TIFF PhotometricInterpretation 0).
 
     Raises:
-        ValueError: Nobody knows, since the picture has floats, signed numbers or more than 16 bits.
+        ValueError: The range is unknown, because the pixels are floats, signed numbers or have more than 16 bits.
     """
     tags = getattr(opened, "tag_v2", {})  # of a TIFF
     bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
-    # Old versions of Pillow call the 16 bits of a PNG "I", which is 32 bits everywhere else.
+    # Old versions of Pillow use mode "I" for a PNG of 16 bits; in other formats "I" means 32 bits.
     wide = opened.mode == "F" or (opened.mode == "I" and opened.format != "PNG")
     if wide or bits > 16 or tags.get(SAMPLE_FORMAT, (1,))[0] != 1:
         raise ValueError("has numbers of unknown range as pixels: save it with 8 or 16 bits")
@@ -146,7 +153,11 @@ def _white(opened: ImageFile.ImageFile) -> int:
 
 
 def _mend_transparency(opened: ImageFile.ImageFile) -> None:
-    """Pillow gives the transparent color of a PNG as it is stored, but pixels with 8 bits."""
+    """Scales the transparent color of a PNG to 8 bits. Pillow scales the pixels, but not this color.
+
+    Raises:
+        ValueError: The color has three channels of 16 bits.
+    """
     if opened.format == "PNG" and "transparency" in opened.info and opened.tile:
         raw = opened.tile[0][3]
         if raw == "RGB;16B":
@@ -155,7 +166,7 @@ def _mend_transparency(opened: ImageFile.ImageFile) -> None:
 
 
 def _rgb(image: Image.Image, white: int) -> Image.Image:
-    """With 8 bits, on white."""
+    """The image as RGB with 8 bits per channel, on a white background. `white` is the result of `_white`."""
     if image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.float32)
         grey = np.rint(values.clip(0, abs(white)) * (255 / abs(white)))
@@ -172,32 +183,34 @@ def _rgb(image: Image.Image, white: int) -> Image.Image:
 
 
 def _orientation(opened: ImageFile.ImageFile) -> int:
-    """How a loaded picture still has to be turned."""
-    if opened.format == "TIFF":  # Pillow turned it while it was loaded
+    """The EXIF orientation that still has to be applied to a loaded picture; 1 if none."""
+    if opened.format == "TIFF":  # Pillow has already rotated it in load()
         return 1
     try:
         return opened.getexif().get(ORIENTATION, 1)
-    except Exception:  # EXIF that is no EXIF says nothing, and the pixels are whole
+    except Exception:  # invalid EXIF is ignored, because the pixels are intact
         return 1
 
 
 def _decode(file: BinaryIO, short_side: float) -> tuple[Image.Image, tuple[int, int]]:
     opened = _open(file)
     if opened.format == "PNG":
-        opened.verify()  # the checksums of the pixels, at which decoding does not look
+        opened.verify()  # checks the CRC of all chunks, which decoding does not
         opened = _open(file)
     if opened.format == "TIFF":
         _refuse_unsure(opened)
     size, white = opened.size, _white(opened)
     _mend_transparency(opened)
-    # Of a JPEG a smaller version can be decoded right away; half as large again as needed, to lose nothing.
+    # JPEG decoders can downscale while decoding. 1.5 times the target size keeps the quality.
     draft = opened.draft(opened.mode, tuple(3 * side // 2 for side in reduced(size, short_side)))
     opened.load()
-    turn = _orientation(opened)  # asked now: a PNG may have it behind the pixels
+    turn = _orientation(opened)  # after load(): a PNG may store EXIF after the pixels
     size = size if draft else opened.size
     target = reduced(size, short_side)
-    inner = draft[1][2:] if draft else size  # may end within the last pixel
-    # Band by band, and across before down, since the pixels fill the memory once already.
+    inner = (
+        draft[1][2:] if draft else size
+    )  # (width, height); its edge may lie within the last pixel
+    # Convert in bands, first the width, then the height: a second full-size copy could exceed the memory.
     factor = max(1, int(min(opened.size) / min(target) / 3))
     width, height = opened.size
     rows = max(1, BAND // (width * factor)) * factor
@@ -217,7 +230,11 @@ def _decode(file: BinaryIO, short_side: float) -> tuple[Image.Image, tuple[int, 
 def read_sized(
     file: str | Path | BinaryIO, short_side: float = SHORT_SIDE
 ) -> tuple[Tensor, tuple[int, int]]:
-    """The picture as `read_image` gives it, and the width and height that it has in the file, upright."""
+    """The picture as in `read_image`, and its original width and height in pixels, after EXIF rotation.
+
+    Raises:
+        ValueError: The file cannot be read; the message is the reason.
+    """
     try:
         named = isinstance(file, str | Path)
         with _STRICT, open_file(Path(file), MAX_BYTES) if named else nullcontext(file) as opened:
@@ -230,11 +247,11 @@ def read_sized(
 
 
 def read_image(file: str | Path | BinaryIO, short_side: float = SHORT_SIDE) -> Tensor:
-    """The picture, with shape `(1, H, W, 3)`, float32 in [0, 1]: upright, on white, the first frame.
+    """The first frame, after EXIF rotation and on a white background, with shape `(1, H, W, 3)`, float32 in [0, 1].
 
-    Larger ones get a shorter side of `short_side`.
+    Pictures with a shorter side above `short_side` pixels are downscaled to it.
 
     Raises:
-        ValueError: It cannot be read; the message is the reason.
+        ValueError: The file cannot be read; the message is the reason.
     """
     return read_sized(file, short_side)[0]

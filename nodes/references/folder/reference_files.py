@@ -1,6 +1,6 @@
-"""Where sets of references are kept: models/mmd_references, and what `extra_model_paths.yaml` names for it.
+"""Finds and saves reference files in models/mmd_references and in its folders of `extra_model_paths.yaml`.
 
-A workflow names a file in these places, and reads and writes nothing else.
+A workflow can read and write only files in these folders.
 """
 
 import itertools
@@ -18,16 +18,16 @@ KIND = "mmd_references"
 ENDING = ".safetensors"
 
 folder_paths.add_model_folder_path(KIND, os.path.join(folder_paths.models_dir, KIND))
-folder_paths.folder_names_and_paths[KIND][1].add(ENDING)  # what ComfyUI lists of it
+folder_paths.folder_names_and_paths[KIND][1].add(ENDING)  # file extensions that ComfyUI lists
 
 
 def places() -> list[Path]:
-    """The folders that may hold sets, links resolved; new sets go to the first."""
+    """The folders for reference files, with links resolved. New files are saved in the first one."""
     return [Path(place).resolve() for place in folder_paths.get_folder_paths(KIND)]
 
 
 def list_sets() -> list[str]:
-    """The names of all sets, with forward slashes, in natural order; hidden ones are left out."""
+    """The names of all reference files, with forward slashes, in natural order; hidden files are left out."""
     names = set()
     for place in places():
         for folder, folders, files in os.walk(place):
@@ -41,10 +41,10 @@ def list_sets() -> list[str]:
 
 
 def find(name: str) -> Path | None:
-    """The file of that name in the first place that has it, links resolved; None if there is none.
+    """The reference file called `name` in the first folder that has it, with links resolved; None if there is none.
 
     Raises:
-        ValueError: The name, or a link of that name, leads out of all places.
+        ValueError: The file was not found, and the name or a link leads out of the allowed folders.
     """
     roots = places()
     found = [below(place, name, roots) for place in roots]
@@ -60,10 +60,10 @@ def find(name: str) -> Path | None:
 
 
 def place_for(filename: str) -> tuple[Path, str]:
-    """The folder for a new set called `filename`, links resolved, and its name there without ending.
+    """The folder (with links resolved) and the name without extension for a new reference file `filename`.
 
     Raises:
-        ValueError: A name that leads out of the first place, or that not every system can have.
+        ValueError: The name leads out of the first folder, or is not valid on every operating system.
     """
     name = filename[: -len(ENDING)] if filename.lower().endswith(ENDING) else filename
     try:
@@ -80,13 +80,16 @@ def place_for(filename: str) -> tuple[Path, str]:
 
 
 def save(references: References, filename: str, dtype: str, overwrite: bool) -> tuple[Path, bool]:
-    """The file that holds the references now, and whether it was written.
+    """Saves the references. An existing file with the same content is reused.
 
-    A file with another content is kept unless `overwrite` is set: the new one gets a number. A link is
-    never followed, but counts as a file, and is replaced like one.
+    Without `overwrite`, an existing file with other content is kept, and the new file gets a number. A symbolic
+    link is never followed: it counts as an existing file, and `overwrite` replaces the link itself.
+
+    Returns:
+        The path of the file, and whether it was written now.
 
     Raises:
-        ValueError: The name or the references cannot be written.
+        ValueError: The name is not valid, or the references cannot be stored.
         OSError: The file cannot be written.
     """
     folder, stem = place_for(filename)

@@ -1,4 +1,4 @@
-"""Where reference images may be: in ComfyUI's input folder, and where the owner of the server allows it."""
+"""Finds folders of reference images: in ComfyUI's input folder, and in folders that the server's owner allows."""
 
 import difflib
 import os
@@ -14,22 +14,22 @@ from .list_files import list_files, printable
 
 # The folders that the owner of the server allows besides the input folder, in extra_model_paths.yaml.
 REGISTERED = "mmd_reference_images"
-MAX_LISTED = 1000  # folders of each registered one
+MAX_LISTED = 1000  # subfolders of each registered folder
 
 
 def allowed_folders() -> list[Path]:
-    """The input folder, then those that the owner registered; links resolved."""
+    """The input folder, then the registered folders, with links resolved."""
     registered = folder_paths.folder_names_and_paths.get(REGISTERED, ([],))[0]
     return [Path(root).resolve() for root in (folder_paths.get_input_directory(), *registered)]
 
 
 def _label(root: Path) -> str:
-    """What the names of its folders begin with: the last part of its path, or of a whole drive the letter."""
+    """The first component of the names of folders in `root`: its last path component, or its drive letter."""
     return root.name or root.drive.rstrip(":")
 
 
 def _subfolders(root: Path) -> Iterator[str]:
-    """The names of a registered folder and those in it, by depth."""
+    """The names of a registered folder and of its subfolders, breadth first."""
     pending = deque([(_label(root), str(root))])
     while pending:
         name, path = pending.popleft()
@@ -37,13 +37,13 @@ def _subfolders(root: Path) -> Iterator[str]:
         try:
             with os.scandir(path) as entries:
                 found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except OSError:  # not readable: then neither is what it holds
+        except OSError:  # not readable, so its subfolders are not, either
             continue
         pending += [(f"{name}/{e.name}", e.path) for e in found if not e.name.startswith(".")]
 
 
 def list_folders() -> list[str]:
-    """The names of all folders that may hold reference images; of a registered one at most 1000."""
+    """The names of all folders that may hold reference images; at most 1000 per registered folder."""
     names = folder_paths.get_input_subfolders()
     for root in filter(os.path.isdir, allowed_folders()[1:]):
         names += sorted(islice(_subfolders(root), MAX_LISTED))
@@ -51,7 +51,11 @@ def list_folders() -> list[str]:
 
 
 def locate(folder: str) -> tuple[Path | None, bool]:
-    """The folder of that name, in the first place that has it; and whether any place may have one of that name."""
+    """Finds the folder called `folder` in the input folder, then in the registered folders.
+
+    Returns:
+        Its path, or None if it does not exist; and whether an allowed folder can contain this name.
+    """
     folder = folder.replace("\\", "/").rstrip("/")
     main, *registered = roots = allowed_folders()
     paths = [below(main, folder, roots)]
@@ -59,13 +63,17 @@ def locate(folder: str) -> tuple[Path | None, bool]:
         label, _, rest = folder.partition("/")
         if label and label == _label(root):
             paths.append(below(root, rest, roots))
-    # The input folder itself is no folder of references.
+    # The input folder itself is not allowed as a folder of references.
     paths = [path for path in paths if path not in (None, main)]
     return next(filter(os.path.isdir, paths), None), bool(paths)
 
 
 def find_folder(folder: str, recursive: bool = True) -> Path:
-    """The folder of that name in a place that is allowed; a ValueError says why not, and the mend."""
+    """The path of the allowed folder called `folder`, which holds images.
+
+    Raises:
+        ValueError: The folder is not allowed, does not exist or holds no images. The message says how to fix it.
+    """
     path, allowed = locate(folder)
     roots = allowed_folders()
     if not folder:

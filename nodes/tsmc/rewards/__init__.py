@@ -1,1 +1,1 @@
-"""What a reward is, and how it decodes."""
+"""The interface of rewards, and VAE decoding for rewards of images. Open `reward.py` first."""

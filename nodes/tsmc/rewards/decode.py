@@ -1,4 +1,4 @@
-"""The pictures that samples stand for."""
+"""Decodes latent samples to images."""
 
 import comfy.model_management
 import torch
@@ -6,13 +6,13 @@ from torch import Tensor
 
 from ...pictures.reference_pictures import first_frames
 
-TRIAL = 8  # places of a latent along each axis
+TRIAL = 8  # the height and width of the latent of a test decode
 
 
 def decoded(vae, samples: Tensor) -> Tensor:
-    """Pictures of samples, with shape `(B, H, W, 3)`, in [0, 1]; of films the first frames.
+    """The decoded images of samples, with shape `(B, H, W, 3)`, in [0, 1]; of a video, the first frame.
 
-    They are decoded one at a time, which takes the memory of one and can be interrupted.
+    Samples are decoded one at a time. This needs the memory of one sample, and the user can interrupt it.
 
     Arguments:
         samples: As the LATENT socket carries them, with shape `(B, C, *)`.
@@ -25,12 +25,12 @@ def decoded(vae, samples: Tensor) -> Tensor:
 
 
 def check_vae(vae, latent_format, node: str) -> None:
-    """Raises ValueError unless a VAE decodes latents of this format."""
+    """Raises ValueError if the VAE cannot decode latents with the number of channels of this format."""
     getattr(vae, "throw_exception_if_invalid", lambda: None)()
     channels, have = latent_format.latent_channels, getattr(vae, "latent_channels", None)
     if have in (None, channels):
         return
-    try:  # some VAEs count in another way than the formats do
+    try:  # some VAEs report another number than the format, so a test decode decides
         frames = [1] * (latent_format.latent_dimensions - 2)
         decoded(vae, torch.zeros(1, channels, *frames, TRIAL, TRIAL))
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What a reward is to the sampler, and what rewards share."""
+"""The interface of rewards, and the functions that rewards share."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -10,20 +10,20 @@ from ....mmd_core import KernelConfig
 from ....mmd_core.tsmc import Witness
 from .decode import decoded
 
-GROUP = 16  # pictures that are held at once
+GROUP = 16  # decoded images in memory at once
 
 
 class Reward(Protocol):
-    """A number for each sample, to be large. It never changes: what it learns is a new one.
+    """A score for each sample; higher is better. A reward is immutable: `on` and `settled` return a new one.
 
     Attributes:
-        name: What it measures, in words, for reports.
-        space: What it looks at: `latent` or `image`.
-        vae: What decodes samples for a reward of images; None for one of latents.
-        fixed: Whether it is a fixed function; else it first needs samples that the model draws by itself, see
-            `settled`, and has no `value` before.
-        gradient: ∇r, a function of latents in the space of the model `(B, *)`, with their shape; only a reward of
-            latents has one, once it is fixed and `on` was called, and else None.
+        name: What the reward measures, as text for reports.
+        space: The input of the reward: `latent` or `image`.
+        vae: Decodes samples for a reward of images; None for a reward of latents.
+        fixed: Whether the reward is a fixed function. If not, `settled` must first get samples that the model draws
+            without steering; `value` is not available before.
+        gradient: ∇r, a function of latents in the space of the model `(B, *)`, with their shape. Only a reward of
+            latents has one, once it is fixed and `on` was called; else None.
     """
 
     name: str
@@ -33,33 +33,33 @@ class Reward(Protocol):
     gradient: Callable[[Tensor], Tensor] | None
 
     def on(self, latent_format, device) -> "Reward":
-        """The same for a model with this latent format, to be computed on `device`; to be called first.
+        """The reward for a model with this latent format, computed on `device`. Call it before the other methods.
 
         Raises:
             ValueError: The reward does not fit the model.
         """
 
     def check(self, batch: Tensor) -> None:
-        """Raises ValueError unless a reward of latents fits latents like these; asked before anything is drawn."""
+        """For a reward of latents, called before sampling: raises ValueError if it does not fit latents of this shape."""
 
     def settled(self, batch: Tensor) -> tuple[Tensor, "Reward"]:
-        """Scores of samples that the model drew by itself, and the reward that stays fixed from now on.
+        """The scores of samples that the model drew without steering, and the reward, fixed from now on.
 
         Arguments:
             batch: As for `value`. A reward that is fixed already only scores it.
 
         Raises:
-            ValueError: No sample is finite, or the reward does not fit them.
+            ValueError: No sample is finite, or the reward does not fit the samples.
         """
 
     def value(self, batch: Tensor) -> Tensor:
-        """r, with shape `(B,)`, float32 on the CPU; not finite of samples that are not.
+        """r, with shape `(B,)`, float32 on the CPU; NaN or infinite for samples that are not finite.
 
         Arguments:
-            batch: Latents in the space of the model `(B, C, *)`, or pictures `(B, H, W, 3)` in [0, 1].
+            batch: Latents in the space of the model `(B, C, *)`, or images `(B, H, W, 3)` in [0, 1].
 
         Raises:
-            ValueError: The reward does not fit them.
+            ValueError: The reward does not fit the samples.
         """
 
 
@@ -80,14 +80,15 @@ def settle_latents(reward: Reward, samples: Tensor, latent_format) -> tuple[Tens
 def settled_witness(
     config: KernelConfig, y: Tensor, weights: Tensor, base: Tensor, node: str
 ) -> tuple[Tensor, Witness]:
-    """The witness against samples of the model, and its scores of these, each without itself.
+    """The scores of unsteered samples of the model, each compared without itself, and the witness function.
 
-    Samples that are not finite are left out, lest they spoil all; their score is NaN.
+    Samples that are not finite are left out, because one NaN would make all scores NaN. Their own score is NaN.
 
     Arguments:
+        config: The kernel and the feature space.
         y: References, with shape `(N, *)`.
-        weights: Of the references, with shape `(N,)`, sum 1.
-        base: Samples of the model, with shape `(n, *)`.
+        weights: The weights of the references, with shape `(N,)`, sum 1.
+        base: Unsteered samples of the model, with shape `(n, *)`.
         node: The name of the node, for messages.
 
     Raises:

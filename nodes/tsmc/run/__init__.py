@@ -1,1 +1,1 @@
-"""One steered run, from its state to its report."""
+"""One run of TRI-TSMC: state, sampling, updates, selection and report. Open `steering.py` first."""

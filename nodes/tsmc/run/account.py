@@ -1,4 +1,4 @@
-"""What a run costs and what it did, in words."""
+"""The cost, the progress line and the report of a run, as text."""
 
 from typing import NamedTuple
 
@@ -16,14 +16,14 @@ MEGABYTE = 2**20
 
 
 class Budget(NamedTuple):
-    """What a run will cost.
+    """The cost of a run, before it starts.
 
     Attributes:
-        counts: Paths of each batch.
-        estimates: Denoised estimates: images times steps.
-        evaluations: How often the network works on an image.
-        rewards: How often an image is scored.
-        memory: Bytes beside the model.
+        counts: The number of paths of each batch.
+        estimates: The number of denoised estimates: images times steps.
+        evaluations: The number of network evaluations, one for each image and conditioning.
+        rewards: The number of scores.
+        memory: The memory in addition to the model, in bytes.
     """
 
     counts: tuple[int, ...]
@@ -43,15 +43,15 @@ class Budget(NamedTuple):
         swarm: int = 0,
         scored_on_the_way: bool = False,
     ) -> "Budget":
-        """Of batches of `counts` paths.
+        """The cost of batches of `counts` paths.
 
         Arguments:
-            steps: T.
-            numbers: The numbers of a latent.
-            evaluations: Of the network for each estimate.
+            steps: T, the number of steps.
+            numbers: The number of entries of one latent.
+            evaluations: The number of network evaluations for each denoised estimate.
             pilot: Whether the first batch is recorded.
-            swarm: The particles of a pass of SMC at the end.
-            scored_on_the_way: Whether it scores estimates at each step.
+            swarm: The number of particles in the final pass of SMC; 0 means no such pass.
+            scored_on_the_way: Whether that pass scores the estimates at each step.
         """
         paths = sum(counts)
         estimates = (paths + swarm) * steps
@@ -74,7 +74,7 @@ def _batches(count: int) -> str:
 
 
 def line(index: int, done: Pass) -> str:
-    """What one batch did, in one line."""
+    """The result of one batch, in one line."""
     theta = ", ".join(f"{value:.2f}" for value in done.theta)
     parts = [
         f"reward {done.reward:.4g}, best {done.best:.4g}",
@@ -88,7 +88,7 @@ def line(index: int, done: Pass) -> str:
 
 
 def remarks(state: TSMCState) -> list[Remark]:
-    """All that keeps steering from doing what it should."""
+    """All problems of a run that the user should know of."""
     config, learning = state.config, state.learning
     said = [Remark("note", notice) for notice in state.notices]
     if learning is None:
@@ -175,14 +175,14 @@ def remarks(state: TSMCState) -> list[Remark]:
 
 
 def _limited(state: TSMCState) -> float:
-    """At which share of the steps φ was as large as it may be, or about."""
+    """About the fraction of steps at which φ had its largest norm `MOST`, summed over the features of a step."""
     drawing = sum(step.noise > 0 for step in state.steps)
     traces = torch.diagonal(state.learning.H, dim1=1, dim2=2).sum(1)
     return (traces.mean() / (MOST**2 * drawing)).item()
 
 
 def ending(state: TSMCState) -> str:
-    """How the run ended, in one short line for the node."""
+    """The result of the run, in one short line for the node."""
     learning = state.learning
     said = [
         f"⚠ {remark.short}" for remark in remarks(state) if remark.short not in ("note", "masked")
@@ -192,11 +192,11 @@ def ending(state: TSMCState) -> str:
 
 
 def report(state: TSMCState, per_estimate: int = 1, more: tuple[str, ...] = ()) -> str:
-    """What the run did, for people.
+    """The report of a run.
 
     Arguments:
-        per_estimate: Network evaluations for each estimate.
-        more: Lines about the end.
+        per_estimate: The number of network evaluations for each denoised estimate.
+        more: Additional lines, such as that of the final pass of SMC.
     """
     config, learning = state.config, state.learning
     reward = f", reward {state.reward.name}" if state.reward is not None else ""

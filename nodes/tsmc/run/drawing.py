@@ -1,7 +1,7 @@
-"""Drawing paths through a guider: the only reader of guiders, samplers and models of TRI-TSMC.
+"""Draws paths with a ComfyUI guider. Only this module of TRI-TSMC runs guiders, samplers and models.
 
-A chain is a SAMPLER of ComfyUI's own, run by core's SamplerCustomAdvanced: whatever the guider brings (prompts, cfg,
-LoRA, ControlNet, MMD guidance with a fixed generated half) is part of the base model.
+The chain is a ComfyUI SAMPLER, which core's SamplerCustomAdvanced runs. So everything that the guider contains (prompts,
+cfg, LoRA, ControlNet, MMD guidance with a fixed generated half) is part of the base model.
 """
 
 import copy
@@ -32,14 +32,14 @@ from .state import Batch, TSMCState
 __all__ = ["drawn", "evaluations", "known", "swarm"]
 
 log = logging.getLogger("mmd_guidance")
-Watch = Callable[[Tensor], None]  # is handed each batch of denoised estimates
+Watch = Callable[[Tensor], None]  # is called with each batch of denoised estimates
 
 
 def known(state: TSMCState, guider, node: str) -> TSMCState:
-    """The state with what only the guider tells, after all that can be checked before sampling.
+    """The state with the data of the guider: chain, latent format and device. Checks all inputs before sampling.
 
     Raises:
-        ValueError: A schedule that does not fall to 0, or several prompts.
+        ValueError: The schedule does not decrease to 0, or the conditioning holds several prompts.
     """
     for entries in getattr(guider, "original_conds", {}).values():
         for entry in entries:
@@ -74,7 +74,7 @@ def known(state: TSMCState, guider, node: str) -> TSMCState:
 
 
 def evaluations(guider) -> int:
-    """How often the network works for one denoised estimate: once for each prompt that counts."""
+    """The number of network evaluations for one denoised estimate: 1 if cfg is 1, else one per conditioning."""
     if math.isclose(getattr(guider, "cfg", 1.0), 1.0):
         return 1
     return max(1, len(guider.original_conds))
@@ -82,18 +82,18 @@ def evaluations(guider) -> int:
 
 @dataclass
 class _Chain:
-    """A sampler function of ComfyUI: what it is handed, and what it leaves.
+    """A ComfyUI sampler function that calls `run`.
 
     Arguments:
-        run: `(denoise, x, mask)` to the last samples.
-        watch: Who is told.
+        run: Maps `(denoise, x, mask)` to the final samples.
+        watch: Is called with each batch of denoised estimates.
     """
 
     run: Callable
     watch: Watch
 
     def __call__(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
-        # `callback` would count the steps of this part of the particles as all there are.
+        # `callback` is not called: it would count the steps of this micro-batch as the whole run.
         extra_args, ones = extra_args or {}, x.new_ones(len(x))
 
         def denoise(x: Tensor, step: int) -> Tensor:
@@ -106,7 +106,7 @@ class _Chain:
 
 
 def _sampled(state: TSMCState, guider, indices: range, run: Callable, watch: Watch) -> Tensor:
-    """Raw LATENT samples of the particles `indices`, on the CPU."""
+    """Runs the chain for the particles `indices`; returns raw LATENT samples on the CPU."""
     from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
     latent = {**state.latent, "batch_index": list(indices)}
@@ -127,7 +127,7 @@ def _sampled(state: TSMCState, guider, indices: range, run: Callable, watch: Wat
 
 
 def drawn(state: TSMCState, guider, count: int, watch: Watch) -> TSMCState:
-    """With a batch of `count` independent paths of the current proposal, `micro_batch` at a time."""
+    """The state with a new batch of `count` independent paths from the proposal, drawn `micro_batch` at a time."""
     first, pilot = state.drawn, state.learning is None
     paths, samples, masks = [], [], []
 
@@ -161,9 +161,10 @@ def drawn(state: TSMCState, guider, count: int, watch: Watch) -> TSMCState:
 def swarm(
     state: TSMCState, guider, potential: Callable | None, watch: Watch
 ) -> tuple[TSMCState, Tensor, Swarm]:
-    """One pass of sequential Monte Carlo with the learned twist; its particles as raw LATENT, not scored yet.
+    """One pass of sequential Monte Carlo with the learned twist.
 
-    All go in lock step, so that they can be resampled; the network still works on `micro_batch` at a time.
+    Returns the state with the added cost, the samples as raw LATENT, and the particles, which are not scored yet. All
+    particles move together, because they are resampled; the network still works on `micro_batch` at a time.
     """
     config, first, found = state.config, state.drawn, []
     guider = copy.copy(guider)

@@ -1,4 +1,4 @@
-"""What a run hands out at its end."""
+"""The final images of a run: a selection of all paths, or a last pass of SMC."""
 
 from dataclasses import replace
 
@@ -17,13 +17,13 @@ __all__ = ["handed_out", "swarmed"]
 
 
 def handed_out(state: TSMCState, mode: str, count: int) -> dict:
-    """The LATENT of the paths that `mode` chooses, see `chosen`."""
+    """The LATENT of the paths that `mode` selects (see `chosen` in `steering.py`)."""
     indices = chosen(state, mode, count)
     return {**state.latent, "samples": state.samples[indices], "batch_index": indices}
 
 
 def potential_of(state: TSMCState):
-    """V of denoised estimates at a step: κ λ r, of the reward of latents or of its surrogate; None is 0."""
+    """V = κ λ r of denoised estimates at a step, with the reward of latents or its surrogate; None means V = 0."""
     reward, surrogate = state.reward, state.surrogate
     if reward.space == "latent":
 
@@ -39,9 +39,12 @@ def potential_of(state: TSMCState):
 
 
 def swarmed(state: TSMCState, guider, count: int, watch: Watch) -> tuple[TSMCState, dict, str]:
-    """A last pass of SMC: the state with its cost, `count` of its images, and what to say of it.
+    """A last pass of SMC: the state with the added cost, `count` images as LATENT, and a sentence for the report.
 
-    The images are scored when the model has drawn them, so that the VAE need not share the memory with it.
+    The images are scored after the pass, so that the VAE and the model need not be in memory together.
+
+    Raises:
+        ValueError: No score is finite.
     """
     state, samples, particles = swarm(state, guider, potential_of(state), watch)
     scores = score_latents(state.reward, samples, state.latent_format)

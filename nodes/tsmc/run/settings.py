@@ -1,4 +1,4 @@
-"""The inputs that TRITSMCSampler and TSMCInit share, and what they mean together."""
+"""The inputs that TRITSMCSampler and TSMCInit share, and their conversion to a `TSMCConfig`."""
 
 from comfy_api.latest import io
 
@@ -11,7 +11,7 @@ DEFAULTS = TSMCConfig()
 
 
 def chain_inputs() -> list:
-    """What the chain begins with."""
+    """The inputs of the chain: noise schedule and initial latent."""
     return [
         io.Sigmas.Input(
             "sigmas", tooltip="The noise schedule (σ) down to 0, from BasicScheduler or another."
@@ -143,7 +143,11 @@ def learning_inputs() -> list:
 
 
 def config_of(node: str, **settings) -> TSMCConfig:
-    """The checked settings; errors name the node."""
+    """The checked settings.
+
+    Raises:
+        ValueError: A setting is out of range; the message names the node.
+    """
     settings["standardize"] = settings.pop("standardize_reward")
     try:
         return TSMCConfig(**settings)

@@ -1,4 +1,4 @@
-"""What a run of TRI-TSMC knows so far. It never changes: each node returns a new one, so ComfyUI may cache them."""
+"""The state of a run of TRI-TSMC. It is immutable: each node returns a new state, so ComfyUI may cache it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ __all__ = ["Batch", "TSMCState", "empty_state"]
 
 
 class EachByItself:
-    """A twist of one sample at a time: matrix products round by how many rows there are."""
+    """Evaluates a twist on one sample at a time: the rounding of matrix products depends on the number of rows."""
 
     def __init__(self, twist: GradientTwist):
         self.twist, self.size = twist, twist.size
@@ -34,10 +34,10 @@ class Batch:
     """Paths whose scores are not known yet.
 
     Attributes:
-        samples: Their images as raw LATENT, with shape `(B, C, *)`.
-        h, H: As in `Paths`; of the first batch, whose twist is not known yet, with p = 0.
-        recording: Of the first batch.
-        mask: Where images are drawn anew, with shape `(1, …)`, or None.
+        samples: The final samples as raw LATENT, with shape `(B, C, *)`.
+        h, H: As in `Paths`; p = 0 for a pilot batch, whose twist is not known yet.
+        recording: The recording of a pilot batch; else None.
+        mask: Where images are drawn anew, with shape `(1, *)`, or None.
     """
 
     samples: Tensor
@@ -49,28 +49,29 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class TSMCState:
-    """A run.
+    """The state of a run.
 
     Attributes:
         config: The settings.
-        noise: The NOISE that the chain begins with; its seed is that of the run.
-        sigmas: The schedule.
-        latent: The LATENT that all particles begin with, of one image.
-        micro_batch: How many particles go through the model at once.
-        steps: The chain, from the first batch on.
-        latent_format: The model's.
-        device: Where the model draws.
-        feature: What turns the chain, known once the first batch is scored.
-        slope: ∇f of latents of the model, with f = λ r or its surrogate; None turns nothing.
-        jacobians: How the model's estimates follow noisy samples, also as the first batch tells if that was a pilot.
-        surrogate: f and ∇f where it was fitted.
-        reward: The reward that the batches are scored by, if there is one, as it stays.
-        learning: What the scored batches say.
-        samples: Images of all scored paths, raw LATENT, with shape `(n, C, *)`.
-        batch: Paths that wait for their scores.
-        estimates: How many denoised estimates were made.
-        scored: How often a sample was scored.
-        notices: What the user should know, in sentences.
+        noise: The NOISE of the initial samples; its seed is the seed of the run.
+        sigmas: The noise schedule.
+        latent: The initial LATENT of all particles, with one image.
+        micro_batch: The number of particles in one call of the model; 0 means all.
+        steps: The chain; empty before the first batch.
+        latent_format: The latent format of the model.
+        device: The device of the model.
+        feature: The feature in use: `gradient`, `surrogate` or `none`; "" until it is known.
+        slope: ∇f as a function of latents in the space of the model, with f = λ r or its surrogate; None means no
+            steering.
+        jacobians: The estimates of ∂x̂0/∂x; after a pilot batch, one of them is made from its samples.
+        surrogate: The fitted surrogate f, with its gradient; None if there is none.
+        reward: The reward that scores the batches; None if the scores come from other nodes.
+        learning: All scored paths and θ; None before the first batch is scored.
+        samples: The final samples of all scored paths as raw LATENT, with shape `(n, C, *)`.
+        batch: The paths that wait for their scores, or None.
+        estimates: The number of denoised estimates so far.
+        scored: The number of scores so far.
+        notices: Sentences for the user.
     """
 
     config: TSMCConfig
@@ -100,11 +101,11 @@ class TSMCState:
 
     @property
     def drawn(self) -> int:
-        """How many paths were scored."""
+        """The number of scored paths."""
         return 0 if self.samples is None else len(self.samples)
 
     def twist(self, mask: Tensor | None) -> EachByItself | None:
-        """The twist where `mask`, with shape `(1, …)`, lets it act."""
+        """The twist, multiplied by `mask` with shape `(1, *)`; None if nothing steers the chain."""
         if self.slope is None:
             return None
         mask = None if mask is None else mask[:1].to(self.device)
@@ -113,10 +114,10 @@ class TSMCState:
 
 
 def template(latent: dict, node: str) -> tuple[dict, tuple[str, ...]]:
-    """The first image of a LATENT, and what to say if there are more.
+    """The first image of a LATENT, and a notice if there are more images.
 
     Raises:
-        ValueError: Latents of several kinds at once.
+        ValueError: The LATENT is nested: it holds latents of several kinds.
     """
     samples = latent["samples"]
     if getattr(samples, "is_nested", False):
@@ -139,7 +140,7 @@ def template(latent: dict, node: str) -> tuple[dict, tuple[str, ...]]:
 def empty_state(
     config: TSMCConfig, noise, sigmas, latent, micro_batch: int, node: str
 ) -> TSMCState:
-    """Before anything is drawn."""
+    """The state before anything is drawn."""
     first, notices = template(latent, node)
     if config.time_blocks > 1 and config.too_many_parameters:
         notices += (

@@ -1,4 +1,4 @@
-"""The iterations of TRI-TSMC on a state: a batch is drawn (`drawing.py`), scored, and learned from."""
+"""The iterations of TRI-TSMC: `drawing.py` draws a batch; this module scores it and updates the state."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,10 +32,10 @@ __all__ = [
 
 
 def passes(config: TSMCConfig, feature: str) -> list[int]:
-    """How many paths each batch has.
+    """The number of paths of each batch.
 
-    A surrogate is fitted to the first batch, which then has twice as many; there is one less of them, so that the
-    whole costs the same.
+    A surrogate is fitted to the first batch, which then has twice as many paths. There is one batch less, so that the
+    total number of paths is the same.
     """
     if feature == "surrogate" and config.iterations > 1:
         return [2 * config.particles] + [config.particles] * (config.iterations - 1)
@@ -43,15 +43,15 @@ def passes(config: TSMCConfig, feature: str) -> list[int]:
 
 
 def first_count(config: TSMCConfig) -> int:
-    """How many paths the first batch has where rewards are scores from elsewhere."""
+    """The number of paths of the first batch of TSMCPropose, where the scores come from other nodes."""
     return config.particles * (2 if config.feature in ("auto", "surrogate") else 1)
 
 
 def resolved(feature: str, reward, node: str) -> str:
-    """What turns the chain: `gradient`, `surrogate` or `none`.
+    """The feature in use: `gradient`, `surrogate` or `none`.
 
     Raises:
-        ValueError: The gradient of a reward that has none.
+        ValueError: `feature` is `gradient`, but the reward has no gradient.
     """
     has = reward is not None and reward.space == "latent"
     if feature == "auto":
@@ -64,9 +64,9 @@ def resolved(feature: str, reward, node: str) -> str:
 
 
 def begun(state: TSMCState, reward, node: str) -> TSMCState:
-    """With the reward that all batches will be scored by.
+    """The state with the reward that will score all batches.
 
-    A reward whose scale and generated half are known needs no pilot: learning starts at once.
+    A pilot batch is not needed if the reward is fixed, not standardised, and needs no surrogate: `learning` is then set.
     """
     feature = resolved(state.config.feature, reward, node)
     reward = reward.on(state.latent_format, state.device)
@@ -80,17 +80,17 @@ def begun(state: TSMCState, reward, node: str) -> TSMCState:
 
 
 def scaled(gradient: Callable[[Tensor], Tensor], factor: float) -> Callable[[Tensor], Tensor]:
-    """`factor` times a gradient."""
+    """The function `factor` times `gradient`."""
     return lambda x0: gradient(x0) * factor
 
 
 def model_space(state: TSMCState, samples: Tensor) -> Tensor:
-    """Latents as the model sees them, on its device."""
+    """Raw LATENT samples in the latent space of the model, on its device."""
     return state.latent_format.process_in(samples).to(state.device)
 
 
 def scored_by(state: TSMCState, reward) -> TSMCState:
-    """With the batch that waits scored by `reward`, see `scored`."""
+    """Scores the waiting batch with `reward`, then calls `scored`."""
     samples = state.batch.samples
     if reward.fixed:
         return scored(state, score_latents(reward, samples, state.latent_format), reward)
@@ -99,15 +99,15 @@ def scored_by(state: TSMCState, reward) -> TSMCState:
 
 
 def scored(state: TSMCState, scores: Tensor, reward=None, unsettled=None) -> TSMCState:
-    """With the scores of the batch that waits for them, and the twist that they teach.
+    """Adds the scores of the waiting batch, and updates the twist.
 
     Arguments:
-        scores: r of each path, with shape `(B,)`; NaN or infinite ones are left out.
-        reward: The reward that they come from, as it stays from now on.
-        unsettled: What it was before it saw the batch, if that changed it.
+        scores: r of each path, with shape `(B,)`; a path whose score is NaN or infinite has no weight.
+        reward: The reward that gave the scores, in its fixed form.
+        unsettled: The reward before `settled`, if the batch settled it.
 
     Raises:
-        ValueError: None of the scores is usable.
+        ValueError: No score is finite.
     """
     batch, scores = state.batch, scores.detach().cpu().double()
     state = replace(state, reward=reward, scored=state.scored + len(scores))
@@ -126,9 +126,10 @@ def scored(state: TSMCState, scores: Tensor, reward=None, unsettled=None) -> TSM
 
 
 def _piloted(state: TSMCState, scores: Tensor, unsettled) -> tuple[TSMCState, Tensor, Tensor]:
-    """What turns the chain from now on, and h and H of the first batch under it.
+    """The state with the gradient that steers from now on, and h and H of the pilot batch under this steering.
 
-    A path must not be weighed by what was learned from itself: h and H of each are those of what the others teach.
+    h and H are leave-one-out: for each path, the gradient is fitted to the other paths only. Else the weight of a path
+    would depend on a function that was fitted to the path itself.
     """
     feature = state.feature or resolved(state.config.feature, state.reward, "TSMCUpdate")
     state, batch = replace(state, feature=feature), state.batch
@@ -146,12 +147,13 @@ def _piloted(state: TSMCState, scores: Tensor, unsettled) -> tuple[TSMCState, Te
 
 
 def _turned(state: TSMCState, drawn: Tensor, scores: Tensor, which: Tensor, unsettled) -> TSMCState:
-    """With what turns the chain as some samples of the first batch teach it.
+    """The state with the gradient and the Jacobians that are fitted to some samples of the pilot batch.
 
     Arguments:
-        drawn: All samples in the space of the model.
-        which: Those that count, with shape `(B,)`.
-        unsettled: The reward before it saw any, if that changed it; None takes it as it is.
+        drawn: All samples of the batch, in the latent space of the model.
+        scores: The scores of all samples, with shape `(B,)`.
+        which: True for the samples to use, with shape `(B,)`.
+        unsettled: The reward before `settled`, which these samples then settle; None takes `state.reward` as it is.
     """
     config, reward = state.config, state.reward
     mean, sd = Learning.scale_of(scores) if config.standardize else (0.0, 1.0)
@@ -166,13 +168,13 @@ def _turned(state: TSMCState, drawn: Tensor, scores: Tensor, which: Tensor, unse
 
 
 def tilt_of(state: TSMCState, scores: Tensor) -> Tensor:
-    """λ r of scores, standardised as learning does."""
+    """λ (r − mean)/sd of scores, with the mean and sd of `state.learning`."""
     learning = state.learning
     return state.config.reward_scale * (scores.double() - learning.mean) / learning.sd
 
 
 def chosen(state: TSMCState, mode: str, count: int) -> list[int]:
-    """Which of all paths to hand out: `best` by reward, `resample` by weight, or `all`."""
+    """The indices of the selected paths: the `best` by reward, a `resample` by weight, or `all`."""
     learning = state.learning
     if mode == "all":
         return list(range(state.drawn))

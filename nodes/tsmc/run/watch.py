@@ -1,4 +1,4 @@
-"""Progress, preview and words while paths are drawn."""
+"""The progress bar, preview and status text during sampling."""
 
 import logging
 
@@ -18,9 +18,9 @@ class Watch:
 
     Arguments:
         node: The name of the node, for the log.
-        node_id: Where to show what happens, or None.
-        guider: Whose model is asked.
-        calls: How often it will be.
+        node_id: The node that shows the status text, or None.
+        guider: The guider; its model determines the preview.
+        calls: The total number of calls of the model.
     """
 
     def __init__(self, node: str, node_id: str | None, guider, calls: int):
@@ -32,13 +32,13 @@ class Watch:
         )
 
     def __call__(self, x0: Tensor) -> None:
-        """The model was asked once more."""
+        """Counts one call of the model, and shows a preview of `x0`."""
         preview = None
         if self.previewer is not None:
             preview = self.previewer.decode_latent_to_preview_image("JPEG", tiled(x0))
         self.bar.update_absolute(self.bar.current + 1, None, preview)
 
     def say(self, text: str) -> None:
-        """A line for the log and the node."""
+        """Writes a line to the log and shows it on the node."""
         log.info("%s: %s", self.node, text)
         show_text(text, self.node_id)

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import resvg
 from cache import argument_parser
+from files import write_at_once
 from PIL import Image
 from words import STYLES, UNSEEN
 
@@ -118,7 +119,7 @@ def read_picture(path: Path) -> np.ndarray:
     """A picture as uint8 (64, 64, 3), on white; larger ones are scaled down."""
     if path.suffix == ".svg":
         tree = resvg.usvg.Tree.from_str(path.read_text(), resvg.usvg.Options.default())
-        picture = Image.open(io.BytesIO(resvg.render(tree, (4, 0, 0, 4, 0, 0), bg_size=(288, 288))))
+        picture = Image.open(io.BytesIO(resvg.render(tree, (4, 0, 0, 0, 4, 0), bg_size=(288, 288))))
     else:
         picture = Image.open(path)
     picture = picture.convert("RGBA")
@@ -159,9 +160,8 @@ def main() -> None:
             rows.append((*texts, style, emoji.base, split))
     columns = ("name", "short", "tags", "tone", "category", "style", "code", "split")
     arrays = dict(zip(columns, map(np.array, zip(*rows, strict=True)), strict=True))
-    np.savez_compressed(
-        cache / "emoji.npz", pictures=np.stack(pictures), toned=arrays["tone"] != "", **arrays
-    )
+    arrays |= {"pictures": np.stack(pictures), "toned": arrays["tone"] != ""}
+    write_at_once(cache / "emoji.npz", lambda part: np.savez_compressed(part, **arrays))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 In the cache folder: NAME.pt (everything, every 5 minutes), NAME.safetensors (averaged weights in
 half precision), NAME.log (step, seconds a step, loss; each 250 steps the averaged network's loss
 on pictures trained on, on held-out pictures of known names, and on held-out names) and, every 25
-minutes, NAME_STEP.png.
+minutes, NAME_STEP.png. `kill PID` lets it write everything before it ends.
 
     python train_denoiser.py --decay-from-now 2000 [--name main]
 
@@ -13,6 +13,8 @@ takes a copy of NAME.pt to a good end, its rates falling to nothing: NAME_final.
 """
 
 import random
+import signal
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -122,7 +124,7 @@ def show(state: State, path: Path, cache: Path) -> None:
 
 
 def train(arguments: Namespace) -> None:
-    """Train for good, or for some minutes, or for the steps of a decay."""
+    """Train until the process is told to end, or for the steps of a decay."""
     path = arguments.cache / arguments.name
     state = open_state(arguments, path)
     start, end = state.step, None
@@ -133,9 +135,11 @@ def train(arguments: Namespace) -> None:
     log = path.with_suffix(".log").open("a", buffering=1)
     count = sum(weight.numel() for weight in state.model.parameters())
     print(f"# step {state.step}: {count} weights, {state.options} {arguments}", file=log)
-    begun = since = time.monotonic()
+    since = time.monotonic()
     save_due, show_due, losses = every(SAVE), every(SHOW), []
-    while state.step != end and time.monotonic() - begun < 60 * arguments.minutes:
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    while state.step != end and not stop.is_set():
         factor = 1 - (state.step - start) / (end - start) if end else 1.0
         losses.append(learn(state, emoji, arguments.batch, factor))
         if len(losses) == 50:
@@ -148,9 +152,10 @@ def train(arguments: Namespace) -> None:
             state.save(path)
         if next(show_due):
             show(state, path, arguments.cache)
-    print(f"{state.step} {emoji.measure(state)}", file=log)
     state.save(path)
-    show(state, path, arguments.cache)
+    if end and state.step == end:
+        print(f"{state.step} {emoji.measure(state)}", file=log)
+        show(state, path, arguments.cache)
 
 
 def main() -> None:
@@ -159,7 +164,6 @@ def main() -> None:
     parser.add_argument("--name", default="main", help="how the files of the run are called")
     parser.add_argument("--from", dest="weights", type=Path, help="averaged weights to begin with")
     parser.add_argument("--decay-from-now", type=int, default=0, metavar="STEPS")
-    parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--muon", type=float, default=0.02)
     parser.add_argument("--adam", type=float, default=2e-3)

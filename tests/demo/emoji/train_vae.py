@@ -76,7 +76,7 @@ def main() -> None:
     optimizers = Optimizers(
         network, ("encoder.1.", "encoder.9.", "decoder.0.", "decoder.12."), muon=0.02, adam=2e-3
     )
-    print(sum(weight.numel() for weight in network.parameters()), "parameters", flush=True)
+    print(sum(weight.numel() for weight in network.parameters()), "parameters", flush=True)  # noqa: T201
     start, step, total = time.monotonic(), 0, torch.zeros(2)
     while (done := (time.monotonic() - start) / (60 * arguments.minutes)) < 1:
         real = to_float(draw_batch(pixels)).contiguous(memory_format=torch.channels_last)
@@ -94,7 +94,7 @@ def main() -> None:
         if step % 500 == 0:
             means = " ".join(f"{value:.4f}" for value in (total / 500).tolist())
             decibels = measure(average.network, held_out[::5])[:2]
-            print(f"{done:.1%} step {step} loss, KL {means} dB {decibels}", flush=True)
+            print(f"{done:.1%} step {step} loss, KL {means} dB {decibels}", flush=True)  # noqa: T201
             total.zero_()
     normalise(average.network, pixels)
     save_half(average.network, arguments.cache / "vae.safetensors")
@@ -102,7 +102,7 @@ def main() -> None:
     shown = torch.linspace(0, len(held_out) - 1, 48).long()
     rows = [row for part in shown.split(16) for row in (held_out[part], decoded[part])]
     save_pictures(rows, arguments.cache / "vae.png")
-    print("held-out names, dB", decibels, average.network.scale, average.network.shift)
+    print("held-out names, dB", decibels, average.network.scale, average.network.shift)  # noqa: T201
 
 
 if __name__ == "__main__":
