@@ -124,7 +124,7 @@ def told(about: dict) -> list[str]:
 
 
 def warnings(about: dict, used: dict) -> list[str]:
-    """What does not fit, each with its mend; None and `ANY` are not checked."""
+    """What does not fit, each with its fix; None and `ANY` are not checked."""
     said = []
     steps = used["steps"]
     if steps is not None and not about["steps_from"] <= steps <= about["steps_to"]:

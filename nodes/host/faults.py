@@ -58,7 +58,7 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, management.OOM_EXCEPTION) if known is None else known(error)
 
 
-def mend(inner_model, noise: Tensor, transformer_options: dict) -> str:
+def less_memory(inner_model, noise: Tensor, transformer_options: dict) -> str:
     """Advice for the user: how to sample this batch with less memory."""
     at_once = min(len(noise), transformer_options.get(AT_ONCE, len(noise)))
     fewer = (
@@ -72,7 +72,7 @@ def mend(inner_model, noise: Tensor, transformer_options: dict) -> str:
     )
 
 
-def telling_the_mend(start_run, node: str):
+def with_memory_advice(start_run, node: str):
     """Wraps the SAMPLER_SAMPLE wrapper `start_run`: if memory runs out, logs how to fix it and re-raises the error."""
 
     @functools.wraps(start_run)
@@ -82,7 +82,7 @@ def telling_the_mend(start_run, node: str):
         except Exception as error:
             if out_of_memory(error):
                 options = extra_args["model_options"]["transformer_options"]
-                text = mend(guider.inner_model, noise, options)
+                text = less_memory(guider.inner_model, noise, options)
                 log.error("%s: the memory is not enough for this run. %s", node, text)
             raise
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...mmd_core import References
 from .fingerprint import vae_fingerprint
 
-MEND = "connect the VAE of the checkpoint that draws to EncodeReferenceLatents"
+CONNECT_VAE = "connect the VAE of the checkpoint that draws to EncodeReferenceLatents"
 FAMILIES = {
     "SD15": "SD 1.5",
     "SD_X4": "the SD x4 upscaler",
@@ -107,7 +107,7 @@ def other_vae(references: References, vae) -> str | None:
         return None
     return (
         "The references were encoded with another VAE than the one connected here, so guidance may bring in its colors: "
-        f"{MEND}."
+        f"{CONNECT_VAE}."
     )
 
 
@@ -138,9 +138,9 @@ def wrong_vae(references: References, latent_format) -> str | None:
     """
     have, want = references.latents.shape[1], latent_format.latent_channels
     if have != want:
-        return f"the references have {have} latent channels, but the model expects {want}: {MEND}"
+        return f"the references have {have} latent channels, but the model expects {want}: {CONNECT_VAE}"
     if references.latents.ndim - 2 > latent_format.latent_dimensions:
-        return f"the references were encoded with the VAE of a video model, which this one is not: {MEND}"
+        return f"the references were encoded with the VAE of a video model, which this one is not: {CONNECT_VAE}"
     own = None if references.thumbnails is None else agreement(references, latent_format)
     if own is None or own.mean() > 1 - MARGIN:
         return None
@@ -154,5 +154,5 @@ def wrong_vae(references: References, latent_format) -> str | None:
     )
     return (
         f"the references look as if they were encoded with the VAE of {looks}, but the model expects "
-        f"latents of {expects}: {MEND}"
+        f"latents of {expects}: {CONNECT_VAE}"
     )

@@ -102,7 +102,7 @@ def about(plan: Plan, training: Training) -> dict:
 
 
 def remarks(plan: Plan, training: Training) -> list[str]:
-    """What may be wrong, each with its mend."""
+    """What may be wrong, each with its fix."""
     said = []
     if plan.validation is None:
         said.append(

@@ -177,10 +177,10 @@ def _explained(error: Exception, config: DDMConfig) -> Exception | None:
             "gradient can go: train on the plain model, and use the LoRA together with it afterwards"
         )
     if out_of_memory(error):
-        mend = (
+        advice = (
             f"set micro_batch to {config.micro_batch // 2}"
             if config.micro_batch > 1
             else "turn gradient_checkpointing on, or take references of a smaller size"
         )
-        log.error("MMD-DDM: the memory is not enough. %s.", mend[0].upper() + mend[1:])
+        log.error("MMD-DDM: the memory is not enough. %s.", advice[0].upper() + advice[1:])
     return None

@@ -13,7 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...host.faults import telling_the_mend
+from ...host.faults import with_memory_advice
 from ...host.progress import BatchPreview
 from .checks import check_captions
 from .guided_run import GuidedRun, Request
@@ -72,7 +72,7 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
         return x0 if run is None else run.denoised(x0, x, sigma, executor.class_obj)
 
     guided = model.clone()
-    wrapper = telling_the_mend(start_run, request.node)
+    wrapper = with_memory_advice(start_run, request.node)
     _add_outermost(guided, WrappersMP.SAMPLER_SAMPLE, key, wrapper)
     _add_outermost(guided, WrappersMP.PREDICT_NOISE, key, predict)
     return guided

@@ -14,7 +14,7 @@ COPY = 0.3
 
 
 class Remark(NamedTuple):
-    """Something that keeps guidance from doing what it should: in two or three words, and with its mend."""
+    """Something that keeps guidance from doing what it should: in two or three words, and with its fix."""
 
     short: str
     text: str

@@ -78,13 +78,15 @@ class SharedMemory(NamedTuple):
             ) from error
 
     def append(self, latents: Tensor, kind: str, prompts: Tensor | None) -> str | None:
-        """Adds samples; a sentence if they could not be added, with the mend, else None."""
+        """Adds samples; a sentence if they could not be added, with the fix, else None."""
         try:
             memory_file.append(folder_of(self.name), latents, kind, prompts, self.limit)
         except (OSError, ValueError) as error:
             cause = getattr(error, "strerror", None) or error
-            mend = "see whether the disk is full, its drive connected, and ComfyUI may write there"
+            advice = (
+                "see whether the disk is full, its drive connected, and ComfyUI may write there"
+            )
             if isinstance(error, ValueError):
-                mend = "mend that before you draw more"
-            return f"The images are drawn, but were not added to the memory {self.name!r} ({cause}): {mend}."
+                advice = "fix that before you draw more"
+            return f"The images are drawn, but were not added to the memory {self.name!r} ({cause}): {advice}."
         return None

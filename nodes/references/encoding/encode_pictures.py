@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ...host.faults import out_of_memory
 from ...host.fingerprint import vae_key
 from ...host.large_tensor import allocate
 from ...pictures.fit_image import fit_image
@@ -68,8 +69,8 @@ def _decode(loaded: Loaded, name: str) -> Tensor:
 
 
 def _unreadable(name: str, error: Exception) -> ValueError:
-    mend = "it has changed since it was listed: run again, and LoadReferenceSet leaves it out"
-    return ValueError(f"{NODE}: {name} {why(error)}: {mend}")
+    advice = "it has changed since it was listed: run again, and LoadReferenceSet leaves it out"
+    return ValueError(f"{NODE}: {name} {why(error)}: {advice}")
 
 
 def _encode(vae, image: Tensor, name: str, size: tuple[int, int], fit: str) -> dict[str, Tensor]:
@@ -79,17 +80,8 @@ def _encode(vae, image: Tensor, name: str, size: tuple[int, int], fit: str) -> d
         if not torch.isfinite(latent).all():
             raise ValueError("it becomes NaN or infinite; start ComfyUI with --fp32-vae")
     except (RuntimeError, ValueError) as error:
-        if _is_out_of_memory(
-            error
-        ):  # tiled encoding failed, too: ComfyUI shows advice for this error
+        if out_of_memory(error):  # tiled encoding failed, too: ComfyUI shows advice for this error
             raise
         raise ValueError(f"{NODE}: {name} cannot be encoded with vae: {error}") from error
     thumbnail = interpolate(pixels.movedim(-1, 1), latent.shape[-2:], mode="area")
     return {"latent": latent, "thumbnail": thumbnail}
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    management = comfy.model_management
-    if hasattr(management, "is_oom"):  # newer ComfyUI
-        return management.is_oom(error)
-    return isinstance(error, management.OOM_EXCEPTION)

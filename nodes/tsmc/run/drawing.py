@@ -118,9 +118,9 @@ def _sampled(state: TSMCState, guider, indices: range, run: Callable, watch: Wat
     except Exception as error:
         if out_of_memory(error):
             at_once = min(state.micro_batch or len(indices), len(indices))
-            mend = f"Set micro_batch to {at_once // 2}" if at_once > 1 else "Draw smaller images"
+            advice = f"Set micro_batch to {at_once // 2}" if at_once > 1 else "Draw smaller images"
             log.error(
-                "TRI-TSMC: the memory is not enough for %s images at once. %s.", at_once, mend
+                "TRI-TSMC: the memory is not enough for %s images at once. %s.", at_once, advice
             )
         raise
     return result[0]["samples"].float().cpu()
