@@ -2,13 +2,14 @@
 
 import os
 import sys
-import types
 from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).resolve().parent
-ROOT = TESTS.parent
+sys.path.insert(0, str(Path(__file__).absolute().parent))
+import support.packages  # noqa: E402, F401
+from mmd_tests.support.packages import ROOT  # noqa: E402
+
 COMFYUI = os.environ.get("COMFYUI_PATH")
 
 if COMFYUI:
@@ -22,18 +23,6 @@ if COMFYUI:
     import nodes
 
     assert hasattr(nodes, "common_ksampler")
-
-
-def _alias(name: str, folder: Path) -> None:
-    """Makes `folder` importable as package `name` without running its `__init__.py`."""
-    package = types.ModuleType(name)
-    package.__path__ = [str(folder)]
-    sys.modules[name] = package
-
-
-_alias("mmd_pack", ROOT)
-_alias("mmd_tests", TESTS)
-_alias("mmd_demo", TESTS / "demo" / "pack")
 
 
 def pytest_collection_modifyitems(items):

@@ -7,17 +7,21 @@ import os
 import sys
 from pathlib import Path
 
-from launcher import ABOUT as ENGINE
-from launcher import add_comfyui, engine_or_exit, go_on
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parent))
+    import support.packages  # noqa: F401
 
-ROOT = Path(__file__).absolute().parent.parent
+from mmd_tests.support.launcher import ABOUT as ENGINE
+from mmd_tests.support.launcher import add_comfyui, engine_or_exit, go_on
+from mmd_tests.support.packages import ROOT
+
 NEEDS = ("pytest>=8,<10", "pytest-xdist>=3.5,<4", "hypothesis>=6.100,<7", "scikit-learn>=1.3")
 WORKERS = min(4, os.cpu_count() or 1)  # a gigabyte of memory each
 ABOUT = f"""\
 {ENGINE}
 All other arguments go to pytest, for example:
   python tests/run.py -k kernel -x
-  python tests/run.py -n0 -s tests/test_fuzz.py      (in one process, with what it prints)
+  python tests/run.py -n0 -s tests/fuzz/test_fuzz.py      (in one process, with what it prints)
 """
 
 

@@ -22,7 +22,7 @@ from .gram_space import Combination
 
 __all__ = ["flowed", "substeps"]
 
-# About as exact as Euler's method in sub-steps of 0.5, with a third as many (tests/benchmarks/substeps.py); three
+# About as exact as Euler's method in sub-steps of 0.5, with a third as many (tests/studies/benchmarks/substeps.py); three
 # quarters for kernels whose values change without bound, where longer ones overshoot.
 FIRST, GROWTH, LONGEST = 0.4, 1.5, 2.0
 SINGULAR = 0.7  # the longest for these

@@ -8,7 +8,7 @@ Each of W workers draws b of the B = W·b samples, and has all references. Per m
 and a few norms. Sub-steps then run on the same B×(B + M) numbers everywhere, and each worker forms the displacement of
 its own samples. W workers with batch b so draw what one would draw with batch W·b, up to rounding.
 
-What it costs each worker per model call (`tests/distributed/cost.py`; the tests count it):
+What it costs each worker per model call (`tests/studies/distributed/cost.py`; the tests count it):
 
     products     2·b·(M + B)·D multiply-adds           alone: 2·b·(M + b)·D
     a sub-step   B·(M + B)·(M + 6B) + 11·B³ at most    alone: the same with b for B

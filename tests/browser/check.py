@@ -6,27 +6,23 @@ import json
 import sys
 import tempfile
 import time
-import types
 import urllib.parse
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-if __name__ == "__main__":  # a script: name the packages as tests/conftest.py does
-    here = Path(__file__).absolute()
-    tests = here.parents[1]
-    packages = {"mmd_pack": tests.parent, "mmd_tests": tests, "mmd_demo": tests / "demo" / "pack"}
-    for package, folder in packages.items():
-        sys.modules[package] = types.ModuleType(package)
-        sys.modules[package].__path__ = [str(folder)]
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+    import support.packages  # noqa: F401
+
 
 from mmd_tests.browser import layout
 from mmd_tests.browser.frontend import Frontend, frontend
 from mmd_tests.browser.picture import take_picture
 from mmd_tests.demo.draw import DEMOS, IMAGES, find_files
-from mmd_tests.engine import Engine
-from mmd_tests.server import Server, ServerError, WorkflowError
-from mmd_tests.workflows import DEMO_TYPES, EXAMPLES, NODE_TYPES, describe
+from mmd_tests.make.workflows import DEMO_TYPES, EXAMPLES, NODE_TYPES, describe
+from mmd_tests.support.engine import Engine
+from mmd_tests.support.server import Server, ServerError, WorkflowError
 
 ROOT = EXAMPLES.parent
 PACK, DEMO_PACK = "mmd-guidance", "mmd-demo"

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 from mmd_tests.browser.frontend import Frontend
-from mmd_tests.server import Server
+from mmd_tests.support.server import Server
 from PIL import Image
 
 WIDTH, BYTES = 2000, 245_000

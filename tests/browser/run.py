@@ -10,14 +10,13 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+    import support.packages  # noqa: F401
+from mmd_tests.support.launcher import ABOUT as ENGINE
+from mmd_tests.support.launcher import add_comfyui, engine_or_exit, go_on
+
 HERE = Path(__file__).absolute().parent
-if __package__:
-    from ..launcher import ABOUT as ENGINE
-    from ..launcher import add_comfyui, engine_or_exit, go_on
-else:  # a script
-    sys.path.insert(0, str(HERE.parent))
-    from launcher import ABOUT as ENGINE
-    from launcher import add_comfyui, engine_or_exit, go_on
 
 NEEDS = ("playwright>=1.50,<2",)  # the client alone; it brings no browser
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

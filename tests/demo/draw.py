@@ -10,27 +10,24 @@ import sys
 import tempfile
 import threading
 import time
-import types
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-if __name__ == "__main__":  # a script: name the packages as tests/conftest.py does
-    here = Path(__file__).absolute()
-    packages = {"mmd_pack": here.parents[2], "mmd_tests": here.parents[1]}
-    for package, folder in {**packages, "mmd_demo": here.parent / "pack"}.items():
-        sys.modules[package] = types.ModuleType(package)
-        sys.modules[package].__path__ = [str(folder)]
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+    import support.packages  # noqa: F401
+
 
 import torch
 from mmd_tests.demo.results import LATENTS, Outputs, write
 from mmd_tests.demo.run import IMAGES, find_files
-from mmd_tests.engine import Engine
-from mmd_tests.server import Server, ServerError, WorkflowError
-from mmd_tests.venvs import say, step
-from mmd_tests.workflow_format import Workflow
-from mmd_tests.workflows import DEMO_TYPES, NODE_TYPES, SHIPPED, Settings, describe
+from mmd_tests.make.workflows import DEMO_TYPES, NODE_TYPES, SHIPPED, Settings, describe
+from mmd_tests.support.engine import Engine
+from mmd_tests.support.server import Server, ServerError, WorkflowError
+from mmd_tests.support.venvs import say, step
+from mmd_tests.support.workflow_format import Workflow
 
 DEMO = Path(__file__).absolute().parent
 ROOT = DEMO.parent.parent

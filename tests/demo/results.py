@@ -11,14 +11,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 import torch
-from mmd_tests.server import Server, WorkflowError
-from mmd_tests.workflow_format import Workflow
+from mmd_tests.demo import report
+from mmd_tests.demo.picture import Panel, compose, spread
+from mmd_tests.support.server import Server, WorkflowError
+from mmd_tests.support.workflow_format import Workflow
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file
-
-from . import report
-from .picture import Panel, compose, spread
 
 LATENTS = ("reference latents", "unguided latents", "guided latents")  # nodes that save them
 IMAGES = ("Unguided images", "Guided images")

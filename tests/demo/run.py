@@ -9,16 +9,14 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+    import support.packages  # noqa: F401
+from mmd_tests.support.engine import Engine
+from mmd_tests.support.launcher import ABOUT as ENGINE
+from mmd_tests.support.launcher import add_comfyui, engine_or_exit, go_on
+
 DEMO = Path(__file__).absolute().parent
-if __package__:
-    from ..engine import Engine
-    from ..launcher import ABOUT as ENGINE
-    from ..launcher import add_comfyui, engine_or_exit, go_on
-else:  # a script
-    sys.path.insert(0, str(DEMO.parent))
-    from engine import Engine
-    from launcher import ABOUT as ENGINE
-    from launcher import add_comfyui, engine_or_exit, go_on
 
 WORLDS = ("shapes", "digits")
 IMAGES = ("png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "avif", "heic", "jxl")

@@ -10,18 +10,15 @@ import shutil
 import sys
 import tempfile
 import time
-import types
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-if not __package__:  # a script: name the packages as conftest.py does
-    here = Path(__file__).absolute()
-    sys.path[:] = [p for p in sys.path if Path(p or ".").absolute() != here.parent]
-    for package, folder in {"mmd_pack": here.parents[2], "mmd_tests": here.parents[1]}.items():
-        sys.modules[package] = types.ModuleType(package)
-        sys.modules[package].__path__ = [str(folder)]
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+    import support.packages  # noqa: F401
+
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky
@@ -127,7 +124,7 @@ def keep(case: Case, out: Path) -> None:
 def main() -> int:
     """Run the targets, print what came out, and return 1 if anything is wrong."""
     options = make_parser().parse_args()
-    from mmd_tests.quality import comfyui
+    from mmd_tests.studies.quality import comfyui
 
     comfyui.start()
     names = options.targets or list(TARGETS)

@@ -6,9 +6,8 @@ import unicodedata
 from pathlib import Path
 
 from hypothesis import strategies as st
-
-from .edits import NUMBERS, Case, Form, changed
-from .limits import Crash, Misread, Watch
+from mmd_tests.fuzz.edits import NUMBERS, Case, Form, changed
+from mmd_tests.fuzz.limits import Crash, Misread, Watch
 
 NAMES = ("a.png", "b.jpg", "b.webp", "sub/c.png", "sub/é ü.png", "10_x/d.v1.png")
 SIDECARS = ("a.txt", "a.caption", "b.TXT", "sub/c.txt", "sub/é ü.caption", "10_x/d.v1.txt")

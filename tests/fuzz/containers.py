@@ -5,8 +5,7 @@ import zlib
 from collections.abc import Iterator
 
 from hypothesis import strategies as st
-
-from .edits import BYTE_EDITS, Field, Form
+from mmd_tests.fuzz.edits import BYTE_EDITS, Field, Form
 
 
 def number(data: bytes, start: int, size: int, order: str = "big") -> int:

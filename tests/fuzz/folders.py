@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
+from mmd_tests.fuzz import caption_files, pictures
+from mmd_tests.fuzz.containers import FORMS
+from mmd_tests.fuzz.edits import Case, changed
+from mmd_tests.fuzz.limits import Crash, Misread, Watch
 from PIL import Image
-
-from . import caption_files, pictures
-from .containers import FORMS
-from .edits import Case, changed
-from .limits import Crash, Misread, Watch
 
 # name: (color, caption)
 GOOD = {

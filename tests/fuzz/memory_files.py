@@ -6,10 +6,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 from hypothesis import strategies as st
-
-from .edits import Case, changed
-from .limits import Crash, Misread, Watch
-from .tensor_files import FORM
+from mmd_tests.fuzz.edits import Case, changed
+from mmd_tests.fuzz.limits import Crash, Misread, Watch
+from mmd_tests.fuzz.tensor_files import FORM
 
 NAME = f"{1:020d}_00002_{0:032x}.safetensors"
 KINDS = {

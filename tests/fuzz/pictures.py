@@ -8,12 +8,11 @@ from functools import cache
 
 import numpy as np
 from hypothesis import strategies as st
+from mmd_tests.fuzz import png
+from mmd_tests.fuzz.containers import FORMS
+from mmd_tests.fuzz.edits import Case, changed
+from mmd_tests.fuzz.limits import Crash, Misread, Watch
 from PIL import Image, ImageFile, ImageOps, features
-
-from . import png
-from .containers import FORMS
-from .edits import Case, changed
-from .limits import Crash, Misread, Watch
 
 LIMIT = 2 * 89_478_485  # pixels that the readers allow
 LARGE = 2**25  # pixels: of larger pictures only size and range are looked at

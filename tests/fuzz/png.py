@@ -4,8 +4,7 @@ import struct
 import zlib
 
 import numpy as np
-
-from .containers import PNG
+from mmd_tests.fuzz.containers import PNG
 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type: grey, RGB, palette, grey and alpha, RGBA
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}

@@ -16,10 +16,9 @@ from mmd_pack.mmd_core.files.reference_file import (
     read,
     write,
 )
-
-from .edits import Case, changed
-from .limits import Crash, Misread, Watch
-from .tensor_files import FORM, TYPES, joined, parse, split
+from mmd_tests.fuzz.edits import Case, changed
+from mmd_tests.fuzz.limits import Crash, Misread, Watch
+from mmd_tests.fuzz.tensor_files import FORM, TYPES, joined, parse, split
 
 
 def references(n: int, shape: tuple[int, ...], seed: int, whole: bool) -> References:

@@ -7,12 +7,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
+    import support.packages  # noqa: F401
+from mmd_tests.support.launcher import add_comfyui, engine_or_exit, go_on
+
 FUZZ = Path(__file__).absolute().parent
-if __package__:
-    from ..launcher import add_comfyui, engine_or_exit, go_on
-else:  # a script
-    sys.path.insert(0, str(FUZZ.parent))
-    from launcher import add_comfyui, engine_or_exit, go_on
 
 NEEDS = ("hypothesis>=6.100,<7",)
 ABOUT = """\

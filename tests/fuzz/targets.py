@@ -6,9 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hypothesis import strategies as st
-
-from . import cache_files, caption_files, folders, memory_files, pictures, reference_files
-from .edits import Case
+from mmd_tests.fuzz import (
+    cache_files,
+    caption_files,
+    folders,
+    memory_files,
+    pictures,
+    reference_files,
+)
+from mmd_tests.fuzz.edits import Case
 
 
 class Target(NamedTuple):

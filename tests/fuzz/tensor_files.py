@@ -5,9 +5,8 @@ import math
 
 import numpy as np
 from hypothesis import strategies as st
-
-from .containers import number
-from .edits import NUMBERS, Field, Form
+from mmd_tests.fuzz.containers import number
+from mmd_tests.fuzz.edits import NUMBERS, Field, Form
 
 TYPES = {"F32": "<f4", "F16": "<f2", "U8": "u1"}  # that numpy knows
 JSON = st.recursive(

@@ -1,0 +1,211 @@
+"""Trainings of small real models in process: what the tests of MMD-DDM's nodes have in common."""
+
+from functools import cache
+
+import pytest
+import torch
+from mmd_tests.support.tiny_models import family_latent, family_prompt, gaussian_family, tiny_family
+
+QUICK = "SD3"  # the family whose small model is the quickest
+
+
+def gradients_of(family: str) -> str:
+    """The family; skips the test where this ComfyUI has no gradients for its rotary embeddings."""
+    import comfy.model_management as management
+
+    if family in ("Flux", "WAN21_T2V") and not hasattr(management, "in_training"):
+        pytest.skip("this ComfyUI has no gradients for Flux and Wan")
+    return family
+
+
+def own_family(family: str = QUICK):
+    """A `tiny_family` whose copies are whole: what it knows of N(0, 1) belongs to the network's class.
+
+    (That of `tiny_family` is bound to the one network: a copy would ask that, and no adapters on the copy would act.)
+    """
+    model, known = tiny_family(family), gaussian_family(family).model.diffusion_model
+    network = model.model.diffusion_model
+    name = "_forward" if hasattr(network, "_forward") else "forward"
+    del vars(network)[name]
+    kind, expected = type(network), getattr(known, name)
+
+    def answer(self, x, *args, **options):
+        return getattr(kind, name)(self, x, *args, **options) + expected(x, *args, **options)
+
+    network.__class__ = type(kind.__name__, (kind,), {name: answer})
+    return model
+
+
+own = cache(own_family)
+
+
+def references(
+    family: str = QUICK, count: int = 6, seed: int = 1, side: int = 4, prompts=None, **options
+):
+    """References around 0.7, with half the spread of what the model draws, in the space of LATENT."""
+    from mmd_pack.mmd_core import References
+
+    shape = family_latent(family, count, side)["samples"].shape
+    clean = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) / 2 + 0.7
+    latents = own(family).model.latent_format.process_out(clean)
+    return References(latents, prompts=prompts, **options)
+
+
+SETTINGS = {
+    "steps_per_sample": 2,
+    "sampler_name": "euler",
+    "scheduler": "simple",
+    "cfg": 1.0,
+    "batch_size": 4,
+    "micro_batch": 2,
+    "iterations": 2,
+    "learning_rate": 1e-2,
+    "rank": 2,
+    "targets": "all",
+    "features": "latent",
+    "seed": 7100,
+    "autosave": "",
+}
+LORA, LOSSES, STEPS, REPORT, PLOT = range(5)
+
+
+def trained(model=None, family: str = QUICK, positive=None, refs=None, **changed):
+    """The outputs of MMDTrainLoRA, as a workflow would run it."""
+    from mmd_pack.nodes.ddm.mmd_train_lora import MMDTrainLoRA
+
+    model = own(family) if model is None else model
+    positive = family_prompt(family, 1) if positive is None else positive
+    refs = references(family) if refs is None else refs
+    with torch.inference_mode():
+        return MMDTrainLoRA.execute(
+            model=model, positive=positive, references=refs, **{**SETTINGS, **changed}
+        ).result
+
+
+usual = cache(trained)
+
+
+def engine_of(
+    body, model=None, family=QUICK, positive=None, negative=None, cfg=1.0, rows=1, side=4, steps=3,
+    sampler="euler", scheduler="simple", initial=None, save_memory=True, dtype="auto", **config,
+):  # fmt: skip
+    """Calls `body(engine, max_denoise)` as a training would, within inference mode as nodes run."""
+    from mmd_pack.mmd_core.ddm import DDMConfig
+    from mmd_pack.nodes.ddm.training.engine import with_engine
+    from mmd_pack.nodes.ddm.training.sampler_chain import schedule
+
+    model = own(family) if model is None else model
+    positive = family_prompt(family, 1) if positive is None else positive
+    shape = family_latent(family, 1, side)["samples"].shape[1:]
+    sigmas = schedule(model, sampler, scheduler, steps)
+    config = DDMConfig(**{"rank": 2, "seed": SETTINGS["seed"], **config})
+    with torch.inference_mode():
+        with_engine(
+            model, positive, negative, cfg, config, dtype, sigmas, shape, rows, initial, save_memory, body
+        )  # fmt: skip
+
+
+def denoised(model, x, family=QUICK, cfg=1.0, positive=None, negative=None):
+    """x̂0 of noisy `x` by core: what KSampler ends at after its only step, in the model's space.
+
+    Arguments:
+        x: Noise, with the shape of latents; core scales it.
+    """
+    import comfy.sample
+
+    positive = family_prompt(family, 1) if positive is None else positive
+    negative = family_prompt(family, 2) if negative is None else negative
+    with torch.inference_mode():
+        found = comfy.sample.sample(
+            model, x.clone(), 1, cfg, "euler", "simple", positive, negative, torch.zeros_like(x),
+            disable_pbar=True, seed=0,
+        )  # fmt: skip
+        return model.model.process_latent_in(found)
+
+
+def two_prompts(family=QUICK):
+    """Two prompts as rows of one entry, as MMDPrompts makes them, and each of them alone."""
+    from mmd_pack.nodes.ddm.mmd_prompts import stacked
+
+    each = [family_prompt(family, seed) for seed in (1, 3)]
+    return stacked(each), each
+
+
+def estimates(x, batches, model=None, family=QUICK, **options) -> list[torch.Tensor]:
+    """x̂0 of `x` by the engine, where `denoised` has it, for each of some lists of one prompt per sample."""
+    found = []
+
+    def body(engine, max_denoise):
+        sigma = float(engine.sampling.sigma_max)
+        with torch.no_grad():
+            start = engine.scaled(x, sigma, max_denoise)
+            found.extend(engine.estimate(start, sigma, prompts) for prompts in batches)
+
+    engine_of(body, model, family, steps=1, **options)
+    return found
+
+
+def with_lora(model, lora, strength: float = 1.0, **options):
+    """The model with a LORA_MODEL, by core's node."""
+    from comfy_extras.nodes_train import LoraModelLoader
+
+    with torch.inference_mode():
+        found = LoraModelLoader.execute(model, lora, strength, **options)
+        return getattr(found, "result", found)[0]
+
+
+def plan_of(model=None, family=QUICK, positive=None, refs=None, **changed):
+    """What `trained` would do."""
+    from mmd_pack.mmd_core.ddm import DDMConfig
+    from mmd_pack.nodes.ddm.training.finetuning import planned
+
+    given = {**SETTINGS, **changed}
+    del given["autosave"]
+    own_inputs = {
+        name: given.pop(name, default)
+        for name, default in (
+            ("negative", None), ("cfg", 1.0), ("kernel", None), ("sampler_name", ""), ("scheduler", ""),
+            ("steps_per_sample", 0), ("step_jitter", 0), ("validation", None), ("training_dtype", "auto"),
+            ("gradient_checkpointing", True), ("existing_lora", None),
+        )
+    }  # fmt: skip
+    return planned(
+        own(family) if model is None else model,
+        family_prompt(family, 1) if positive is None else positive,
+        own_inputs["negative"], own_inputs["cfg"], DDMConfig(**given), own_inputs["kernel"],
+        own_inputs["sampler_name"], own_inputs["scheduler"], own_inputs["steps_per_sample"],
+        own_inputs["step_jitter"], references(family) if refs is None else refs, own_inputs["validation"],
+        own_inputs["training_dtype"], own_inputs["gradient_checkpointing"], own_inputs["existing_lora"],
+    )  # fmt: skip
+
+
+def asked(model, then=None):
+    """A clone of the model, and a list that grows with each estimate asked of it.
+
+    Arguments:
+        then: `(number, x0)` to what is answered instead.
+    """
+    calls = []
+
+    def note(args):
+        calls.append(len(args["denoised"]))
+        return args["denoised"] if then is None else then(len(calls), args["denoised"])
+
+    model = model.clone()
+    model.set_model_sampler_post_cfg_function(note)
+    return model, calls
+
+
+@pytest.fixture
+def output_folder(tmp_path, monkeypatch):
+    """ComfyUI's output folder, empty; LoRAs in it are found, as main.py arranges."""
+    import folder_paths
+
+    folder = tmp_path / "output"
+    (folder / "loras").mkdir(parents=True)
+    monkeypatch.setattr(folder_paths, "output_directory", str(folder))
+    known = {**folder_paths.folder_names_and_paths}
+    known["loras"] = ([str(folder / "loras")], known["loras"][1])
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", known)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    return folder

@@ -1,0 +1,520 @@
+"""The memory in a folder: what was appended is read, whoever writes, reads or dies at the same time."""
+
+import errno
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from mmd_pack.mmd_core.files import memory_file, tensor_file
+from mmd_pack.mmd_core.files.memory_file import (
+    KEPT,
+    append,
+    parts,
+    recall,
+    reset,
+)
+from mmd_tests.support.packages import ROOT
+from safetensors import safe_open
+
+SHAPE = (4, 3, 2)
+posix = pytest.mark.skipif(os.name == "nt", reason="needs signals and limits of POSIX")
+
+
+def latents(values, shape=SHAPE):
+    """One sample for each value."""
+    return torch.stack([torch.full(shape, float(value)) for value in values])
+
+
+def values(found):
+    """What `latents` was given."""
+    if found.latents is None:
+        return []
+    flat = found.latents.flatten(1)
+    assert (flat == flat[:, :1]).all()
+    return flat[:, 0].tolist()
+
+
+def drafts(folder):
+    return [path for path in folder.iterdir() if not path.name.endswith(".safetensors")]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "place" / "memory"
+
+
+def test_what_was_appended_is_recalled_to_the_last_bit(folder, rng):
+    given = torch.randn(3, *SHAPE, generator=rng)
+    given[0, 0, 0] = torch.tensor([-0.0, 1e-42])  # numbers that rounding would lose
+    prompts = torch.randn(3, 5, generator=rng)
+    append(folder, given, "SD15", prompts)
+    found = recall(folder, 10, prompts=5)
+    assert torch.equal(found.latents.view(torch.int32), given.view(torch.int32))
+    assert torch.equal(found.prompts, prompts)
+    assert found.kind == "SD15" and found.notices == ()
+    assert recall(folder, 10).prompts is None  # not asked for
+
+
+def test_what_is_not_there_is_an_empty_memory(folder):
+    assert recall(folder, 10) == (None, None, "", ())
+    assert parts(folder) == [] and reset(folder) == 0
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (4, 3, 2), (16, 5, 3, 2), (2, 3, 2, 3, 2)])
+def test_samples_of_images_videos_and_sound(folder, shape):
+    append(folder, latents([1, 2], shape), "Wan21")
+    assert values(recall(folder, 10, shape)) == [1, 2]
+
+
+def test_strided_latents_of_half_precision_are_kept_as_numbers(folder, rng):
+    given = torch.randn(2, 4, 6, 5, generator=rng).half().transpose(-1, -2)
+    append(folder, given, "SD15")
+    assert torch.equal(recall(folder, 10).latents, given.float())
+
+
+def test_order_is_that_of_appending(folder):
+    names = [append(folder, latents([i, i + 0.5]), "SD15") for i in range(12)]
+    assert parts(folder) == sorted(names) and len(set(names)) == 12
+    assert values(recall(folder, 100)) == [i / 2 for i in range(24)]
+
+
+@pytest.mark.parametrize(
+    "limit, expected", [(1, [5]), (2, [4, 5]), (4, [2, 3, 4, 5]), (9, range(6))]
+)
+def test_the_newest_samples_count(folder, limit, expected):
+    append(folder, latents([0, 1, 2]), "SD15")
+    append(folder, latents([3, 4, 5]), "SD15")
+    assert values(recall(folder, limit)) == list(expected)
+
+
+def test_old_parts_are_removed_beyond_what_is_kept(folder, monkeypatch):
+    monkeypatch.setattr(memory_file, "KEPT", 5)
+    for i in range(8):
+        append(folder, latents([2 * i, 2 * i + 1]), "SD15", limit=2)
+    assert values(recall(folder, 100)) == [
+        10,
+        11,
+        12,
+        13,
+        14,
+        15,
+    ]  # whole parts: 6 are the first ≥ 5
+    for i in range(8, 12):
+        append(folder, latents([2 * i, 2 * i + 1]), "SD15", limit=10)  # who wants more keeps more
+    assert values(recall(folder, 100)) == list(range(14, 24))
+
+
+def test_reset_forgets_all_and_nothing_else(folder):
+    append(folder, latents([1, 2]), "SD15")
+    append(folder, latents([3]), "SD15")
+    below = folder / "another"
+    append(below, latents([4]), "SD15")
+    (folder / "notes.txt").write_text("mine")
+    assert reset(folder) == 3
+    assert recall(folder, 10).latents is None and values(recall(below, 10)) == [4]
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_any_program_can_read_a_part(folder):
+    name = append(folder, latents([1, 2]), "SDXL", torch.ones(2, 3))
+    assert re.fullmatch(r"\d{20}_00002_[0-9a-f]{32}\.safetensors", name)
+    assert abs(int(name[:20]) / 1e9 - time.time()) < 60
+    with safe_open(folder / name, "pt") as file:
+        about = file.metadata()
+        assert set(file.keys()) == {"latents", "prompts"}
+        assert torch.equal(file.get_tensor("latents"), latents([1, 2]))
+    assert {k: about[k] for k in ("format", "version", "kind")} == {
+        "format": "mmd_memory", "version": "1", "kind": "SDXL",
+    }  # fmt: skip
+
+
+# What does not count
+
+
+def test_samples_of_another_shape_do_not_count(folder):
+    append(folder, latents([1, 2]), "SD15")
+    append(folder, latents([3], (4, 2, 3)), "SD15")
+    append(folder, latents([4]), "SD15")
+    found = recall(folder, 10, SHAPE, "SD15")
+    assert values(found) == [1, 2, 4]
+    assert found.notices == (
+        "1 remembered images do not count: their latents are 4×2×3, those being drawn 4×3×2.",
+    )
+    assert values(recall(folder, 2, SHAPE)) == [2, 4]  # `limit` is of those that count
+
+
+def test_samples_of_another_latent_format_do_not_count(folder):
+    append(folder, latents([1, 2]), "SD15")
+    append(folder, latents([3]), "SDXL")
+    found = recall(folder, 10, SHAPE, "SDXL")
+    assert values(found) == [3]
+    assert found.notices == (
+        "2 remembered images do not count: they are latents of SD15, those being drawn of SDXL.",
+    )
+
+
+def test_nobody_asked_for_a_shape_gets_that_of_the_newest(folder):
+    append(folder, latents([1, 2]), "SD15")
+    append(folder, latents([3], (4, 2, 3)), "SDXL")
+    found = recall(folder, 10)
+    assert values(found) == [3] and found.kind == "SDXL" and "2 remembered" in found.notices[0]
+
+
+def test_samples_without_the_prompts_asked_for_do_not_count(folder):
+    append(folder, latents([1, 2]), "SD15")
+    append(folder, latents([3]), "SD15", torch.ones(1, 5))
+    append(folder, latents([4, 5]), "SD15", torch.ones(2, 6))
+    found = recall(folder, 10, prompts=6)
+    assert values(found) == [4, 5] and found.prompts.shape == (2, 6)
+    first, second = found.notices
+    assert first.startswith("1 remembered images") and "text encoder" in first
+    assert second.startswith("2 remembered images") and "without a prompt kernel" in second
+    assert values(recall(folder, 10)) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("given, match", [
+    ((torch.full((1, *SHAPE), torch.nan), "SD15"), "NaN"),
+    ((torch.full((1, *SHAPE), torch.inf), "SD15"), "NaN or infinite"),
+    ((latents([1]), "SD15", torch.full((1, 3), torch.nan)), "NaN"),
+    ((torch.zeros(3, 4), "SD15"), "shape"),
+    ((torch.zeros(0, 4, 3, 2), "SD15"), "empty"),
+    ((latents([1]), "../SD15"), "latent format"),
+    ((latents([1, 2]), "SD15", torch.ones(1, 3)), "prompt features"),
+])  # fmt: skip
+def test_what_could_not_be_read_is_not_written(folder, given, match):
+    with pytest.raises(ValueError, match=match):
+        append(folder, *given)
+    assert not folder.exists()
+
+
+# Damage
+
+
+def test_a_flip_of_any_byte_leaves_the_part_out_and_no_other(folder):
+    append(folder, latents([1]), "SD15")
+    name = append(folder, latents([2]), "SD15", torch.ones(1, 2))
+    append(folder, latents([3]), "SD15")
+    path, whole = folder / name, (folder / name).read_bytes()
+    for i in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[i] ^= random.Random(i).choice([1, 2, 4, 8, 16, 32, 64, 128])
+        path.write_bytes(damaged)
+        found = recall(folder, 10, SHAPE, "SD15")
+        # What safetensors pads the header with holds nothing.
+        same = whole[i : i + 1] == b" " and values(found) == [1, 2, 3]
+        assert same or (values(found) == [1, 3] and len(found.notices) == 1), i
+    path.write_bytes(whole)
+    assert values(recall(folder, 10)) == [1, 2, 3]
+
+
+def test_a_part_of_a_part_is_left_out_and_named(folder):
+    name = append(folder, latents([1]), "SD15")
+    append(folder, latents([2]), "SD15")
+    whole = (folder / name).read_bytes()
+    for length in range(0, len(whole), 7):
+        (folder / name).write_bytes(whole[:length])
+        found = recall(folder, 10)
+        assert values(found) == [2] and name in found.notices[0] and "damaged" in found.notices[0]
+    (folder / name).write_bytes(whole + b"\0")
+    assert values(recall(folder, 10)) == [2]
+
+
+def rewritten(path, **changes):
+    """Writes the file with other metadata, and a digest that fits it."""
+    with safe_open(path, "pt") as file:
+        about = {k: v for k, v in file.metadata().items() if k != "digest"} | changes
+        stored = {n: (file.get_tensor(n), file.get_tensor(n).dtype) for n in file.keys()}  # noqa: SIM118
+    tensor_file.write_whole(path, tensor_file.file_bytes(about, stored))
+
+
+@pytest.mark.parametrize("changes, told", [
+    ({"version": "2"}, "newer version"), ({"format": "mmd_references"}, "damaged"),
+    ({"kind": "\x1b[31m"}, "damaged"),
+])  # fmt: skip
+def test_foreign_parts_are_left_out(folder, changes, told):
+    name = append(folder, latents([1]), "SD15")
+    append(folder, latents([2]), "SD15")
+    rewritten(folder / name)
+    assert values(recall(folder, 10)) == [1, 2]
+    rewritten(folder / name, **changes)
+    found = recall(folder, 10)
+    assert values(found) == [2] and told in found.notices[0] and "\x1b" not in found.notices[0]
+
+
+def test_foreign_files_are_named_and_kept(folder, monkeypatch):
+    name = append(folder, latents([1]), "SD15")
+    foreign = ["\x1bred.safetensors", "a.safetensors", "b.safetensors", "c.safetensors"]
+    for file in foreign:
+        (folder / file).write_bytes((folder / name).read_bytes())
+    (folder / "notes.txt").write_text("mine")
+    found = recall(folder, 10)
+    assert values(found) == [1] and len(found.notices) == 1
+    assert "\ufffdred.safetensors (no part of a memory)" in found.notices[0]
+    assert found.notices[0].endswith("and 1 more.") and "notes" not in found.notices[0]
+    reset(folder)
+    assert {path.name for path in folder.iterdir()} == {*foreign, "notes.txt"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
+def test_links_are_not_followed(folder, tmp_path):
+    name = append(folder, latents([1]), "SD15")
+    os.replace(folder / name, tmp_path / name)
+    (folder / name).symlink_to(tmp_path / name)
+    assert recall(folder, 10).latents is None and parts(folder) == []
+    reset(folder)
+    assert (tmp_path / name).exists()
+
+
+def test_a_header_that_lies_about_its_length_or_shape_is_refused(folder):
+    name = append(folder, latents([1]), "SD15")
+    whole = (folder / name).read_bytes()
+    for size in (2**63, 2**40, 0, 1):
+        (folder / name).write_bytes(size.to_bytes(8, "little") + whole[8:])
+        assert recall(folder, 10).latents is None
+    size = int.from_bytes(whole[:8], "little")
+    about = json.loads(whole[8 : 8 + size])
+    for shape in (
+        [],
+        [1],
+        [2**40, 1, 1],
+        ["1", 4, 3, 2],
+        [True, 4, 3, 2],
+        [-1, -4, 3, 2],
+        [1, 4, 3, 0],
+    ):
+        about["latents"]["shape"] = shape
+        header = json.dumps(about).encode()
+        (folder / name).write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + size :])
+        found = recall(folder, 10)
+        assert found.latents is None and "damaged" in found.notices[0]
+
+
+def test_parts_that_vanish_while_they_are_read_are_told(folder, monkeypatch):
+    for i in range(3):
+        append(folder, latents([i]), "SD15")
+    listed = parts(folder)
+    original = memory_file._read
+
+    def vanishing(path, *rest):
+        if path.name == listed[1]:
+            path.unlink()
+        return original(path, *rest)
+
+    monkeypatch.setattr(memory_file, "_read", vanishing)
+    found = recall(folder, 10)
+    assert values(found) == [0, 2]
+    assert found.notices == ("Files of the memory that vanished while it was read: 1.",)
+
+
+def test_a_memory_that_cannot_be_read_is_an_error(folder, monkeypatch):
+    folder.parent.mkdir()
+    folder.write_text("a file where the folder should be")
+    for action in (lambda: recall(folder, 10), lambda: parts(folder), lambda: reset(folder)):
+        with pytest.raises(NotADirectoryError):
+            action()
+    folder.unlink()
+    append(folder, latents([1]), "SD15")
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(memory_file, "_read", refused)
+    with pytest.raises(PermissionError):
+        recall(folder, 10)
+
+
+# Writers that fail or die
+
+
+def test_drafts_of_dead_writers_go_after_a_day_and_young_ones_stay(folder):
+    append(folder, latents([1]), "SD15")
+    old, young, mine = (folder / name for name in (".old.tmp", ".young.tmp", "mine.txt"))
+    for action in (lambda: append(folder, latents([2]), "SD15"), lambda: reset(folder)):
+        for path in (old, young, mine):
+            path.write_bytes(b"half")
+        for path in (old, mine):
+            os.utime(path, (time.time() - 1.1 * tensor_file.ABANDONED,) * 2)
+        action()
+        assert [path.exists() for path in (old, young, mine)] == [False, True, True]
+
+
+def test_what_cannot_be_tidied_does_not_cost_the_part(folder, monkeypatch):
+    append(folder, latents([1]), "SD15")
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(memory_file, "parts", refused)
+    append(folder, latents([2]), "SD15")
+    assert values(recall(folder, 10)) == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_a_failure_leaves_what_was_there_and_no_rest(folder, name, monkeypatch):
+    append(folder, latents([1]), "SD15")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, name, full)
+        append(folder, latents([2]), "SD15")
+    assert values(recall(folder, 10)) == [1] and not drafts(folder)
+
+
+WORKER = """
+import sys, types
+for name, path in (("mmd_pack", {root!r}),):
+    package = types.ModuleType(name); package.__path__ = [path]; sys.modules[name] = package
+import torch
+from pathlib import Path
+from mmd_pack.mmd_core.files.memory_file import append, parts, recall, reset
+folder = Path({folder!r})
+def latents(values, shape=(4, 3, 2)):
+    return torch.stack([torch.full(shape, float(value)) for value in values])
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def worker(folder, script, **options):
+    """A process that runs `script` once it gets a line."""
+    text = WORKER.format(root=str(ROOT), folder=str(folder)) + script
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", text],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, **options,
+    )  # fmt: skip
+    return process
+
+
+def start(process):
+    assert process.stdout.readline() == "ready\n"
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+@posix
+def test_a_disk_that_is_full_costs_nothing_that_was_there(folder):
+    """A real limit: the system cuts the file off in the middle of a write."""
+    append(folder, latents([1]), "SD15")
+    process = worker(
+        folder,
+        """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+append(folder, latents([2]), "SD15")
+for shape in ((16, 30, 30), (16, 300, 300)):
+    try:
+        append(folder, latents([3], shape), "SD15")
+        print("written")
+    except OSError as error:
+        print(type(error).__name__, error.errno)
+append(folder, latents([4]), "SD15")
+""",
+    )
+    out, _ = process.communicate("go\n", timeout=120)
+    assert out.split("\n")[1:-1] == [f"OSError {errno.EFBIG}"] * 2 and process.returncode == 0
+    assert values(recall(folder, 10)) == [1, 2, 4] and not drafts(folder)
+
+
+def test_many_writers_and_readers_at_once(folder):
+    """Four processes append and two read: nothing is lost, and nobody ever sees half a part."""
+    n = 30
+    writing = """
+for i in range({n}):
+    append(folder, latents([{w} * 1000 + i] * (1 + i % 3)), "SD15")
+"""
+    reading = """
+seen, reads = 0, 0
+while seen < {total}:
+    found = recall(folder, 4000)
+    assert not found.notices, found.notices
+    if found.latents is not None:
+        flat = found.latents.flatten(1)
+        assert (flat == flat[:, :1]).all()
+        assert len(flat) >= seen  # what was there stays
+        seen = len(flat)
+    reads += 1
+print(reads)
+"""
+    total = 4 * sum(1 + i % 3 for i in range(n))
+    workers = [worker(folder, writing.format(n=n, w=w)) for w in range(4)]
+    workers += [worker(folder, reading.format(total=total)) for _ in range(2)]
+    for process in workers:
+        start(process)
+    outs = [process.communicate(timeout=240)[0] for process in workers]
+    assert all(process.returncode == 0 for process in workers)
+    assert all(int(out) > 0 for out in outs[4:])
+    expected = sorted(w * 1000 + i for w in range(4) for i in range(n) for _ in range(1 + i % 3))
+    found = values(recall(folder, 4000))
+    assert sorted(found) == expected and not drafts(folder)
+    for w in range(4):  # each writer's own order is kept
+        mine = [value for value in found if value // 1000 == w]
+        assert mine == sorted(mine)
+
+
+def test_writers_readers_and_resets_do_not_disturb_each_other(folder):
+    writing = """
+for i in range(40):
+    append(folder, latents([i]), "SD15")
+"""
+    mixed = """
+for i in range(40):
+    found = recall(folder, 4000)
+    assert all("vanished" in notice for notice in found.notices), found.notices
+    if i % 10 == 9:
+        reset(folder)
+"""
+    workers = [worker(folder, writing) for _ in range(2)] + [
+        worker(folder, mixed) for _ in range(2)
+    ]
+    for process in workers:
+        start(process)
+    for process in workers:
+        process.communicate(timeout=240)
+        assert process.returncode == 0
+    append(folder, latents([1]), "SD15")
+    assert values(recall(folder, 4000))[-1] == 1 and not recall(folder, 4000).notices
+
+
+@posix
+def test_a_writer_that_is_killed_leaves_whole_parts_alone(folder):
+    """SIGKILL at 60 random moments, most of them in the middle of an append (one takes milliseconds)."""
+    process = worker(
+        folder,
+        """
+import os, random, signal, time
+chance, given = random.Random(0), latents([7, 8], (16, 32, 32))
+for _ in range(60):
+    child = os.fork()
+    while child == 0:
+        os.write(1, append(folder, given, "SD15", limit=4000).encode() + b"\\n")
+    time.sleep(chance.uniform(0, 0.04))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+""",
+    )
+    out, _ = process.communicate("go\n", timeout=240)
+    assert process.returncode == 0
+    promised, there = set(out.splitlines()[1:]), parts(folder)
+    found = recall(folder, 4000, (16, 32, 32), "SD15")
+    assert promised <= set(there) and not found.notices
+    assert values(found) == [7, 8] * len(there)  # each is whole
+    assert len(there) - len(promised) <= 60  # written, but killed before it was said
+    assert len(promised) > 20 and drafts(folder), "nobody died in the middle: the test says nothing"
+    for draft in drafts(folder):
+        os.utime(draft, (time.time() - 2 * tensor_file.ABANDONED,) * 2)
+    append(folder, latents([1]), "SD15", limit=4000)
+    assert not drafts(folder)
+
+
+def test_kept_is_more_than_the_default_limit():
+    assert KEPT >= 256

@@ -1,0 +1,323 @@
+"""The guidance modes against the formulas they implement, written out once more on whole latents."""
+
+import pytest
+import torch
+from mmd_pack.mmd_core import (
+    KERNELS,
+    MODES,
+    Guidance,
+    GuidanceConfig,
+    KernelConfig,
+    Latents,
+    Memory,
+    NoiseModel,
+    Window,
+)
+from mmd_pack.mmd_core.comparison.noise import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
+from mmd_tests.test_core.comparison.test_gram_space import latents
+from mmd_tests.test_core.kernels.test_mmd import autograd_mmd2
+
+F64 = torch.float64
+SIGMAS = [14.0, 6.0, 2.5, 1.0, 0.4, 0.0]
+EVERYWHERE = Window(1e9, 0.0)
+
+
+def guidance(config, y, **options):
+    weights = torch.full((len(y),), 1 / len(y), dtype=y.dtype)
+    options = {"sigmas": SIGMAS, "window": EVERYWHERE, "noise": NoiseModel(), **options}
+    return Guidance(config, Latents(y, weights), **options)
+
+
+def make(rng, batch=5, n=9, dtype=F64):
+    y, x0 = latents(rng, n).to(dtype), latents(rng, batch, 0.4).to(dtype)
+    return y, x0, x0 + 2.5 * torch.randn(x0.shape, generator=rng, dtype=F64).to(dtype)
+
+
+def autograd(x, y, kernel, finished=None):
+    """∂MMD²/∂x with finished samples counted as drawn together with x."""
+    rows = x.detach().clone().requires_grad_()
+    together = rows if finished is None else torch.cat([finished, rows])
+    equal = torch.ones(len(y), dtype=y.dtype)
+    (grad,) = torch.autograd.grad(autograd_mmd2(together, y, kernel, equal), rows)
+    return grad
+
+
+def flow_directly(x0, y, kernel, reach, lacking=0.0, steps=2000):
+    """w' = −Ĝ(w) for the time `reach` by Euler's method on latents; `lacking` is what squared distances lack."""
+    w, y = x0.flatten(1), y.flatten(1)
+    for _ in range(steps):
+        velocity = torch.zeros_like(w)
+        for others, e, sign in ((w, 2 * lacking, -1), (y, lacking, 1)):
+            way = others - w[:, None]
+            for h in kernel.bandwidths:
+                pull = torch.exp(-(way.square().sum(2) + e) / 2 / h**2) / len(kernel.bandwidths)
+                velocity += sign * 2 / len(others) * (pull[:, :, None] * way).sum(1)
+        w = w + reach / steps * velocity
+    return w.reshape(x0.shape)
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32])
+@pytest.mark.parametrize("strength, tolerance", [(0.002, 1e-3), (6.0, 5e-3), (40.0, 1e-2)])
+def test_flow_is_the_gradient_flow_computed_directly(strength, tolerance, dtype, rng):
+    """In few sub-steps what thousands of Euler's method give."""
+    y, x0, x = make(rng)
+    run = guidance(GuidanceConfig(strength=strength, preserve=0), y.to(dtype), record=True)
+    guided = run(x0.to(dtype), x.to(dtype), 2.5).to(F64)
+    fraction = 1 - 1.0 / 2.5
+    assert run.trace[0].substeps < 2 + 2 * strength * fraction
+    lacking = float(run.comparison.posterior.lacking(x - x0, 2.5))
+    assert lacking > 0
+    expected = flow_directly(x0, y, run.comparison.kernel, strength * fraction, lacking) - x0
+    assert ((guided - x0) * fraction - expected).norm() / expected.norm() < tolerance
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_paper_moves_x_by_the_gradient_at_the_noisy_latent(kernel, rng):
+    """Equation 5: after an Euler step, z has moved by exactly −λ ∂MMD²/∂z."""
+    y, x0, x = make(rng)
+    noise, strength, sigma, sigma_next = NoiseModel(), 50.0, 2.5, 1.0
+    run = guidance(
+        GuidanceConfig(mode="paper", strength=strength, kernel=KernelConfig(kernel)), y, noise=noise
+    )
+    moved = (run(x0, x, sigma) - x0) * (1 - sigma_next / sigma) * noise.published_scale(sigma_next)
+    expected = -strength * autograd(x * noise.published_scale(sigma), y, run.comparison.kernel)
+    torch.testing.assert_close(moved, expected, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [None, KernelConfig("rbf", "fixed", 20.0, (1.0,))])
+@pytest.mark.parametrize("finished", [1, 7])
+def test_official_is_the_published_normalised_update(finished, kernel, rng):
+    """One image at a time with memory: Δ = α g / (‖g‖ + 1e-5) ‖z‖ where the step arrives, to 1e-5."""
+    y, x0, x = make(rng, batch=1)
+    memory, alpha, noise = latents(rng, finished, -0.5), 0.05, NoiseModel()
+    sigma, sigma_next = 2.5, 1.0
+    run = guidance(
+        GuidanceConfig(mode="official", strength=alpha, kernel=kernel), y, memory=Memory(memory)
+    )
+    z = (x0 + (x - x0) * sigma_next / sigma) * noise.published_scale(sigma_next)
+    g = autograd(z, y, run.comparison.kernel, memory)
+    expected = z - alpha * g / (g.norm() + 1e-5) * z.norm()
+    guided = run(x0, x, sigma)
+    arrived = (guided + (x - guided) * sigma_next / sigma) * noise.published_scale(sigma_next)
+    torch.testing.assert_close(arrived, expected, rtol=1e-5, atol=1e-9)
+
+
+def test_official_poly3_is_the_published_sum(rng):
+    """The authors' sums for the cubic kernel, term by term, with reference weights."""
+    y, x, memory = (
+        latents(rng, 6).flatten(1),
+        latents(rng, 1).flatten(1),
+        latents(rng, 3).flatten(1),
+    )
+    weights = torch.rand(6, generator=rng, dtype=F64)
+    weights, d = weights / weights.sum(), x.shape[1]
+    samples = torch.cat([memory, x])
+    k = len(samples)
+    repulsion = 2 / (k * k * d) * sum(3 * (s @ x[0] / d + 1) ** 2 * s for s in samples)
+    attraction = (
+        1
+        / (k * d)
+        * sum(w * 3 * (r @ x[0] / d + 1) ** 2 * r for w, r in zip(weights, y, strict=True))
+    )
+    g = repulsion - 2 * attraction
+    noise = NoiseModel(flow_matching=True)  # its noisy latents are the sampler's
+    run = Guidance(
+        GuidanceConfig(mode="official", strength=0.1), Latents(y, weights), [0.9, 0.5, 0.0], EVERYWHERE, noise,
+        memory=Memory(memory),
+    )  # fmt: skip
+    guided = run(x, x, 0.9)  # a noisy latent that is its own estimate arrives where it is
+    moved = (guided - x) * (1 - 0.5 / 0.9)
+    torch.testing.assert_close(
+        moved[0], -0.1 * g / (g.norm() + 1e-5) * x.norm(), rtol=1e-5, atol=1e-12
+    )
+
+
+def test_official_does_not_guide_the_first_image(rng):
+    y, x0, x = make(rng, batch=1)
+    assert torch.equal(guidance(GuidanceConfig(mode="official"), y)(x0, x, 2.5), x0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(6,), (4, 6, 5), (4, 1, 6, 5)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64])
+def test_any_rank_and_dtype_comes_back_and_nothing_is_written(shape, dtype, mode, rng):
+    y, x0 = latents(rng, 5, shape=shape).float(), latents(rng, 3, shape=shape).to(dtype)
+    x = x0.clone() + 1
+    copies = y.clone(), x0.clone(), x.clone()
+    guided = guidance(GuidanceConfig(mode=mode, strength=0.1), y)(x0, x, 2.5)
+    assert (guided.shape, guided.dtype) == (x0.shape, dtype) and torch.isfinite(guided).all()
+    assert not torch.equal(guided, x0)
+    for tensor, copy in zip((y, x0, x), copies, strict=True):
+        assert torch.equal(tensor, copy)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_two_runs_are_identical(mode, rng):
+    y, x0, x = make(rng, dtype=torch.float32)
+    config = GuidanceConfig(mode=mode, strength=0.5)
+    assert torch.equal(guidance(config, y)(x0, x, 2.5), guidance(config, y)(x0, x, 2.5))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_order_of_the_batch_does_not_matter(mode, rng):
+    y, x0, x = make(rng)
+    run, order = guidance(GuidanceConfig(mode=mode, strength=0.5), y), [3, 0, 4, 1, 2]
+    torch.testing.assert_close(run(x0[order], x[order], 2.5), run(x0, x, 2.5)[order])
+
+
+def test_flow_lowers_mmd2_and_records_it(rng):
+    y, x0, x = make(rng)
+    run = guidance(GuidanceConfig(strength=10.0), y, record=True)
+    for sigma in SIGMAS[:-2]:
+        run(x0, x, sigma)
+    assert [row.sigma for row in run.trace] == SIGMAS[:-2]
+    assert all(row.mmd2_after < row.mmd2_before for row in run.trace)
+    assert [row.progress for row in run.trace] == pytest.approx([0, 0.2, 0.4, 0.6])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("strength", [3.0, 40.0, 400.0])
+def test_flow_is_stable_at_any_strength(kernel, strength, rng):
+    """Never farther away than where it started or the references are."""
+    y, x0, x = make(rng)
+    config = GuidanceConfig(strength=strength, kernel=KernelConfig(kernel))
+    guided = guidance(config, y)(x0, x, 2.5)
+    assert guided.norm() < 10 * max(x0.norm(), y.norm())
+
+
+def test_without_strength_or_outside_the_window_nothing_changes(rng):
+    y, x0, x = make(rng)
+    for run in (
+        guidance(GuidanceConfig(strength=0.0), y),
+        guidance(GuidanceConfig(), y, window=Window(0.9, 0.1)),
+        guidance(GuidanceConfig(), y, window=Window(1e9, 2.6)),
+    ):
+        assert run(x0, x, 2.5) is x0
+    assert guidance(GuidanceConfig(), y)(x0, x, 0.4) is x0, "the last step goes to sigma 0"
+
+
+def test_memory_balances_the_next_group(rng):
+    """Finished samples at one half of the references push the next ones to the other half."""
+    left, right = latents(rng, 4, -3.0), latents(rng, 4, 3.0)
+    y, x0 = torch.cat([left, right]), latents(rng, 4)
+    x = x0 + 2.5 * torch.randn(x0.shape, generator=rng, dtype=F64)
+    config = GuidanceConfig(strength=3.0)
+    alone = guidance(config, y)(x0, x, 2.5).mean()
+    after_left = guidance(config, y, memory=Memory(left))(x0, x, 2.5).mean()
+    after_right = guidance(config, y, memory=Memory(right))(x0, x, 2.5).mean()
+    assert after_right < alone < after_left
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("batch, finished", [(1, 0), (1, 9), (4, 0), (4, 2), (4, 40)])
+def test_weights_of_samples_and_memory_sum_to_one(batch, finished, mode):
+    p, s = MODES[mode].memory_weights(batch, finished)
+    assert batch * p + finished * s == pytest.approx(1) and p > 0 and s >= 0
+
+
+def test_official_forgets_as_its_authors_code_does():
+    """Before an image is drawn, a memory of 100 is cut back to the last; other modes remember all."""
+    remembered = []  # what the authors' loop remembers
+    for finished in range(1, 320):
+        remembered.append(float(finished))
+        if len(remembered) == 100:
+            remembered = remembered[-1:]
+        memory = Memory(torch.arange(1.0, finished + 1)[:, None])
+        assert MODES["official"].recalled(memory).latents.flatten().tolist() == remembered
+        assert len(MODES["flow"].recalled(memory).latents) == finished
+
+
+def test_flow_matching_models_move_by_the_same_displacement(rng):
+    """x = (1 − s)·x0 + s·n is a rescaled noise model: after a step, x0 has moved alike in both."""
+    y, x0, x = make(rng)
+    levels = [3.0, 1.5, 0.5, 0.0]
+    flow_sigmas = [v / (1 + v) for v in levels]
+    config = GuidanceConfig(strength=4.0)
+    plain = guidance(config, y, sigmas=levels)
+    flow = guidance(config, y, sigmas=flow_sigmas, noise=NoiseModel(flow_matching=True))
+    for i in (0, 1):
+        moved = (plain(x0, x, levels[i]) - x0) * (1 - levels[i + 1] / levels[i])
+        s, s_next = flow_sigmas[i : i + 2]
+        moved_flow = (flow(x0, (1 - s) * x, s) - x0) * (1 - s_next / s) / (1 - s_next)
+        torch.testing.assert_close(moved_flow, moved)
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        ({"mode": "kick"}, "kick"),
+        ({"strength": -1.0}, "strength"),
+        ({"strength": float("nan")}, "strength"),
+        ({"start_percent": 0.8, "end_percent": 0.2}, "start_percent"),
+        ({"start_percent": 0.5, "end_percent": 0.5}, "end_percent"),
+    ],
+)
+def test_bad_settings_are_named(options, word):
+    with pytest.raises(ValueError, match=word):
+        GuidanceConfig(**options)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "energy", "linear"])
+def test_preserve_bounds_how_far_guidance_moves_a_sample(kernel, rng):
+    """By (1 − p)/p of the model's own step, each sample by itself and in its direction."""
+    y, x0, x = make(rng)
+    free, half, most = (
+        guidance(
+            GuidanceConfig(strength=1e4, preserve=p, kernel=KernelConfig(kernel)), y, record=True
+        )
+        for p in (0.0, 0.5, 0.9)
+    )
+    own = (x - x0).flatten(1).norm(dim=1)
+    moved = (free(x0, x, 2.5) - x0).flatten(1)
+    for run, share in ((half, 1.0), (most, 1 / 9)):
+        limited = (run(x0, x, 2.5) - x0).flatten(1)
+        length = torch.minimum(moved.norm(dim=1), share * own)
+        torch.testing.assert_close(limited.norm(dim=1), length)
+        torch.testing.assert_close(limited, moved / moved.norm(dim=1)[:, None] * length[:, None])
+    assert (moved.norm(dim=1) > own / 9).all(), "nothing to limit"
+    assert most.trace[0].change < free.trace[0].change
+    assert torch.equal(guidance(GuidanceConfig(preserve=1.0), y)(x0, x, 2.5), x0)
+
+
+def test_beyond_rest_more_strength_changes_nothing(rng):
+    """A plateau: strength 1000 and 100 000 are the same, and finite."""
+    y, x0, x = make(rng)
+    first, second = (guidance(GuidanceConfig(strength=s), y)(x0, x, 2.5) for s in (1e3, 1e5))
+    assert torch.equal(first, second) and torch.isfinite(first).all()
+
+
+def test_trace_shows_what_was_left_of_the_step(rng):
+    """MMD² after is that of the limited samples."""
+    y, x0, x = make(rng)
+    run = guidance(GuidanceConfig(strength=100.0, preserve=0.95), y, record=True)
+    guided = run(x0, x, 2.5)
+    row = run.trace[0]
+    comparison = run.comparison
+    lacking = comparison.posterior.lacking(x - x0, 2.5)
+    w = comparison.space.project(x0 + (guided - x0) * 0.6, lacking).start()
+    coupling = run._coupling(len(x0), None)
+    values = comparison.kernel.values(w.gram)
+    expected = coupling.mmd2(values, comparison.mmd2_of_rows(coupling)).item()
+    assert row.mmd2_after == pytest.approx(expected, rel=1e-6)
+    assert row.mmd2_after < row.mmd2_before
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("flow_matching", [False, True])
+def test_cfg_pp_samplers_move_as_far_as_others(flow_matching, mode, rng):
+    """They take x's direction from the unconditional estimate u: guidance moves x' as an Euler step would."""
+    y, x0, x = make(rng)
+    u = x0 + 0.1 * torch.randn(x0.shape, generator=rng, dtype=F64)
+    sigma, after = 0.9, 0.6
+    signal = 1 - after if flow_matching else 1.0
+
+    def moved(carry, step):
+        options = {"sigmas": [1.0, sigma, after, 0.3, 0.0], "noise": NoiseModel(flow_matching)}
+        guided = guidance(GuidanceConfig(mode=mode, strength=0.5), y, carry=carry, **options)
+        return step(guided(x0, x, sigma)) - step(x0)
+
+    euler = moved(euler_carry, lambda d: d + (x - d) * after / sigma)
+    torch.testing.assert_close(moved(cfg_pp_carry, lambda d: d + (x - u) * after / sigma), euler)
+    torch.testing.assert_close(
+        moved(euler_cfg_pp_carry, lambda d: signal * d + (x - u) * after / sigma), euler
+    )

@@ -1,0 +1,98 @@
+"""How exact guidance is in float32, in half precision and with TF32: some cells of benchmarks/numerics.py."""
+
+import pytest
+import torch
+from mmd_pack.mmd_core import (
+    Guidance,
+    GuidanceConfig,
+    Latents,
+    NoiseModel,
+    Window,
+)
+from mmd_tests.studies.benchmarks.numerics import Tf32, errors, rounded
+
+RADIAL = ["rbf", "imq", "laplacian", "energy"]
+DIMS = [64, 16_384]
+SIGMAS, EVERYWHERE = [5.0, 1.0, 0.0], Window(1e9, 0)
+
+
+def test_tf32_keeps_ten_bits_of_factors_and_nothing_of_sums():
+    assert rounded(torch.tensor([1 + 2**-10, 1 + 2**-12, -3.0])).tolist() == [1 + 2**-10, 1, -3]
+    a, b = torch.full((1, 4), 1 + 2.0**-12), torch.full((4, 1), 4096.0)
+    with Tf32():
+        assert (a @ b).item() == 4 * 4096
+        assert (a * 4096).sum().item() == 4 * 4097
+        assert torch.addmm(torch.tensor([[2.0**-12]]), a, b * 0).item() == 2.0**-12
+    assert (a @ b).item() == 4 * 4097
+
+
+@pytest.mark.parametrize("offset", [0.0, 10.0, 1000.0])
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("kernel", RADIAL)
+def test_kernels_of_distances_do_not_mind_where_latents_are(kernel, dim, offset):
+    """Measured: 1e-6."""
+    assert errors(kernel, "held", dim, offset)[0] < 5e-6
+
+
+def test_so_it_is_for_large_latents():
+    """Measured: 8e-6, of sums of so many products."""
+    assert errors("rbf", "held", 262_144, 1000.0, n=20)[0] < 3e-5
+
+
+@pytest.mark.parametrize("kernel", [*RADIAL, "polynomial", "linear"])
+@pytest.mark.parametrize("dim", DIMS)
+def test_streamed_as_held_and_half_precision_to_three_digits(dim, kernel):
+    """Measured: the same as if held; up to 2e-4 in half precision."""
+    assert errors(kernel, "streamed", dim, 0.0)[0] < 5e-6
+    assert errors(kernel, "fp16", dim, 0.0)[0] < 4e-4
+
+
+@pytest.mark.parametrize("kernel", ["polynomial", "linear"])
+@pytest.mark.parametrize("offset, most", [(0.0, 2e-6), (1.0, 2e-5), (10.0, 2e-4)])
+def test_kernels_of_products_lose_digits_with_the_origin(offset, most, kernel):
+    """They see the origin: at 10 deviations from it, which no latents are, measured 6e-5."""
+    for dim in DIMS:
+        assert errors(kernel, "held", dim, offset)[0] < most
+
+
+@pytest.fixture(params=["highest", "high"])
+def chosen(request):
+    """How exact matrix products are for all others: with TF32 or without."""
+    torch.set_float32_matmul_precision(request.param)
+    yield request.param
+    torch.set_float32_matmul_precision("highest")
+
+
+def precision():
+    matmul = torch.backends.cuda.matmul
+    return getattr(matmul, "fp32_precision", None) or matmul.allow_tf32
+
+
+def test_tf32_is_off_within_guidance_and_as_chosen_afterwards(chosen):
+    """With it kernels of distances would be 1e-3 off, kernels of products much more (benchmarks/numerics.py)."""
+    seen, x = [], torch.randn(8, 4, 4, 4)
+
+    def noting(latents):
+        seen.append(precision())
+        return latents
+
+    y = Latents(torch.randn(9, 4, 4, 4), torch.full((9,), 1 / 9), noting)
+    run = Guidance(GuidanceConfig(), y, SIGMAS, EVERYWHERE, NoiseModel(), budget=0)
+    run(x, x + 1, 5.0)
+    run.finished(x)
+    with pytest.raises(RuntimeError):
+        run(x[:, :2], x, 5.0)
+    assert len(seen) > 5 and set(seen[1:]) <= {"ieee", False}  # the first: its shape is asked
+    assert torch.get_float32_matmul_precision() == chosen
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="TF32 is a GPU's")
+def test_tf32_makes_no_difference_on_a_gpu():
+    y, x = torch.randn(40, 4, 32, 32), torch.randn(8, 4, 32, 32, device="cuda")
+    moved = []
+    for each in ("high", "highest"):
+        torch.set_float32_matmul_precision(each)
+        latents = Latents(y, torch.full((40,), 1 / 40, device="cuda"))
+        run = Guidance(GuidanceConfig(), latents, SIGMAS, EVERYWHERE, NoiseModel())
+        moved.append(run(x, x + 1, 5.0) - x)
+    assert (moved[0] - moved[1]).norm() < 1e-3 * moved[0].norm()

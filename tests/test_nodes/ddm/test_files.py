@@ -1,0 +1,287 @@
+"""The LoRA files of MMDSaveLoRA: core loads what was trained, they say how it was made, and damage is refused."""
+
+import json
+
+import pytest
+import torch
+from mmd_tests.support.ddm_runs import (
+    LORA,
+    LOSSES,
+    QUICK,
+    REPORT,
+    denoised,
+    estimates,
+    gradients_of,
+    output_folder,  # noqa: F401  (a fixture)
+    own,
+    own_family,
+    trained,
+    usual,
+    with_lora,
+)
+from mmd_tests.support.tiny_models import FAMILIES, family_latent
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+pytestmark = [pytest.mark.comfy, pytest.mark.usefixtures("output_folder")]
+
+
+def saved(lora, prefix: str = "loras/made", dtype: str = "float32", **options) -> str:
+    """The name of the file, as LoRA nodes list it."""
+    from mmd_pack.nodes.ddm.mmd_save_lora import MMDSaveLoRA
+
+    with torch.inference_mode():
+        return MMDSaveLoRA.execute(lora, prefix, dtype, **options).result[0]
+
+
+def loaded(name: str, family: str = QUICK, strength: float = 1.0, model=None):
+    """A fresh model with the file, by core's Load LoRA (Model)."""
+    import nodes
+
+    model = own_family(family) if model is None else model
+    with torch.inference_mode():
+        return nodes.LoraLoaderModelOnly().load_lora_model_only(model, name, strength)[0]
+
+
+def stronger(lora, scale: float = 10.0):
+    """The LoRA as if it had been trained for longer."""
+    from mmd_pack.nodes.ddm.training.trained_lora import TrainedLoRA
+
+    factors = {
+        name: tensor * scale if ".lora_up" in name else tensor for name, tensor in lora.items()
+    }
+    return TrainedLoRA(factors, lora.about)
+
+
+def noise(family: str = QUICK) -> torch.Tensor:
+    shape = family_latent(family, 3)["samples"].shape
+    return torch.randn(shape, generator=torch.Generator().manual_seed(7150))
+
+
+# ---- core draws with it what was trained
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "SD20"])
+def test_core_draws_with_the_file_what_training_drew(family, output_folder):  # noqa: F811
+    lora = stronger(trained(family=gradients_of(family), iterations=1, batch_size=2)[LORA])
+    assert all(factor.any() for name, factor in lora.items() if ".lora_up" in name)
+    name, x = saved(lora), noise(family)
+    (expected,) = estimates(x, [[0] * 3], family=family, initial=lora)
+    found, base = denoised(loaded(name, family), x, family), denoised(own(family), x, family)
+    scale = expected.abs().max()
+    assert (found - expected).abs().max() < 1e-5 * scale
+    assert (base - expected).abs().max() > 0.1 * scale
+
+
+@pytest.mark.parametrize("family", ["SD3", "WAN21_T2V"])
+def test_in_bf16_it_differs_by_the_rounding_of_bf16(family):
+    """A merged weight is rounded once more: W + BA to 8 bits, where training adds BAx to Wx.
+
+    That is not below 1e-3 of the output, of which bf16 keeps 4e-3; but no more than bf16 differs from fp32 anyway.
+    """
+    lora = stronger(trained(family=gradients_of(family), iterations=1, batch_size=2)[LORA])
+    x = noise(family)
+    exact, rounded = (
+        estimates(x, [[0] * 3], family=family, dtype=dtype)[0] for dtype in ("fp32", "bf16")
+    )
+    (expected,) = estimates(x, [[0] * 3], family=family, dtype="bf16", initial=lora)
+    model = with_lora(own_family(family), lora)
+    model.set_model_compute_dtype(torch.bfloat16)
+    error = (denoised(model, x, family) - expected).abs().max()
+    assert error < 0.01 * expected.abs().max() and error < 1.5 * (rounded - exact).abs().max()
+
+
+def test_without_strength_or_training_the_model_is_as_it_was():
+    x = noise()
+    base, lora = denoised(own(QUICK), x), stronger(usual()[LORA])
+    assert torch.equal(denoised(loaded(saved(lora), strength=0.0), x), base)
+    untrained = stronger(lora, 0.0)
+    assert torch.equal(denoised(loaded(saved(untrained)), x), base)
+    (without,) = estimates(x, [[0] * 3])
+    (zero,) = estimates(x, [[0] * 3], initial=untrained)
+    assert torch.equal(zero, without)
+    half = denoised(loaded(saved(lora), strength=0.5), x)
+    assert 0.2 < (half - base).norm() / (denoised(loaded(saved(lora)), x) - base).norm() < 0.8
+
+
+def test_core_takes_the_sockets(output_folder, monkeypatch):  # noqa: F811
+    import folder_paths
+    from comfy_extras.nodes_train import LossGraphNode, SaveLoRA
+
+    x, lora = noise(), stronger(usual()[LORA])
+    expected = denoised(loaded(saved(lora)), x)
+    torch.testing.assert_close(denoised(with_lora(own_family(QUICK), lora), x), expected)
+    SaveLoRA.execute(lora, "loras/by_core", 2)
+    (file,) = output_folder.rglob("by_core*")
+    torch.testing.assert_close(denoised(loaded(file.name), x), expected)
+    monkeypatch.setattr(folder_paths, "temp_directory", str(output_folder / "temp"))
+    monkeypatch.setattr(LossGraphNode, "hidden", None, raising=False)
+    shown = LossGraphNode.execute(usual()[LOSSES], "losses")
+    assert shown.ui is not None and list(output_folder.glob("temp/*.png"))
+
+
+# ---- the file
+
+
+def test_the_file_says_how_it_was_made(output_folder):  # noqa: F811
+    from mmd_pack.nodes.ddm.training.trained_lora import about_file
+
+    lora = usual()[LORA]
+    name = saved(lora, "loras/sub/made", report=usual()[REPORT])
+    assert name == "sub/made_00001_.safetensors"
+    file = output_folder / "loras" / name
+    assert about_file(file) == {**lora.about, "report": usual()[REPORT]}
+    for key, value in {
+        "steps": 2, "sampler_name": "euler", "scheduler": "simple", "cfg": 1.0, "shift": 3.0, "model": "SD3",
+        "latent": [16, 4, 4], "features": "latent", "kernel": "rbf", "references": 6, "held_out": 0, "rank": 2,
+        "iterations": 2, "batch_size": 4, "prompts": 1, "targets": "all",
+    }.items():  # fmt: skip
+        assert lora.about[key] == value
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata()["modelspec.title"] == "made_00001_"
+    kept = load_file(file)
+    assert kept.keys() == lora.keys() and all(torch.equal(kept[key], lora[key]) for key in lora)
+    assert saved(lora, "loras/sub/made") == "sub/made_00002_.safetensors"
+    assert saved(dict(lora), "elsewhere") == "elsewhere_00001_.safetensors"
+    assert about_file(output_folder / "elsewhere_00001_.safetensors") is None
+
+
+@pytest.mark.parametrize("dtype, error", [("bfloat16", 2**-8), ("float16", 2**-11)])
+def test_half_the_size(dtype, error, output_folder):  # noqa: F811
+    lora = usual()[LORA]
+    whole, half = (output_folder / "loras" / saved(lora, dtype=kind) for kind in ("float32", dtype))
+    numbers = 2 * sum(factor.numel() for factor in lora.values())
+    assert whole.stat().st_size - half.stat().st_size == pytest.approx(numbers, rel=0.02)
+    for name, factor in load_file(half).items():
+        torch.testing.assert_close(factor.float(), lora[name], rtol=error, atol=1e-7)
+        assert factor.dtype == getattr(torch, dtype) or name.endswith("alpha")
+
+
+def test_training_goes_on_from_a_lora():
+    lora = stronger(trained(rank=3, alpha=6.0, iterations=1)[LORA])
+    settings = {"existing_lora": lora, "iterations": 1, "ema": 0.0}
+    same, further = (trained(learning_rate=rate, **settings) for rate in (1e-7, 1e-2))
+    for name, factor in same[LORA].items():
+        torch.testing.assert_close(factor, lora[name], rtol=1e-5, atol=2e-7)
+    assert same[LOSSES] == further[LOSSES] and same[LOSSES]["loss"][0] != usual()[LOSSES]["loss"][0]
+    moved = [(factor - lora[name]).abs().max() for name, factor in further[LORA].items()]
+    assert max(moved) == pytest.approx(1e-2, rel=0.01)
+
+
+@pytest.mark.parametrize("prefix", ["../made", "loras/../../made", "/tmp/made"])
+def test_nothing_is_written_outside_of_the_output_folder(prefix, output_folder):  # noqa: F811
+    before = set(output_folder.parent.rglob("*"))
+    with pytest.raises(
+        ValueError, match="^MMDSaveLoRA: .*leads out of the output folder: set prefix to"
+    ):
+        saved(usual()[LORA], prefix)
+    assert set(output_folder.parent.rglob("*")) == before
+
+
+def test_what_cannot_be_written_is_told(output_folder, monkeypatch):  # noqa: F811
+    from mmd_pack.nodes.ddm.training import trained_lora
+
+    with pytest.raises(
+        ValueError, match="^MMDSaveLoRA: unknown dtype 'int8': choose one of float32"
+    ):
+        saved(usual()[LORA], dtype="int8")
+    (output_folder / "file").write_text("")
+    with pytest.raises(
+        ValueError, match=r"^MMDSaveLoRA: the file cannot be written \(.+\): choose another"
+    ):
+        saved(usual()[LORA], "file/made")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trained_lora, "write_whole", full)
+    with pytest.raises(ValueError, match=r"^MMDSaveLoRA: .*\(No space left on device\)"):
+        saved(usual()[LORA])
+    assert not list(output_folder.rglob("*.safetensors"))
+
+
+# ---- MMDLoRAInfo
+
+
+def info(name: str, sampler="(any)", scheduler="(any)", steps=0, cfg=0.0, sigmas=None):
+    from mmd_pack.nodes.ddm.mmd_lora_info import MMDLoRAInfo
+
+    return MMDLoRAInfo.execute(name, sampler, scheduler, steps, cfg, sigmas).result
+
+
+def test_info_tells_what_it_was_trained_for_and_warns_of_other_use():
+    lora = trained(steps_per_sample=3, step_jitter=1, iterations=1)[LORA]
+    name = saved(lora)
+    report, steps, cfg = info(name)
+    assert (steps, cfg) == (3, 1.0) and "⚠" not in report
+    assert (
+        "For 2 to 4 steps of euler, simple, cfg 1." in report and "Trained on SD3 with 6" in report
+    )
+    assert "⚠" not in info(name, "ddim", "simple", 4, 1.0)[0]
+    warned = info(name, "heun", "karras", 8, 7.0)[0]
+    for words in (
+        "You draw with 8 steps, it was trained for 2 to 4: set steps to 3",
+        "You draw with heun: set sampler_name to euler.", "You draw with karras: set scheduler to simple.",
+        "You draw with cfg 7: set cfg to 1",
+    ):  # fmt: skip
+        assert f"⚠ {words}" in warned
+    assert warned.count("⚠") == 4
+    assert "20 steps" in info(name, steps=3, sigmas=torch.linspace(1, 0, 21))[0]
+    assert "MMD² to held-out" not in report
+    known = {**lora.about, "mmd2_before": 0.25, "mmd2_after": 0.0625}
+    from mmd_pack.nodes.ddm.training.trained_lora import TrainedLoRA
+
+    assert "0.25 before, 0.0625 after" in info(saved(TrainedLoRA(lora, known)))[0]
+
+
+def header(metadata) -> bytes:
+    text = json.dumps({"__metadata__": metadata}).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+def said(**changed) -> bytes:
+    return header({"mmd_ddm": json.dumps({**usual()[LORA].about, **changed})})
+
+
+OTHERS = {
+    "empty": lambda: b"",
+    "short": lambda: b"abc",
+    "no header": lambda: (100).to_bytes(8, "little") + b"x" * 100,
+    "cut off": lambda: said()[:-20],
+    "endless": lambda: b"\xff" * 64,
+    "a list": lambda: (2).to_bytes(8, "little") + b"[]",
+    "deep": lambda: (200_000).to_bytes(8, "little") + b"[" * 200_000,
+    "no text": lambda: (4).to_bytes(8, "little") + b"\xff\xfe\xfd\xfc",
+    "no metadata": lambda: (2).to_bytes(8, "little") + b"{}",
+    "other metadata": lambda: header({"ss_steps": "5"}),
+    "metadata of text": lambda: header("mmd_ddm"),
+    "a number": lambda: header({"mmd_ddm": 5}),
+    "half a text": lambda: header({"mmd_ddm": '{"steps": 5'}),
+    "nothing in it": lambda: header({"mmd_ddm": "{}"}),
+    "words for numbers": lambda: said(steps="five"),
+    "nothing for numbers": lambda: said(cfg=None),
+    "words for figures": lambda: said(mmd2_before="much"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_info_refuses_other_files_in_words(kind, output_folder):  # noqa: F811
+    (output_folder / "loras" / "other.safetensors").write_bytes(OTHERS[kind]())
+    with pytest.raises(ValueError) as error:
+        info("other.safetensors")
+    assert "MMDLoRAInfo: other.safetensors does not say how it was made" in str(error.value)
+
+
+def test_info_of_a_file_that_is_not_there_or_not_to_be_read(monkeypatch):
+    from mmd_pack.nodes.ddm import mmd_lora_info
+
+    with pytest.raises(ValueError, match="^MMDLoRAInfo: there is no LoRA 'x.safetensors'"):
+        info("x.safetensors")
+
+    def locked(path):
+        raise PermissionError(13, "Permission denied")
+
+    name = saved(usual()[LORA])
+    monkeypatch.setattr(mmd_lora_info, "about_file", locked)
+    with pytest.raises(ValueError, match=r"^MMDLoRAInfo: .* cannot be read \(Permission denied\)"):
+        info(name)

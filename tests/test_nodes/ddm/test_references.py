@@ -1,0 +1,234 @@
+"""MMDMakeReferences and MMDPrompts: each image by its number follows its own line, as core would draw it."""
+
+from functools import cache
+
+import pytest
+import torch
+from mmd_tests.support.ddm_runs import QUICK, asked, denoised, own, plan_of, two_prompts
+from mmd_tests.support.tiny_encoders import TinyCLIP, tiny_clip
+from mmd_tests.support.tiny_models import family_latent, family_prompt
+
+pytestmark = pytest.mark.comfy
+
+clip_of = cache(tiny_clip)
+STEPS, SEED = 3, 7160
+
+
+def made(model=None, family=QUICK, positive=None, negative=None, latent=None, **changed):
+    """The outputs of MMDMakeReferences, as a workflow would run it."""
+    from mmd_pack.nodes.ddm.mmd_make_references import MMDMakeReferences
+
+    settings = {
+        "count": 5, "steps": STEPS, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple", "seed": SEED,
+        "micro_batch": 2,
+    }  # fmt: skip
+    with torch.inference_mode():
+        return MMDMakeReferences.execute(
+            own(family) if model is None else model,
+            family_prompt(family, 1) if positive is None else positive,
+            family_prompt(family, 2) if negative is None else negative,
+            family_latent(family, 3) if latent is None else latent,
+            **{**settings, **changed},
+        ).result
+
+
+def of_core(family: str, indices, positive, negative=None, seed: int = SEED):
+    """What core's KSampler draws from the noise of these images."""
+    import comfy.sample
+    from mmd_pack.nodes.host.particle_noise import ParticleNoise
+
+    empty = family_latent(family, len(indices))["samples"]
+    negative = family_prompt(family, 2) if negative is None else negative
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            own(family), ParticleNoise(seed, indices)(empty), STEPS, 2.0, "euler", "simple", positive, negative,
+            empty, disable_pbar=True, seed=0,
+        )  # fmt: skip
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["SD3", "SD15", "WAN21_T2V"])
+def test_it_draws_what_core_draws(family):
+    refs, latents, text = made(family=family)
+    expected = of_core(family, range(5), family_prompt(family, 1))
+    assert (
+        expected.std() > 0.1
+        and latents["samples"].shape == family_latent(family, 5)["samples"].shape
+    )
+    close(latents["samples"], expected)
+    assert torch.equal(refs.latents, latents["samples"]) and refs.latents.dtype == torch.float32
+    assert torch.pdist(refs.latents.flatten(1)).min() > 0.1
+    assert text == "5 references drawn with 3 steps of euler, simple, cfg 2, 1 prompt."
+    assert refs.names[4] == "drawn 5"
+    torch.testing.assert_close(
+        refs.prompts, family_prompt(family, 1)[0][1]["pooled_output"].expand(5, -1)
+    )
+
+
+@pytest.mark.parametrize("micro_batch", [1, 5, 64])
+def test_as_many_at_once_as_one_likes(micro_batch):
+    """The first of more are the same too; other seeds draw others."""
+    rows, _ = two_prompts()
+    whole = made(positive=rows, negative=rows)[0].latents
+    close(made(positive=rows, negative=rows, micro_batch=micro_batch)[0].latents, whole)
+    if micro_batch == 1:
+        close(made(positive=rows, negative=rows, count=2)[0].latents, whole[:2])
+        assert (made(positive=rows, seed=SEED + 1)[0].latents - whole).abs().min() > 0
+
+
+def test_prompts_in_turn_with_their_features():
+    """Those of negative too; and training pairs them up again."""
+    rows, each = two_prompts()
+    refs, _, text = made(positive=rows, negative=rows)
+    for i in range(5):
+        alone = each[i % 2]
+        close(refs.latents[i : i + 1], of_core(QUICK, [i], alone, alone))
+        assert torch.equal(refs.prompts[i : i + 1], alone[0][1]["pooled_output"])
+    assert text.endswith("2 prompts.")
+    plan = plan_of(positive=rows, refs=refs)
+    torch.testing.assert_close(plan.prompt_features[torch.arange(5) % 2], refs.prompts)
+
+
+def test_the_empty_latent_may_be_of_another_model():
+    """EmptyLatentImage has 4 channels; newer ones tell their size in pixels, too."""
+    latent = {"samples": torch.zeros(7, 4, 4, 4)}
+    close(made(latent=latent)[0].latents, made()[0].latents)
+    import inspect
+
+    import comfy.sample
+
+    if "downscale_ratio_spacial" in inspect.signature(comfy.sample.fix_empty_latent_channels).parameters:  # fmt: skip
+        latent = {"samples": torch.zeros(1, 4, 2, 2), "downscale_ratio_spacial": 16}
+        close(made(latent=latent)[0].latents, made()[0].latents)
+
+
+def test_noise_on_the_way_and_seeds_of_all_sizes():
+    drawn = [
+        made(sampler_name="euler_ancestral", scheduler="normal", seed=seed)[0].latents
+        for seed in (0, 2**64 - 2)
+    ]
+    assert torch.pdist(torch.cat(drawn).flatten(1)).min() > 0.1
+
+
+def test_an_interrupt_ends_it_within_a_micro_batch():
+    import comfy.model_management as management
+
+    def stop(number, denoised):
+        if number == 4:  # the first step of the second part
+            management.interrupt_current_processing(True)
+        return denoised
+
+    model, calls = asked(own(QUICK), stop)
+    with pytest.raises(management.InterruptProcessingException):
+        made(model)
+    assert len(calls) == 4
+    management.interrupt_current_processing(False)
+
+
+def test_progress_counts_references(monkeypatch):
+    import comfy.utils
+
+    shown = []
+    monkeypatch.setattr(
+        comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **kw: shown.append(args[:2])
+    )
+    made()
+    values = [value for value, _ in shown]  # core leaves some out
+    assert {total for _, total in shown} == {5} and values[0] == 2 and values[-1] == 5
+    assert values == sorted(set(values)) and set(values) <= {2, 4, 5}
+
+
+# ---- MMDPrompts
+
+
+def prompts_of(text: str, clip=None):
+    from mmd_pack.nodes.ddm.mmd_prompts import MMDPrompts
+
+    with torch.inference_mode():
+        return MMDPrompts.execute(clip_of() if clip is None else clip, text).result
+
+
+def encoded(text: str):
+    with torch.inference_mode():
+        return clip_of().encode_from_tokens_scheduled(clip_of().tokenize(text))
+
+
+def test_one_row_for_each_line():
+    conditioning, count = prompts_of("  a cat\n\n \t\na dog on a hill \r\nrain\n")
+    ((tokens, options),) = conditioning
+    assert count == 3 and tokens.shape == (3, 77, 16) and options["pooled_output"].shape == (3, 16)
+    for row, line in enumerate(("a cat", "a dog on a hill", "rain")):
+        ((alone, pooled),) = encoded(line)
+        assert torch.equal(tokens[row], alone[0])
+        assert torch.equal(options["pooled_output"][row], pooled["pooled_output"][0])
+
+
+def loud(conditioning):
+    """So that the small network hears it."""
+    return [[100 * tokens, options] for tokens, options in conditioning]
+
+
+def test_images_of_a_batch_follow_the_lines_in_turn():
+    """With core's KSampler, lines of unequal length among them: repeating tokens changes no answer."""
+    lines = "a cat", "a dog " * 50, "rain"
+    conditioning, _ = prompts_of("\n".join(lines))
+    assert conditioning[0][0].shape == (3, 154, 16)
+    x = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(SEED))
+    found = denoised(own("SD15"), x, "SD15", positive=loud(conditioning))
+    alone = [denoised(own("SD15"), x, "SD15", positive=loud(encoded(line))) for line in lines]
+    assert (alone[0] - alone[2]).abs().amax((1, 2, 3)).min() > 1e-3
+    close(found, torch.stack([alone[i % 3][i] for i in range(4)]))
+
+
+@pytest.mark.parametrize("text", ["", "  \n\t\n"])
+def test_empty_text_is_told(text):
+    with pytest.raises(ValueError, match="^MMDPrompts: text is empty: write one prompt per line"):
+        prompts_of(text)
+
+
+def test_a_checkpoint_without_text_encoder_is_told():
+    from mmd_pack.nodes.ddm.mmd_prompts import MMDPrompts
+
+    with pytest.raises(ValueError, match="^MMDPrompts: clip is missing: connect the text encoder"):
+        MMDPrompts.execute(None, "a cat")
+
+
+class Encoder(TinyCLIP):
+    """As many tokens as letters, and what else there is."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def encode_from_tokens_scheduled(self, text):
+        options = {name: make(len(text)) for name, make in self.options.items()}
+        return [[torch.ones(1, len(text), 5) * len(text), options]]
+
+
+def test_tokens_are_repeated_to_a_common_length():
+    ((tokens, _),) = prompts_of("ab\nabc", Encoder())[0]
+    assert tokens.shape == (2, 6, 5) and tokens[0].unique().item() == 2
+
+
+@pytest.mark.parametrize(
+    "clip, text, lengths", [
+        (Encoder(), "abcdefg\nabcdefgh", "7, 8"),
+        (Encoder(attention_mask=lambda n: torch.ones(1, n)), "ab\nabcd", "2, 4"),
+        (Encoder(ids=lambda n: torch.ones(1, n)), "ab\nabcd", "2, 4"),
+    ],
+)  # fmt: skip
+def test_prompts_that_cannot_be_stacked_are_told(clip, text, lengths):
+    with pytest.raises(
+        ValueError,
+        match=f"^MMDPrompts: the prompts are {lengths} tokens long, .* about equally long",
+    ):
+        prompts_of(text, clip)
+
+
+def test_masks_of_equal_length_are_stacked():
+    clip = Encoder(attention_mask=lambda n: torch.full((1, n), 0.5), guidance=lambda n: 3.5)
+    ((_, options),) = prompts_of("ab\ncd", clip)[0]
+    assert options["attention_mask"].shape == (2, 2) and options["guidance"] == 3.5

@@ -1,0 +1,873 @@
+"""Faults in the middle of a run: the error names the cause, and the next run knows nothing of it."""
+
+import contextlib
+import gc
+import hashlib
+import logging
+import os
+import re
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from mmd_pack.mmd_core import (
+    Guidance,
+    GuidanceConfig,
+    KernelConfig,
+    Latents,
+    NoiseModel,
+    Window,
+)
+from mmd_pack.mmd_core.comparison import rows
+from mmd_pack.mmd_core.comparison.workers import Workers
+from mmd_pack.mmd_core.guidance.guidance import NotFinite
+from mmd_pack.mmd_core.kernels.config import FEATURE_SPACES
+from mmd_tests.support.packages import ROOT
+from mmd_tests.support.tiny_models import prompt, tiny_family
+
+comfy = pytest.mark.comfy
+posix = pytest.mark.skipif(os.name == "nt", reason="needs signals and limits of POSIX")
+
+BATCH, STEPS = 8, 3
+BROKEN = [3, 8]  # images, counted from 1
+SETTINGS = {"strength": 20.0, "start_percent": 0.0, "end_percent": 0.8, "mode": "flow"}
+SPACES = [KernelConfig(feature_space=name) for name in FEATURE_SPACES]
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- guidance by itself
+
+
+def guidance(kernel=None, strength=20.0, references=None, **options):
+    settings = {"kernel": kernel or KernelConfig(), "strength": strength, "mode": "flow"}
+    settings |= {key: options.pop(key) for key in ("mode",) if key in options}
+    return Guidance(
+        GuidanceConfig(**settings),
+        references or latents(),
+        [10.0, 5.0, 2.0, 1.0, 0.0],
+        Window(torch.inf, 0.0),
+        NoiseModel(flow_matching=False, sigma_data=1.0),
+        record=True,
+        **options,
+    )
+
+
+def latents(prepare=lambda x: x):
+    return Latents(random(12, 4, 8, 8, seed=1), torch.full((12,), 1 / 12), prepare)
+
+
+def damaged(x, number=torch.nan):
+    x = x.clone()
+    for image in BROKEN:
+        x[image - 1, 0, 0, 0] = number
+    return x
+
+
+@pytest.mark.parametrize("which", ["x0", "x"])
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("kernel", SPACES, ids=lambda kernel: kernel.feature_space)
+def test_an_estimate_that_is_not_finite_is_refused(kernel, number, which):
+    run, x0, x = guidance(kernel), random(BATCH, 4, 8, 8), 5 * random(BATCH, 4, 8, 8, seed=2)
+    given = {"x0": x0, "x": x} | {which: damaged(x0, number)}
+    with pytest.raises(
+        NotFinite, match="at sigma 5 is NaN or infinite for samples 3, 8$"
+    ) as caught:
+        run(given["x0"], given["x"], 5.0)
+    assert (caught.value.sigma, caught.value.images) == (5.0, BROKEN) and not run.trace
+    assert run(x0, x, 5.0).isfinite().all() and len(run.trace) == 1
+
+
+@pytest.mark.parametrize("sigma", [5.0, 1.0], ids=["guided", "outside of the window"])
+@pytest.mark.parametrize("strength", [0.0, 20.0])
+@pytest.mark.parametrize("mode", ["flow", "paper", "official"])
+@pytest.mark.parametrize("kernel", ["rbf", "energy", "polynomial"])
+def test_it_is_refused_in_every_mode_and_where_guidance_only_looks(kernel, mode, strength, sigma):
+    run = guidance(KernelConfig(kernel), strength, mode=mode)
+    with pytest.raises(NotFinite) as caught:
+        run(damaged(random(BATCH, 4, 8, 8)), 5 * random(BATCH, 4, 8, 8, seed=2), sigma)
+    assert caught.value.images == BROKEN
+
+
+def test_few_images_that_are_not_finite_are_refused():
+    run = guidance()
+    run.config = run.config.for_batch(2)
+    assert run.config.companions
+    x0 = random(2, 4, 8, 8)
+    x0[1] = torch.nan
+    with pytest.raises(NotFinite) as caught:
+        run(x0, 5 * random(2, 4, 8, 8, seed=2), 10.0)
+    assert caught.value.images == [2]
+
+
+class Twins(Workers):
+    """Two workers who draw the same."""
+
+    size = 2
+
+    def gather(self, own):
+        return torch.cat([own, own])
+
+
+def test_images_of_other_workers_are_named_too():
+    run = guidance(workers=Twins())
+    with pytest.raises(NotFinite) as caught:
+        run(damaged(random(BATCH, 4, 8, 8)), 5 * random(BATCH, 4, 8, 8, seed=2), 5.0)
+    assert caught.value.images == [3, 8, 11, 16]
+
+
+class Full:
+    """A device that is full whenever references are to be held, after so many of their pieces."""
+
+    def __init__(self, pieces=1, often=2):
+        self.pieces, self.often, self.count = pieces, often, 0
+
+    def fail(self, *_):
+        self.count += 1
+        if self.count % self.pieces == 0 and self.count // self.pieces <= self.often:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("often, kind", [(1, torch.float16), (2, None)])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_references_that_find_no_room_after_all_are_streamed(pieces, often, kind, monkeypatch):
+    """What was free when it was asked is taken a moment later: first fp16 is tried, then nothing is held."""
+    from mmd_pack.mmd_core.comparison import latents as module
+
+    monkeypatch.setattr(module, "PIECE", 4 * 8 * 8 * 6)  # two pieces
+    monkeypatch.setattr(module.Latents.pieces, "__defaults__", (module.PIECE, 0))
+    hold, full = rows.Rows._hold, Full(pieces, often)
+    given = latents()
+    x0, x = random(BATCH, 4, 8, 8), 5 * random(BATCH, 4, 8, 8, seed=2)
+    expected = guidance(references=latents(), budget=0.0)(x0, x, 5.0)
+
+    def with_little_room(self, dtype):
+        prepare = self.latents.prepare
+        self.latents.prepare = lambda piece: (full.fail(), prepare(piece))[1]
+        try:
+            return hold(self, dtype)
+        finally:
+            self.latents.prepare = prepare
+
+    monkeypatch.setattr(rows.Rows, "_hold", with_little_room)
+    run = guidance(references=given)
+    held = run.comparison.space.rows.held
+    assert full.count > 0 and (held is None if kind is None else held.dtype == kind)
+    guided = run(x0, x, 5.0)
+    torch.testing.assert_close(guided, expected, rtol=1e-2, atol=1e-2)
+    if kind is None:
+        assert torch.equal(guided, expected)
+    assert not torch.allclose(guided, x0, atol=1e-2)
+
+
+# ---- in ComfyUI: what breaks
+
+
+@pytest.fixture(autouse=True)
+def place(request, tmp_path, monkeypatch):
+    """models/mmd_memories, and nothing of an interrupt that was not heeded."""
+    if not request.node.get_closest_marker("comfy"):
+        yield None
+        return
+    import comfy.model_management
+    import comfy.utils
+    import folder_paths
+    from mmd_pack.nodes.guidance.run import shared_memory as memory_files
+
+    folder = tmp_path / "models" / memory_files.KIND
+    entry = ([str(folder)], {".safetensors"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, memory_files.KIND, entry)
+    monkeypatch.setattr(memory_files, "DEFAULT", str(folder))
+    # ComfyUI's main.py looks for an interrupt whenever a progress bar moves.
+    throw = comfy.model_management.throw_exception_if_processing_interrupted
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *_, **__: throw())
+    yield folder
+    comfy.model_management.interrupt_current_processing(False)
+
+
+class Fault:
+    """Something that goes wrong at one call of the network, or of what `at` puts it into."""
+
+    def __init__(self, act, call=10**9):
+        self.act, self.call, self.calls = act, call, 0
+
+    def __call__(self, result):
+        self.calls += 1
+        return self.act(result) if self.calls == self.call else result
+
+
+def interrupt(result):
+    import comfy.model_management
+
+    comfy.model_management.interrupt_current_processing()
+    return result
+
+
+def no_memory(result):
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def nan(result):
+    result = result.clone()
+    result[-1, 0] = torch.nan
+    return result
+
+
+def crash(result):
+    raise RuntimeError("a kernel failed")
+
+
+class World:
+    """What a user has connected: all of it is used again and again."""
+
+    def __init__(self, fault=None):
+        from mmd_pack.mmd_core import References
+
+        self.fault = fault or Fault(lambda result: result)
+        self.model = tiny_family("SD15")
+        self.model.set_model_unet_function_wrapper(self._network)
+        self.references = References(random(12, 4, 8, 8, seed=1) * 5 + 2)
+        self.positive, self.negative = prompt(1), prompt(2)
+        self.latent = {"samples": random(2 * BATCH, 4, 8, 8, seed=3)}
+
+    def _network(self, apply, given):
+        return self.fault(apply(given["input"], given["timestep"], **given["c"]))
+
+    def memory(self, action="load and append"):
+        from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
+
+        return MMDMemory.execute("a", action, 64).args[0]
+
+    def sampler(self, **options):
+        """MMDGuidedKSampler, in two groups: (images, trace)."""
+        from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
+
+        options = {
+            **SETTINGS,
+            "group_size": BATCH,
+            "micro_batch": 4,
+            "memory": self.memory(),
+        } | options
+        latent, trace, _ = MMDGuidedKSampler.execute(
+            self.model, self.references, 7, STEPS, 2.0, "euler_ancestral", "normal", self.positive, self.negative,
+            self.latent, 1.0, **options,
+        ).args  # fmt: skip
+        return latent["samples"], trace
+
+    def patch(self, **options):
+        """The outputs of ApplyMMDGuidance: (model, trace)."""
+        from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
+
+        options = {**SETTINGS, "micro_batch": 4, "memory": self.memory()} | options
+        return ApplyMMDGuidance.execute(self.model, self.references, **options).args
+
+    def draw(self, model, batch=BATCH, steps=STEPS, latent=None):
+        """Core's KSampler."""
+        import nodes
+
+        latent = latent or {"samples": self.latent["samples"][:batch]}
+        (out,) = nodes.common_ksampler(
+            model, 7, steps, 2.0, "euler_ancestral", "normal", self.positive, self.negative, latent,
+        )  # fmt: skip
+        return out["samples"]
+
+    def facts(self, *models):
+        """All that a run must leave as it was."""
+        given = self.references, self.positive, self.negative, self.latent
+        weights = sorted(self.model.model.state_dict().items())
+        described = [
+            repr(
+                (
+                    m.model_options,
+                    m.wrappers,
+                    m.callbacks,
+                    m.patches,
+                    m.object_patches,
+                    m.injections,
+                )
+            )
+            for m in (self.model, *models)
+        ]
+        return described, digest(given), digest([list(pair) for pair in weights])
+
+
+def digest(value):
+    found = hashlib.sha256()
+
+    def add(value):
+        if isinstance(value, torch.Tensor):
+            add((str(value.dtype), tuple(value.shape)))
+            found.update(value.contiguous().view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, dict):
+            add(list(value.items()))
+        elif isinstance(value, list | tuple):
+            found.update(str(len(value)).encode())
+            for part in value:
+                add(part)
+        elif hasattr(value, "latents"):
+            add(vars(value))
+        else:
+            found.update(repr(value).encode())
+
+    add(value)
+    return found.hexdigest()
+
+
+def stored(place):
+    """The files of all memories."""
+    return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+def restore(place, files):
+    for path in stored(place):
+        path.unlink()
+    for path, content in files.items():
+        path.write_bytes(content)
+
+
+def failing(work) -> str:
+    """The type and text of the error, of which nothing is kept."""
+    try:
+        work()
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing failed"
+
+
+@pytest.fixture
+def alive(monkeypatch):
+    """How many runs, and what they consist of, are still there."""
+    from mmd_pack.mmd_core.comparison.by_features import FeatureComparison
+    from mmd_pack.nodes.guidance.run import guided_run
+
+    seen = {}
+    for kind in (guided_run.GuidedRun, Guidance, FeatureComparison):
+        seen[kind] = weakref.WeakSet()
+
+        def counted(self, *args, kind=kind, original=kind.__init__, **kwargs):
+            seen[kind].add(self)
+            original(self, *args, **kwargs)
+
+        monkeypatch.setattr(kind, "__init__", counted)
+
+    def count():
+        gc.collect()
+        return sum(map(len, seen.values()))
+
+    return count
+
+
+def remembering(world, place):
+    """The world with a memory of 4 images, whose files are returned."""
+    from mmd_pack.mmd_core.files.memory_file import append
+
+    append(place / "a", random(4, 4, 8, 8, seed=9) * 5, "SD15")
+    return stored(place)
+
+
+FAULTS = {
+    "interrupt": (interrupt, "^InterruptProcessingException"),
+    "out of memory": (no_memory, "^OutOfMemoryError: CUDA out of memory"),
+    "NaN": (
+        nan,
+        r"^ValueError: MMDGuidedKSampler: the model returned NaN .* for image \d at sigma",
+    ),
+}
+
+
+@comfy
+@pytest.mark.parametrize("name", FAULTS)
+def test_no_fault_at_any_call_of_the_network_is_known_to_the_next_run(name, place, alive):
+    """With groups, micro_batch, memory and trace; the group before the fault stays remembered."""
+    act, told = FAULTS[name]
+    fresh = World()
+    files = remembering(fresh, place)
+    expected, trace = fresh.sampler()  # a run of objects that nothing has happened to
+    calls, after = fresh.fault.calls, stored(place)
+    assert calls == 2 * STEPS * 2 and len(after) == 3 and len(trace.runs) == 2
+    first = sorted(set(after) - set(files))[0]
+
+    world = World()
+    facts = world.facts()
+    for call in range(1, calls + 1):
+        restore(place, files)
+        world.fault = Fault(act, call)
+        assert re.search(told, failing(world.sampler)), call
+        assert world.fault.calls <= call + 1  # the last call of a step is followed by its end
+        left = stored(place)
+        second_group = call > calls / 2
+        assert len(left) == len(files) + second_group and files.items() <= left.items()
+        if second_group:
+            (added,) = set(left) - set(files)
+            assert left[added] == after[first]
+        assert world.facts() == facts and alive() == 0
+        restore(place, files)
+        world.fault = Fault(None)
+        images, again = world.sampler()
+        assert torch.equal(images, expected)
+        assert again.runs == trace.runs and again.said == trace.said
+        assert sorted(stored(place).values()) == sorted(after.values())
+    del again, images
+    assert alive() == 0
+
+
+@comfy
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_model_that_was_patched_before_a_fault_draws_on(name, place, alive):
+    """ComfyUI keeps the outputs of ApplyMMDGuidance, and of MMDMemory, for the next run."""
+    act, told = FAULTS[name]
+    told = told.replace("MMDGuidedKSampler", "ApplyMMDGuidance")
+    fresh = World()
+    files = remembering(fresh, place)
+    model, trace = fresh.patch()
+    expected = fresh.draw(model)
+    calls, after = fresh.fault.calls, stored(place)
+
+    world = World()
+    guided, again = world.patch()
+    facts = world.facts(guided)
+    for call in range(1, calls + 1):
+        restore(place, files)
+        world.fault = Fault(act, call)
+        assert re.search(told, failing(lambda: world.draw(guided)))
+        assert not again.runs and not again.said and not again.rows
+        assert stored(place) == files and world.facts(guided) == facts and alive() == 0
+        world.fault = Fault(None)
+        assert torch.equal(world.draw(guided), expected)
+        assert again.runs == trace.runs and again.remembered == 4
+        assert sorted(stored(place).values()) == sorted(after.values())
+        again.runs.clear()
+
+
+# ---- where it breaks
+
+
+def broken_references(monkeypatch, fault):
+    """References that are streamed, of which a piece does not arrive."""
+    from mmd_pack.nodes.guidance.run import guided_run
+
+    monkeypatch.setattr(guided_run, "room", lambda *_: 0.0)
+    pieces = Latents.pieces
+
+    def arriving(self, *args):
+        for which, piece in pieces(self, *args):
+            yield which, fault(piece)
+
+    monkeypatch.setattr(Latents, "pieces", arriving)
+
+
+def broken_comparison(monkeypatch, fault):
+    from mmd_pack.mmd_core.comparison.by_features import FeatureComparison
+
+    start = FeatureComparison.start
+    monkeypatch.setattr(FeatureComparison, "start", lambda *args: fault(start(*args)))
+
+
+def broken_end(monkeypatch, fault):
+    """Finished images cannot be judged."""
+    finished = Guidance.finished
+    monkeypatch.setattr(Guidance, "finished", lambda *args: fault(finished(*args)))
+
+
+@comfy
+@pytest.mark.parametrize("act", [no_memory, crash])
+@pytest.mark.parametrize(
+    "where", [broken_references, broken_comparison, broken_end], ids=lambda f: f.__name__
+)
+def test_no_fault_of_guidance_is_known_to_the_next_run(where, act, place, alive, monkeypatch):
+    fresh, world, fault = World(), World(), Fault(None)
+    files = remembering(fresh, place)
+    where(monkeypatch, fault)
+    model, trace = fresh.patch()
+    expected, calls = fresh.draw(model), fault.calls
+    assert calls > 0
+    restore(place, files)
+    guided, again = world.patch()
+    facts = world.facts(guided)
+    for call in sorted({1, 2, calls // 2, calls - 1, calls} & set(range(1, calls + 1))):
+        fault.act, fault.call, fault.calls = act, call, 0
+        assert re.search("out of memory|a kernel failed", failing(lambda: world.draw(guided)))
+        assert not again.runs and world.facts(guided) == facts and alive() == 0
+        assert stored(place) == files
+        fault.call = 10**9
+        assert torch.equal(world.draw(guided), expected)
+        assert again.runs == trace.runs
+        restore(place, files)
+        again.runs.clear()
+
+
+# ---- what is told
+
+
+@comfy
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_broken_model_is_told_before_guidance_spreads_it(number, place):
+    """Image 5 alone is broken, and neither its neighbors nor later steps are asked."""
+
+    def break_one(result):
+        result = result.clone()
+        result[4::BATCH] = number  # with and without prompt
+        return result
+
+    world = World(Fault(break_one, call=2))
+    error = failing(lambda: world.draw(world.patch(memory=None, micro_batch=0)[0]))
+    assert re.fullmatch(
+        r"ValueError: ApplyMMDGuidance: the model returned NaN or infinite numbers for image 5 at sigma [\d.]+, before "
+        "guidance touched them. Its checkpoint may be damaged, .* start ComfyUI with --force-upcast-attention or "
+        "--force-fp32, and leave out LoRAs and other patches one by one.",
+        error,
+    )
+    assert world.fault.calls == 2
+    world.fault.calls = 0
+    error = failing(lambda: world.sampler(memory=None, micro_batch=0, group_size=0))
+    assert (
+        "MMDGuidedKSampler: the model returned NaN or infinite numbers for images 5, 13 at" in error
+    )
+
+
+@comfy
+def test_the_options_that_are_named_exist():
+    import comfy.cli_args
+    from mmd_pack.nodes.host import faults
+
+    named = set(re.findall(r"--[a-z0-9-]+", Path(faults.__file__).read_text(encoding="utf-8")))
+    assert len(named) == 3
+    for option in named:
+        assert option in comfy.cli_args.parser.format_help()
+
+
+@comfy
+def test_without_guidance_a_broken_model_is_only_reported(place, caplog):
+    """Strength 0 changes nothing, not even this."""
+    world = World(Fault(nan, call=2))
+    expected = world.draw(world.model)
+    world.fault = Fault(nan, call=2)
+    guided, trace = world.patch(strength=0.0, memory=None, micro_batch=0)
+    with caplog.at_level(logging.WARNING):
+        drawn = world.draw(guided)
+    assert drawn[-1].isnan().any() and drawn[:-1].isfinite().all()
+    torch.testing.assert_close(drawn, expected, rtol=0, atol=0, equal_nan=True)
+    (said,) = trace.said
+    assert said[0] == "not finite" and said[1].startswith(
+        "Strength is 0, but the model returned NaN or infinite numbers for image 8 at sigma "
+    )
+    assert caplog.text.count(said[1]) == 1 and len(trace.rows) == 1  # of the call before
+
+
+@comfy
+def test_the_report_and_the_plot_of_a_broken_run_at_strength_0_can_be_made(place):
+    from mmd_pack.nodes.guidance.mmd_plot import MMDPlot
+
+    for kernel in SPACES:
+        world = World(Fault(nan, call=3))
+        _, trace = world.sampler(strength=0.0, memory=None, group_size=0, kernel=kernel)
+        assert [short for short, _ in trace.said] == ["not finite"]
+        picture = MMDPlot.execute([trace]).args[0]
+        assert torch.isfinite(picture).all()
+
+
+@comfy
+def test_a_run_without_any_distance_to_tell_ends_well(place):
+    """Equal references have no distance between them to measure others by."""
+    from mmd_pack.mmd_core import References
+
+    world = World()
+    world.references = References(world.references.latents[:1].expand(2, -1, -1, -1))
+    images, trace = world.sampler(memory=None, strength=5.0)
+    assert images.isfinite().all() and len(trace.runs) == 2
+    assert all(torch.tensor(run.distances).isnan().all() for run in trace.runs)
+
+
+@comfy
+def test_a_latent_image_that_is_broken_is_named_before_the_model_is_asked(place):
+    world = World()
+    world.latent["samples"][[1, 11], 0, 0, 0] = torch.nan
+    error = failing(lambda: world.sampler(group_size=0))
+    assert error.startswith(
+        "ValueError: MMDGuidedKSampler: latent_image holds NaN or infinite numbers (images 2, 12). Connect another"
+    )
+    assert world.fault.calls == 0
+    images, trace = world.sampler(group_size=0, strength=0.0, memory=None)
+    assert images[1].isnan().any() and "noisy latents of images 2, 12 hold" in trace.said[0][1]
+
+
+@comfy
+def test_a_group_that_ends_in_nan_does_not_spoil_the_next(place, monkeypatch):
+    """Such as by a sampler that overflows: the images are kept, but do not count as drawn together with others."""
+    import comfy.k_diffusion.sampling as samplers
+
+    world, original, ends = World(), samplers.sample_euler, []
+
+    def overflowing(*args, **kwargs):
+        ends.append(original(*args, **kwargs))
+        return ends[-1] * (torch.nan if len(ends) == 1 else 1)
+
+    overflowing.__name__ = "sample_euler"
+    monkeypatch.setattr(samplers, "sample_euler", overflowing)
+    from mmd_pack.nodes.guidance.run.session import Session
+
+    kept, keep = [], Session.keep
+
+    def noted(self, *args):
+        result = keep(self, *args)
+        kept.append(0 if self.finished is None else len(self.finished.latents))
+        return result
+
+    monkeypatch.setattr(Session, "keep", noted)
+    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
+
+    latent, _, _ = MMDGuidedKSampler.execute(
+        world.model, world.references, 7, STEPS, 2.0, "euler", "normal", world.positive, world.negative,
+        world.latent, 1.0, **SETTINGS, group_size=BATCH,
+    ).args  # fmt: skip
+    assert latent["samples"][:BATCH].isnan().all() and latent["samples"][BATCH:].isfinite().all()
+    assert kept == [0, BATCH]
+
+
+@comfy
+@pytest.mark.parametrize("micro_batch, told", [
+    (0, "Set micro_batch to 4, now 8 images go through the model at once"),
+    (3, "Set micro_batch to 1, now 3 images go"),
+    (1, "not enough for this run. Draw fewer images at once (batch_size, or group_size of MMDGuidedKSampler)"),
+])  # fmt: skip
+def test_out_of_memory_is_logged_once_with_its_mend(micro_batch, told, place, caplog):
+    world = World(Fault(no_memory, call=3))
+    guided, _ = world.patch(micro_batch=micro_batch, memory=None)
+    error = torch.cuda.OutOfMemoryError
+    with caplog.at_level(logging.ERROR), pytest.raises(error, match="Tried to allocate 2.00 GiB"):
+        world.draw(guided)
+    (record,) = [
+        r for r in caplog.records if r.name == "mmd_guidance" and r.levelno == logging.ERROR
+    ]
+    assert record.getMessage().startswith("ApplyMMDGuidance: ") and told in record.getMessage()
+
+
+@comfy
+def test_what_is_no_lack_of_memory_is_not_told_as_such(place, caplog):
+    for act in (crash, interrupt, nan):
+        world = World(Fault(act, call=2))
+        failing(lambda world=world: world.draw(world.patch(memory=None)[0]))
+    assert not [r for r in caplog.records if "memory" in r.getMessage()]
+
+
+# ---- files
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    """No file may grow beyond `size` bytes."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def files(folder):
+    return sorted(path.name for path in Path(folder).rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def sets(tmp_path, monkeypatch):
+    """models/mmd_references."""
+    import folder_paths
+    from mmd_pack.nodes.references.folder.reference_files import KIND
+
+    folder = tmp_path / "sets"
+    entry = ([str(folder)], {".safetensors"})
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, KIND, entry)
+    return folder
+
+
+@comfy
+@posix
+@pytest.mark.parametrize("size", [1000, 300_000])
+def test_a_set_that_finds_no_room_is_explained_and_the_old_one_kept(size, sets):
+    from mmd_pack.mmd_core import References
+    from mmd_pack.nodes.references.save_reference_latents import SaveReferenceLatents as Save
+
+    old, new = (References(random(n, 4, 32, 32)) for n in (1, 40))
+    Save.execute(old, "ink", "float32")
+    before = stored(sets)
+    with full_disk(size), pytest.raises(ValueError) as caught:
+        Save.execute(new, "ink", "float32", overwrite=True)
+    assert str(caught.value).startswith(
+        "SaveReferenceLatents: 'ink' cannot be written (File too large)"
+    )
+    assert "see whether the disk is full" in str(caught.value)
+    assert stored(sets) == before
+    Save.execute(new, "ink", "float32", overwrite=True)
+    assert files(sets) == ["ink.safetensors"] and stored(sets) != before
+
+
+@comfy
+@posix
+def test_pictures_that_find_no_room_in_the_cache_are_encoded_all_the_same(tmp_path):
+    from mmd_pack.nodes.references.encoding.latent_cache import LatentCache, entry_key
+
+    small, large = {"latent": random(4, 8, 8)}, {"latent": random(4, 64, 64)}
+    with LatentCache(tmp_path) as cache:
+        cache.write(entry_key(1), small)
+        with full_disk(5000):
+            cache.write(entry_key(2), large)
+        assert cache.notices() == ["Not all is cached for the next run: File too large."]
+        assert torch.equal(cache.read(entry_key(1))["latent"], small["latent"])
+        assert cache.read(entry_key(2)) is None and not cache.damaged
+    assert files(tmp_path) == [f"{entry_key(1)}.safetensors"]
+
+
+@pytest.fixture
+def temp(tmp_path, monkeypatch):
+    """ComfyUI's temp folder, where every tensor beyond 1000 bytes lies."""
+    import folder_paths
+    from mmd_pack.nodes.host import large_tensor
+
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
+    monkeypatch.setattr(large_tensor, "IN_MEMORY", 1000)
+    return tmp_path / "temp"
+
+
+@comfy
+@posix
+def test_latents_that_find_no_room_on_disk_are_in_memory(temp, caplog):
+    from mmd_pack.nodes.host.large_tensor import allocate
+
+    with full_disk(5000):
+        tensor = allocate((100, 100)).fill_(
+            2.0
+        )  # through a map beyond the disk it would kill the process
+    assert tensor.sum() == 20_000 and files(temp) == []
+    assert "References of 0.0 GB are held in memory: [Errno 27] File too large" in caplog.text
+
+
+WORKER = """
+import os, random, signal, sys, time, types
+sys.path.insert(0, {comfyui!r})
+for name, path in (("mmd_pack", {root!r}), ("mmd_pack.nodes", {root!r} + "/nodes")):
+    package = types.ModuleType(name); package.__path__ = [path]; sys.modules[name] = package
+import torch
+from pathlib import Path
+folder, chance = Path({folder!r}), random.Random(0)
+def killed(work):
+    child = os.fork()
+    while child == 0:
+        work()
+    time.sleep(chance.uniform(0.001, 0.03))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+def deaths():  # forty, and more until somebody left a draft behind: how soon depends on the machine
+    for count in range(4000):
+        if count >= 40 and any(folder.rglob("*.tmp")):
+            return
+        yield count
+"""
+
+
+def run_worker(folder, script):
+    """What `script` prints in a process that may kill its children: `killed(work)` while they repeat `work`,
+    for each of `deaths()`."""
+    comfyui = os.environ.get("COMFYUI_PATH", "")
+    text = WORKER.format(root=str(ROOT), comfyui=comfyui, folder=str(folder)) + script
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, env=env, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@posix
+def test_who_is_killed_while_saving_a_set_leaves_the_old_or_the_new_one(tmp_path):
+    """And what is not complete has no name that anybody reads."""
+    seen = run_worker(
+        tmp_path,
+        """
+from mmd_pack.mmd_core.references.references import References
+from mmd_pack.mmd_core.files.reference_file import read, write
+path, sets = folder / "ink.safetensors", [References(torch.full((30, 4, 64, 64), float(i))) for i in (1, 2)]
+write(sets[0], path)
+for _ in deaths():
+    killed(lambda: [write(references, path) for references in sets])
+    print(read(path).latents.unique().item(), read(path).latents.numel())
+""",
+    )
+    assert len(seen) >= 80 and set(seen[::2]) == {"1.0", "2.0"} and set(seen[1::2]) == {"491520"}
+    drafts = [name for name in files(tmp_path) if name != "ink.safetensors"]
+    assert drafts, "nobody died in the middle: the test says nothing"
+    assert all(name.startswith(".") and name.endswith(".tmp") for name in drafts)
+
+
+@comfy
+@posix
+def test_drafts_of_who_was_killed_are_no_sets(sets):
+    from mmd_pack.nodes.references.folder.reference_files import find, list_sets
+    from mmd_pack.nodes.references.load_reference_latents import LoadReferenceLatents
+
+    sets.mkdir()
+    (sets / ".0123.tmp").write_bytes(b"half")
+    assert list_sets() == [] and find(".0123.tmp") is None
+    assert "0123" not in str(LoadReferenceLatents.INPUT_TYPES())
+
+
+@comfy
+@posix
+def test_who_is_killed_while_filling_the_cache_leaves_whole_entries(tmp_path):
+    from mmd_pack.nodes.references.encoding.latent_cache import LatentCache, entry_key
+
+    run_worker(
+        tmp_path,
+        """
+from mmd_pack.nodes.references.encoding.latent_cache import LatentCache, entry_key
+def work():
+    with LatentCache(folder) as cache:
+        for i in range(50):
+            cache.write(entry_key(i), {"latent": torch.full((16, 128, 128), float(i))})
+for _ in deaths():
+    killed(work)
+""",
+    )
+    kept = files(tmp_path)
+    entries = [name for name in kept if name.endswith(".safetensors")]
+    assert entries and len(entries) < len(kept), "nobody died in the middle: the test says nothing"
+    with LatentCache(tmp_path) as cache:
+        found = {i: cache.read(entry_key(i)) for i in range(50)}
+    assert sum(entry is not None for entry in found.values()) == len(entries)
+    for i, entry in found.items():
+        assert entry is None or (entry["latent"] == i).all() and entry["latent"].numel() == 2**18
+    assert not cache.damaged
+
+
+@comfy
+@posix
+def test_who_is_killed_while_filling_a_large_tensor_leaves_no_file(tmp_path):
+    run_worker(
+        tmp_path,
+        """
+import folder_paths
+from mmd_pack.nodes.host import large_tensor
+folder_paths.temp_directory, large_tensor.IN_MEMORY = str(folder / "temp"), 1000
+begun = folder / "begun"
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        tensor = large_tensor.allocate((2000, 1000))
+        begun.touch()
+        while True:
+            tensor += 1
+    while not begun.exists():
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, 0.02))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    begun.unlink()
+""",
+    )
+    assert (tmp_path / "temp").is_dir() and files(tmp_path) == []
