@@ -1,4 +1,4 @@
-"""The compatibility table of the README: each cell is a run of core's own nodes on a small model.
+"""The compatibility table of tests/studies/RESULTS.md: each cell is a run of core's own nodes on a small model.
 
 The networks are random, but architectures, latent formats and noise models are those of the families.
 A cell holds if guidance of strength 30 takes away at least 40 % of the MMD² to the references, if
