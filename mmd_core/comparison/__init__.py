@@ -1,1 +1,1 @@
-"""How a batch is compared with references."""
+"""The comparison of a batch with the references, per model call. Open `by_features.py` first (`by_patches.py` for patches)."""

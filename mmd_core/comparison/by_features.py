@@ -1,4 +1,4 @@
-"""A batch compared with references by features, as rows of a Gram space."""
+"""Compares a batch with the references by features (one row per image), in the Gram space of `gram_space.py`."""
 
 import math
 from collections.abc import Callable
@@ -24,15 +24,19 @@ from .workers import ALONE, Workers
 
 __all__ = ["Compared", "FeatureComparison", "comparable_rows"]
 
-ALWAYS = 2**26  # bytes: inner products between references that find room anywhere
+ALWAYS = 2**26  # bytes: inner products up to this size are always kept, whatever the budget
 
 
 def comparable_rows(
     config: KernelConfig, references: Tensor, weights: Tensor
 ) -> tuple[Callable[[Tensor], Tensor], KernelConfig]:
-    """What makes rows `(n, F)` of latents `(n, C, *)`, and the kernel that compares rows as `config` compares images.
+    """A function from latents `(n, C, *)` to rows `(n, F)`, and the kernel config for these rows.
+
+    The kernel between rows equals the kernel between images of `config`; for `patches` it is the linear kernel between
+    Nyström embeddings.
 
     Arguments:
+        config: The kernel and the feature space.
         references: With shape `(N, C, *)`.
         weights: Their weights, with shape `(N,)`, not negative.
     """
@@ -44,15 +48,15 @@ def comparable_rows(
 
 
 class FeatureComparison:
-    """The features of references, and of finished samples, that a batch is compared with.
+    """The features of the references and of the finished samples, with which a batch is compared.
 
     Arguments:
         config: The kernel and the feature space.
         references: Latents with shape `(N, C, *)`.
         noise: The model's noise.
-        finished: Samples that count as drawn together with the batch, with shape `(m, C, *)`.
-        budget: How many bytes of the device it may take.
-        workers: Those that the batch is drawn by.
+        finished: Samples from earlier runs that belong to the same measure as the batch, with shape `(m, C, *)`.
+        budget: The bytes of device memory that it may use.
+        workers: The workers that draw the batch.
     """
 
     def __init__(
@@ -69,7 +73,7 @@ class FeatureComparison:
         compared = self.features.fit(references, noise)
         self.posterior = self.features.whole
         grams = self.weights.element_size() * len(compared) ** 2
-        # All exchange the same, whatever room each has.
+        # All workers must take the same path, since they exchange data; so the smallest budget decides.
         least = workers.gather(self.weights.new_tensor([budget])).min().item()
         compact = grams > max(least / 2, ALWAYS)
         rows = Rows(compared, config.radial, budget if compact else budget - grams)
@@ -80,22 +84,28 @@ class FeatureComparison:
 
     @property
     def _gram(self) -> Tensor:
-        """Inner products between references, or some that stand for them."""
+        """Inner products between all references, or between the evenly spaced ones of `GramSpace.sample`."""
         index, gram = self.space.sample
         return gram[: len(index), : len(index)]
 
     def start(self, x0: Tensor, residual: Tensor | None, sigma: float) -> "Compared":
-        """The batch as it is compared: estimates `x0`; `residual` as in `posterior.py`."""
+        """The features of denoised estimates, plus the posterior variance that they do not have (`posterior.py`).
+
+        Arguments:
+            x0: The estimates of this worker, with shape `(b, *shape)`.
+            residual: As in `Posterior.lacking`.
+            sigma: The noise level.
+        """
         seen, lacking = self.features.seen(x0, residual, sigma, self.workers)
         return Compared(self, x0, sigma, self.space.project(seen, lacking, self.workers).start())
 
     def as_it_is(self, x: Tensor, sigma: float) -> "Compared":
-        """Latents `x` that lack nothing."""
+        """The features of latents `x`, with shape `(b, *shape)`, without a correction for posterior variance."""
         w = self.space.project(self.features(x), workers=self.workers).start()
         return Compared(self, x, sigma, w)
 
     def mmd2_of_rows(self, coupling: Coupling) -> Tensor:
-        """`Coupling.mmd2_of_rows`, computed once for a coupling."""
+        """`Coupling.mmd2_of_rows`, cached for the last coupling."""
         if self._coupling is not coupling:
             index, gram = self.space.sample
             memory = torch.arange(len(self.weights), len(self.space), device=index.device)
@@ -106,11 +116,11 @@ class FeatureComparison:
 
     @cached_property
     def spacing(self) -> float:
-        """See `nearest.py`."""
+        """The spacing of the references, see `nearest.py`."""
         return spacing(self.space.rows) if self.space.gram is None else spacing_in(self._gram)
 
     def mmd2(self, x: Tensor, unbiased: bool) -> Tensor:
-        """MMD² between finished latents `x` and the references."""
+        """MMD² between finished latents `x`, with shape `(b, *shape)`, and the references."""
         values, b = self.kernel.values(self._finished(x)), len(x)
         index, _ = self.space.sample
         kyy = self.kernel.values(Gram.within(self._gram))
@@ -118,7 +128,7 @@ class FeatureComparison:
         return mmd2_from_values(values[:, :b], values[:, b + index], kyy, p, q / q.sum(), unbiased)
 
     def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Which reference is nearest to each of the finished latents `x`, and how far by the spacing."""
+        """For each finished latent of `x`: the index of the nearest reference, and the distance divided by the spacing."""
         found, index = _to_references(self._finished(x), len(self.weights)).min(1)
         return index, found.sqrt() / self.spacing
 
@@ -127,18 +137,19 @@ class FeatureComparison:
 
 
 def _to_references(gram: Gram, n: int) -> Tensor:
-    """Squared distances of samples and the n references, with shape `(B, n)`."""
+    """Squared distances between samples and the n references, with shape `(B, n)`."""
     return gram.sq_dist()[:, len(gram.dot) :][:, :n]
 
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """A batch as features on their way.
+    """A batch in feature space, at its start or after a move.
 
     Arguments:
-        x0: The latents of this worker, with shape `(b, *shape)`.
+        comparison: The references and finished samples with which it is compared.
+        x0: The latents of this worker before any move, with shape `(b, *shape)`.
         sigma: Their noise level.
-        w: The features of all workers.
+        w: The current features of the samples of all workers.
     """
 
     comparison: FeatureComparison
@@ -147,24 +158,24 @@ class Compared:
     w: Combination
 
     def flowed(self, coupling: Coupling, reach: float) -> tuple["Compared", int]:
-        """w' = −Ĝ(w) for the time `reach`, and in how many sub-steps."""
+        """The batch after the gradient flow w' = −Ĝ(w) for the time `reach`, and the number of sub-steps."""
         kernel = self.comparison.kernel
         lengths = substeps(reach, kernel.singular)
         w = flowed(self.w, lambda w: coupling.velocity(kernel, w.gram), lengths, kernel.singular)
         return replace(self, w=w), len(lengths)
 
     def moved(self, by: Tensor) -> "Compared":
-        """w + L·w + F·z, with `by` = [L | F] of shape `(B, B + M)`."""
+        """The batch at w + L·w + F·z, with `by` = [L | F] of shape `(B, B + M)`."""
         return replace(self, w=self.w.moved(by))
 
     def displacement(self) -> Tensor:
-        """What moves the latents so that their features move as these did, with shape `(b, *shape)`."""
+        """The feature displacement since the start, pulled back to latents by J(x)ᵀ, with shape `(b, *shape)`."""
         comparison = self.comparison
         g = self.w.displacement().reshape(-1, *comparison.space.rows.latents.shape)
         return comparison.features.pull_back(self.x0, g, self.sigma)
 
     def shortened(self, share: Tensor) -> "Compared":
-        """With one share of the way for each sample of all workers, with shape `(B,)`."""
+        """The batch with each sample's displacement multiplied by its `share`, with shape `(B,)`, of all workers."""
         return replace(self, w=self.w.shortened(share))
 
     def mmd2(self, coupling: Coupling) -> Tensor:
@@ -172,17 +183,17 @@ class Compared:
         return coupling.mmd2(self._values, self.comparison.mmd2_of_rows(coupling))
 
     def saturated(self) -> Tensor:
-        """The share of kernel values between samples and references that tell nothing."""
+        """The share of saturated kernel values between samples and references, a scalar (`Kernel.saturated`)."""
         b, n = len(self._values), len(self.comparison.weights)
         values = self._values[:, b : b + n]
         return self.comparison.kernel.saturated(values).to(values.dtype).mean()
 
     def nearest(self) -> Tensor:
-        """The distance of each sample from its nearest reference by their spacing, with shape `(B,)`."""
+        """The distance of each sample from its nearest reference, divided by the spacing, with shape `(B,)`."""
         found = _to_references(self.w.gram, len(self.comparison.weights)).amin(1).sqrt()
         return found / self.comparison.spacing
 
     @cached_property
     def _values(self) -> Tensor:
-        """Kernel values of samples with themselves and with all rows, with shape `(B, B + M)`."""
+        """Kernel values between samples and [samples; rows z], with shape `(B, B + M)`."""
         return self.comparison.kernel.values(self.w.gram)

@@ -3,8 +3,8 @@
     MMD² = Σ u_a u_b κ_ab k(r_a, r_b)               over all rows r
     Ĝ_i  = unit · ∂MMD²/∂x_i / p_i = 2 Σ_b u_b κ_ib · unit · ∇₁k(x_i, r_b)
 
-with weights u: p_i of B samples, −q_j of N references, positive ones of m finished samples; κ are the
-prompt weights (1 without prompts). For the RBF kernel (unit h²) without memory Ĝ = h²·B·∂MMD²/∂x_i.
+with weights u: p_i for B samples, −q_j for N references, and positive weights for m finished samples. κ are the
+prompt weights (1 without prompts). For the RBF kernel (unit h²) without memory Ĝ_i = h²·B·∂MMD²/∂x_i.
 """
 
 from functools import cached_property
@@ -16,7 +16,7 @@ from ..kernels.kernels import Gram, Kernel
 
 __all__ = ["Coupling"]
 
-BLOCK = 512  # rows whose kernel values are looked at together
+BLOCK = 512  # rows whose kernel values are computed at once
 
 
 class Coupling:
@@ -24,7 +24,7 @@ class Coupling:
 
     Arguments:
         p: Weights of the samples, with shape `(B,)`.
-        s: Weights of the rows z: −q of references, positive of finished samples, with shape `(M,)`.
+        s: Weights of the rows z, with shape `(M,)`: −q for references, positive weights for finished samples.
         ww, wz, zz: Prompt weights κ, with shapes `(B, B)`, `(B, M)`, `(M, M)`; or None for 1.
     """
 
@@ -40,7 +40,7 @@ class Coupling:
 
     @cached_property
     def pairs(self) -> Tensor:
-        """u_b κ_ib of samples and all rows, with shape `(B, B + M)` or `(B + M,)`."""
+        """u_b κ_ib between samples i and all rows b, with shape `(B, B + M)`; without prompts u_b, `(B + M,)`."""
         weights = torch.cat([self.p, self.s])
         return weights if self.ww is None else torch.cat([self.ww, self.wz], 1) * weights
 
@@ -53,11 +53,11 @@ class Coupling:
 
         Arguments:
             gram: Inner products of the samples w with w and z.
-            in_units: Whether to apply the kernel's unit; else unit is 1.
+            in_units: Whether to multiply by the kernel's unit.
         """
         by = kernel.pulls(gram, in_units) * self._downwards
         if kernel.radial:
-            # A row does not pull itself; stated, since the pull of a singular kernel is rounding noise there.
+            # A row exerts no pull on itself, but a singular kernel at distance 0 would give rounding noise.
             diagonal = by.diagonal().zero_()
             diagonal.sub_(by.sum(1))
         return by
@@ -74,11 +74,13 @@ class Coupling:
         return self.p @ (sums[0].sum(1) + 2 * sums[1].sum(1)) + of_rows
 
     def mmd2_of_rows(self, kernel: Kernel, gram: Tensor, index: Tensor) -> Tensor:
-        """Σ s_a s_b κ_ab k(z_a, z_b).
+        """Σ s_a s_b κ_ab k(z_a, z_b), over the rows z; a scalar.
 
         Arguments:
-            gram: Inner products between rows z, with shape `(m, m)`.
-            index: Which rows, with shape `(m,)`; if not all, references among them stand for all of these.
+            kernel: The kernel between rows.
+            gram: Inner products between the rows of `index`, with shape `(m, m)`.
+            index: The rows of z to use, with shape `(m,)`. If it has only some of the references, their weights are
+                scaled to the total weight of all references.
         """
         s = self.s[index]
         references = s < 0

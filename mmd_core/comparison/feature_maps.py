@@ -1,13 +1,13 @@
-"""What of a latent is compared: all of it, or features of it, whose gradients are pulled back to it.
+"""Feature maps: the features of a latent that the kernel compares, and the pull-back of gradients to the latent.
 
-    latent         x itself, as published
-    low_pass       x seen from afar: palette and composition, not detail
-    channel_stats  means and covariances of the channels: palette and contrast, wherever they are
-    patches        the distribution of small patches, wherever they are (`patches.py`)
+    latent         x itself, as in the paper
+    low_pass       the low frequencies of x: palette and composition, without detail
+    channel_stats  means and covariances of the channels: palette and contrast, independent of position
+    patches        the distribution of small patches, independent of position (`by_patches.py`)
 
-For features f with the Jacobian J the gradient of MMD²(f(x), f(y)) is J(x)ᵀ g, with g its gradient in the
-features. All features here are isometric as far as can be, J Jᵀ ≈ 1: then J(x)ᵀ δ moves the features by δ, so
-one strength fits all, and white noise of standard deviation σ in x is that in f(x).
+For features f with the Jacobian J the gradient of MMD²(f(x), f(y)) is J(x)ᵀ g, where g is the gradient with respect to
+the features. The feature maps here are approximately isometric, J Jᵀ ≈ 1. Therefore J(x)ᵀ δ moves the features by δ, one
+strength suits all feature spaces, and white noise of standard deviation σ in x has standard deviation σ in f(x) too.
 """
 
 import math
@@ -24,14 +24,14 @@ __all__ = ["ChannelStats", "Features", "LowPass", "Whole", "make_features"]
 
 
 class Whole:
-    """The latents themselves."""
+    """The identity map: the features are the latents themselves. Base class of the other feature maps."""
 
     def fit(self, references: Latents, noise: NoiseModel) -> Latents:
-        """Learns what estimates lack from references with shape `(N, C, *)`; the features of these.
+        """Estimates the posterior variance from references with shape `(N, C, *)`; returns their features.
 
         Attributes:
-            whole: What the latents lack.
-            posterior: What their features lack.
+            whole: The posterior variance of latents.
+            posterior: The posterior variance of features.
         """
         self.whole = self.posterior = Posterior(references, noise)
         return references
@@ -43,24 +43,28 @@ class Whole:
     def seen(
         self, x0: Tensor, residual: Tensor | None, sigma: float, workers: Workers = ALONE
     ) -> tuple[Tensor, float | Tensor]:
-        """The features of estimates `x0`, and the squared norm that they lack (`posterior.py`)."""
+        """The features of denoised estimates `x0`, and the posterior variance E of a sample in feature space.
+
+        Arguments:
+            x0, residual, sigma, workers: As in `Posterior.lacking`.
+        """
         residual = None if residual is None else self(residual)  # linear
         return self(x0), self.posterior.lacking(residual, sigma, workers)
 
     def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
-        """J(x)ᵀ g, with the shape of `x`; with `sigma`, of the features that `seen` gives there."""
+        """J(x)ᵀ g, with the shape of `x`. With `sigma`, J is the Jacobian of the features that `seen` returns."""
         return g
 
     def _of(self, references: Latents) -> Latents:
-        """The features of references, which are few numbers."""
+        """The features of all references, held in memory: they have few numbers per reference."""
         parts = [self(piece) for _, piece in references.pieces()]
         return Latents(torch.cat(parts), references.weights)
 
 
 class LowPass(Whole):
-    """Smaller latents: the cosine waves of each axis that average-pooling by `pool` can keep.
+    """Latents at a lower resolution: the lowest `n / pool` cosine frequencies of each spatial axis of length n.
 
-    What remains is an orthonormal projection; unlike blocks it leaves no edges in what it pulls back.
+    The map is a projection with orthonormal rows. Unlike average pooling, its pull-back has no block edges.
     """
 
     def __init__(self, shape: tuple[int, ...], pool: int):
@@ -90,11 +94,11 @@ class LowPass(Whole):
 class ChannelStats(Whole):
     """√P · (means, square root of the covariance) of the C channels over the P places of a latent.
 
-    Their squared distance is about that of the nearest latents with such statistics (Bures'
-    distance of two Gaussians, if their covariances commute).
+    The squared distance between features is approximately P times the squared Wasserstein-2 (Bures) distance between
+    the two Gaussians with these statistics; it is equal if their covariances commute.
 
-    x̂0 is a blur and lacks covariance. It is given what it lacks, the typical covariance of a
-    reference times the share of all variance that is not settled.
+    x̂0 is blurred, so its covariance is too small. `seen` adds the missing covariance: the mean covariance of a
+    reference times the share of the variance that the model has not settled at σ (`Posterior.open`).
     """
 
     def fit(self, references: Latents, noise: NoiseModel) -> Latents:
@@ -108,13 +112,13 @@ class ChannelStats(Whole):
         return features
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Means `(B, C)` and covariances `(B, C, C)`."""
+        """Means `(B, C)` and covariances `(B, C, C)` of the channels."""
         places = x.reshape(*x.shape[:2], -1)
         deviations = places - places.mean(2, keepdim=True)
         return places.mean(2), deviations @ deviations.transpose(1, 2) / places.shape[2]
 
     def __call__(self, x: Tensor, sigma: float | None = None) -> Tensor:
-        """The features, with shape `(B, C + C²)`; with `sigma`, of estimates that lack covariance."""
+        """The features, with shape `(B, C + C²)`; with `sigma`, the missing covariance at that noise level is added."""
         means, covariances = self._moments(x)
         values, vectors = self._spectrum(covariances + self._lacking(sigma))
         roots = (vectors * values[:, None]) @ vectors.transpose(1, 2)
@@ -122,7 +126,7 @@ class ChannelStats(Whole):
 
     def _spectrum(self, covariances: Tensor) -> tuple[Tensor, Tensor]:
         """The eigenvalues `(B, C)` of the square root, and its eigenvectors."""
-        # NaN of a broken model is told by who knows its cause, and here would end in an error of another kind.
+        # `eigh` fails on NaN with an unclear error. `Guidance` checks for NaN and raises a clear one.
         values, vectors = torch.linalg.eigh(covariances.nan_to_num(0, 0, 0))
         return values.clamp_min(0).sqrt(), vectors
 
@@ -135,14 +139,18 @@ class ChannelStats(Whole):
         return self(x0, sigma), self.posterior.lacking(None, sigma)
 
     def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
-        """With R² = C and symmetric G: dR of dC solves R dR + dR R = dC, so ∂/∂C = Y with R Y + Y R = G."""
+        """J(x)ᵀ g, with the shape of `x`.
+
+        R is the square root of the covariance C, R² = C, so that R dR + dR R = dC. The gradient G (symmetric) with
+        respect to R becomes the gradient Y with respect to C that solves R Y + Y R = G.
+        """
         means, covariances = self._moments(x)
         values, vectors = self._spectrum(covariances + self._lacking(sigma))
         c, places = means.shape[1], x[0, 0].numel()
         of_means, of_roots = g[:, :c], g[:, c:].reshape(-1, c, c)
         of_roots = (of_roots + of_roots.transpose(1, 2)) / 2
         sums = values[:, :, None] + values[:, None]
-        # Where a latent has no variance there is nothing to scale either.
+        # Without variance the deviations are 0, so the gradient is 0 there.
         inverse = torch.where(sums > 1e-6, 1 / sums.clamp_min(1e-6), 0)
         y = vectors @ ((vectors.transpose(1, 2) @ of_roots @ vectors) * inverse)
         y = y @ vectors.transpose(1, 2)
@@ -157,8 +165,9 @@ def make_features(name: str, shape: tuple[int, ...], pool: int = 4) -> Features:
     """The feature map of that name, for latents of the shape `(C, *)`.
 
     Arguments:
-        name: One of `FEATURE_SPACES` but `patches`, of which an image has many.
-        pool: How many places of an axis `low_pass` makes one of.
+        name: One of `FEATURE_SPACES` except `patches`, which has many rows per image (`by_patches.py`).
+        shape: The shape of a latent, `(C, *)`.
+        pool: The factor by which `low_pass` reduces each spatial axis.
     """
     if name == "low_pass":
         return LowPass(shape, pool)

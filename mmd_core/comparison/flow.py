@@ -1,12 +1,13 @@
-"""The gradient flow of MMD² in few sub-steps.
+"""The gradient flow of MMD², integrated in few sub-steps.
 
-With kernel values frozen the flow is linear, and is solved exactly by a matrix function of B×B numbers:
+With constant kernel values the flow is linear, and a function φ of a B×B matrix gives the exact solution:
 
     w' = L·w + F·z      w(h) = w + h φ(hL) (L·w + F·z)      φ(X) = (eˣ − 1) / X = 1 + X/2 + X²/6 + …
 
-Kernel values change slowly, so that sub-steps may be long. Each goes there (the predictor), and is corrected by half
-of what L and F have changed on the way, which makes it exact to second order; the values found there are the next
-sub-step's first. The flow slows down on its way: sub-steps grow from `FIRST` to `LONGEST`.
+Kernel values change slowly, so sub-steps can be long. The first half of a sub-step is the predictor: this solution with
+L and F from its start. The corrector then adds half of the change of L and F, which makes the method second order. The
+L and F at the end of a sub-step are those at the start of the next one, so each sub-step costs one evaluation. The flow
+slows down with time: sub-steps grow from `FIRST` to `LONGEST`.
 
 References:
     Hochbruck, Ostermann, Exponential Integrators, Acta Numerica 2010. https://doi.org/10.1017/S0962492910000048
@@ -30,7 +31,7 @@ TERMS = 4  # of the series of φ, for matrices of norms up to 1/2
 
 
 def substeps(reach: float, singular: bool = False) -> list[float]:
-    """The lengths of the sub-steps, which sum to `reach`; `singular` as in `kernels.py`."""
+    """The lengths of the sub-steps, which sum to `reach`; `singular` as in `RadialKernel`."""
     first, longest = (FIRST / 2, SINGULAR) if singular else (FIRST, LONGEST)
     lengths = []
     while sum(lengths) < reach * (1 - 1e-9):
@@ -44,15 +45,16 @@ def flowed(
     lengths: list[float],
     singular: bool = False,
 ) -> Combination:
-    """Where w' = velocity leads in time `lengths`.
+    """The samples after the flow w' = L·w + F·z.
 
     Arguments:
-        velocity: `[L | F]` of w' = L·w + F·z, with shape `(B, B + M)`.
-        lengths: Of the sub-steps; a single one is not corrected.
-        singular: Whether the values of the kernel change without bound, see `kernels.py`.
+        w: The samples at the start.
+        velocity: A function of the samples that returns `[L | F]`, with shape `(B, B + M)`.
+        lengths: The lengths of the sub-steps, in units of flow time. A single sub-step has no corrector.
+        singular: As in `RadialKernel`.
     """
     begun = velocity(w)
-    share = 0.25 if singular else 0.5  # less is not as exact, but damps
+    share = 0.25 if singular else 0.5  # below 0.5 it is less accurate, but more stable
     one = torch.eye(len(begun), dtype=begun.dtype, device=begun.device)
     for h in lengths:
         weights = phi(begun[:, : len(begun)], h, one)
@@ -65,7 +67,13 @@ def flowed(
 
 
 def phi(matrix: Tensor, h: float, one: Tensor) -> Tensor:
-    """φ(h · matrix), for a matrix whose norm is at most about 4, with shape `(B, B)`; `one` is the unit matrix."""
+    """φ(h · matrix), by scaling and doubling, with shape `(B, B)`.
+
+    Arguments:
+        matrix: With shape `(B, B)`; its norm is at most about 4.
+        h: The length of the sub-step.
+        one: The identity matrix, with shape `(B, B)`.
+    """
     doublings = max(0, math.ceil(math.log2(8 * h)))
     h = h / 2**doublings
     series = torch.add(one, matrix, alpha=h / (TERMS + 1))

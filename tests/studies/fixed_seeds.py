@@ -1198,8 +1198,9 @@ def graph_of_a_world() -> dict:
 def graph(bench: Bench) -> None:
     """Lists, links and caches as ComfyUI's own executor has them."""
     import execution
-    import nodes
     from safetensors.torch import load_file
+
+    import nodes
 
     bench.pictures()
     nodes.NODE_CLASS_MAPPINGS.update(bench.nodes)
@@ -1272,8 +1273,9 @@ def start_comfyui(comfyui: Path, folder: Path) -> None:
 
     args.cpu, args.base_directory = True, str(folder)
     import folder_paths
-    import nodes
     import torch
+
+    import nodes
 
     assert hasattr(nodes, "common_ksampler")
     logging.getLogger().setLevel(logging.CRITICAL)
