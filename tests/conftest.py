@@ -8,7 +8,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).absolute().parent))
 import support.packages  # noqa: E402, F401
-from mmd_tests.support.packages import ROOT  # noqa: E402
+from mmd_tests.support.packages import ROOT, TESTS  # noqa: E402
+from mmd_tests.support.selection import MARKERS, left_out  # noqa: E402
 
 COMFYUI = os.environ.get("COMFYUI_PATH")
 
@@ -25,7 +26,33 @@ if COMFYUI:
     assert hasattr(nodes, "common_ksampler")
 
 
-def pytest_collection_modifyitems(items):
+LONG_FOLDERS = (TESTS / "studies", TESTS / "fuzz")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--update-schemas", action="store_true", help="rewrite tests/node_schemas.json"
+    )
+    parser.addoption(
+        "--all", action="store_true", help="all tests: full matrices, studies, long fuzzing"
+    )
+    parser.addoption("--rest", action="store_true", help="only what --all adds to the default")
+
+
+def pytest_configure(config):
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if any(folder in item.path.parents for folder in LONG_FOLDERS):
+            item.add_marker(pytest.mark.long)
+    rest = set() if config.option.all else set(left_out(items))
+    gone = [item for item in items if (item in rest) != config.option.rest]
+    if not config.option.all and gone:
+        config.hook.pytest_deselected(items=gone)
+        items[:] = [item for item in items if (item in rest) == config.option.rest]
     if not COMFYUI:
         for item in items:
             if item.get_closest_marker("comfy"):
@@ -49,9 +76,3 @@ def user_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path / "user"))
     return tmp_path / "user"
-
-
-def pytest_addoption(parser):
-    parser.addoption(
-        "--update-schemas", action="store_true", help="rewrite tests/node_schemas.json"
-    )

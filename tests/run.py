@@ -1,4 +1,4 @@
-"""Runs the whole test suite on a real ComfyUI, with all the set-up that takes."""
+"""Runs the tests on a real ComfyUI, with all the set-up that takes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ NEEDS = ("pytest>=8,<10", "pytest-xdist>=3.5,<4", "hypothesis>=6.100,<7", "sciki
 WORKERS = min(4, os.cpu_count() or 1)  # a gigabyte of memory each
 ABOUT = f"""\
 {ENGINE}
+Without --all, full matrices, studies and long fuzzing are left out.
+
 All other arguments go to pytest, for example:
+  python tests/run.py --all
   python tests/run.py -k kernel -x
   python tests/run.py -n0 -s tests/fuzz/test_fuzz.py      (in one process, with what it prints)
 """

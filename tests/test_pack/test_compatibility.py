@@ -206,6 +206,7 @@ def custom(cell, make_guider, sampler="euler", latent=None):
     return draw
 
 
+@pytest.mark.sampled
 @FAMILY
 @pytest.mark.parametrize("path", [*core_guiders(), "nodes_custom_sampler.DualCFGGuider nested"])
 def test_every_guider_of_core(path, family):
@@ -244,6 +245,7 @@ SLG = {
 }  # fmt: skip
 
 
+@pytest.mark.sampled
 @FAMILY
 @pytest.mark.parametrize("node", SLG)
 def test_skip_layer_guidance(node, family):
@@ -269,6 +271,7 @@ def test_rescale_cfg(family):
     cell.check_patch(RescaleCFG().patch(cell.model, 0.7)[0])
 
 
+@pytest.mark.sampled
 @FAMILY
 @pytest.mark.parametrize("momentum", [0.0, -0.5])
 def test_adaptive_projected_guidance(momentum, family):
@@ -293,6 +296,7 @@ class Watch:
         self.hook.remove()
 
 
+@pytest.mark.sampled
 @FAMILY
 @pytest.mark.parametrize("kind", ["EasyCache", "LazyCache"])
 def test_caches_skip_steps_of_a_guided_run(kind, family, monkeypatch):
@@ -339,6 +343,7 @@ def test_context_windows_over_time_leave_a_single_frame_whole():
     assert torch.equal(guided, cell.sample(cell.guided(cell.model)))
 
 
+@pytest.mark.sampled
 @FAMILY
 @pytest.mark.parametrize("differential", [False, True], ids=["mask", "differential diffusion"])
 def test_what_a_mask_keeps_is_untouched(differential, family):
@@ -386,6 +391,7 @@ def cfg_pp_samplers() -> list[str]:
 NOT_FOR_FLOW = ("dpmpp_2m_cfg_pp", "res_multistep_cfg_pp", "res_multistep_ancestral_cfg_pp")
 
 
+@pytest.mark.sampled
 @FAMILY
 @pytest.mark.parametrize("sampler", cfg_pp_samplers())
 def test_cfg_pp_samplers(sampler, family):

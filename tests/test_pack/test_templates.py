@@ -211,6 +211,7 @@ def test_lora_and_controlnet_act_on_a_whole_model(server):
     assert not any(sign in told for sign in ("not loaded", "leftover", "missing"))
 
 
+@pytest.mark.long
 def test_half_precision_between_nodes(tmp_path):
     """A server that hands latents and pictures on as float16 (--fp16-intermediates) draws, plots and scores."""
     from comfy.cli_args import args

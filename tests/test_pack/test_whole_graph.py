@@ -203,6 +203,7 @@ def test_shipped_workflow_at_strength_0_draws_what_core_draws(runner):
     assert "Strength is 0" in drawn.report
 
 
+@pytest.mark.long
 def test_captions_of_the_folder_guide_by_the_prompt(runner):
     """With a prompt kernel, pictures come closer to the references captioned like their prompt."""
     plain = runner.run(*workflow())
@@ -232,6 +233,7 @@ def test_sdxl_goes_through_the_same_workflow(runner):
     check(runner.run(graph, ids))
 
 
+@pytest.mark.long
 def test_a_set_goes_through_merging_compressing_and_a_file(runner, monkeypatch, tmp_path):
     """What is saved in one run guides another that sees neither folder nor VAE, to the same bits."""
     import folder_paths
@@ -267,6 +269,7 @@ def test_a_set_goes_through_merging_compressing_and_a_file(runner, monkeypatch, 
     assert "towards 4 references" in second.report
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("space", ["low_pass", "channel_stats", "patches"])
 def test_every_feature_space_guides_in_a_graph(runner, space):
     """The report names it, and the batch differs from an unguided one."""

@@ -45,6 +45,7 @@ def matrix(kind, norm, rng, n=6):
     return m * (norm / torch.linalg.matrix_norm(m, 2))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", ["any", "symmetric", "attracted", "velocity"])
 @pytest.mark.parametrize("norm", [0.0, 1e-6, 0.1, 1.0, 2.0, 4.0])
 @pytest.mark.parametrize("h", [1e-6, 0.05, 0.4, 1.0, 2.0, 10.0])
@@ -136,6 +137,7 @@ WORLDS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("reach", [0.4, 2.0, 6.0, 18.0, 50.0])
 @pytest.mark.parametrize("kernel", KERNELS)

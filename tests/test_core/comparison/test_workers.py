@@ -23,7 +23,7 @@ CASES = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.long)])
 def drawn(request, tmp_path_factory):
     """What each of 2 or 4 workers has found and said; see cases.py."""
     folder = tmp_path_factory.mktemp("workers")
@@ -152,11 +152,13 @@ def judged(told, workers, batch):
 SMALL = "--batch", "4", "--side", "8", "--references", "24", "--seeds", "1"
 
 
+@pytest.mark.long
 def test_script():
     told = launched("--workers", "3")
     judged(told, 3, 4)
 
 
+@pytest.mark.long
 def test_script_under_torchrun():
     told = launched(before=["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])
     judged(told, 2, 4)

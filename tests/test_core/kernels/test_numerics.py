@@ -34,6 +34,7 @@ def test_kernels_of_distances_do_not_mind_where_latents_are(kernel, dim, offset)
     assert errors(kernel, "held", dim, offset)[0] < 5e-6
 
 
+@pytest.mark.long
 def test_so_it_is_for_large_latents():
     """Measured: 8e-6, of sums of so many products."""
     assert errors("rbf", "held", 262_144, 1000.0, n=20)[0] < 3e-5
