@@ -1,7 +1,8 @@
-"""Maximum Mean Discrepancy guidance in closed form; torch only, nothing of ComfyUI.
+"""Maximum Mean Discrepancy guidance in closed form. This package imports nothing of ComfyUI.
 
-Notation, used everywhere: B samples `x_i`, N references `y_j` with weights `q_j`, D numbers per latent,
-kernel `k`, bandwidth (length scale) `h`, noise level `sigma`, the model's estimate `x0` of clean samples.
+Notation: B samples `x_i`, N references `y_j` with weights `q_j`, D numbers per
+latent, kernel `k`, bandwidth (length scale) `h`, noise level `sigma`, the model's estimate `x0` of
+clean samples.
 """
 
 from .comparison.latents import Latents

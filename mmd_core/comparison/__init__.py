@@ -1,1 +1,4 @@
-"""The comparison of a batch with the references, per model call. Open `by_features.py` first (`by_patches.py` for patches)."""
+"""The comparison of a batch with the references, at each model call. Open `by_features.py` first.
+
+`by_patches.py` compares by patches.
+"""

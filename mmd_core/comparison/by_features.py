@@ -1,4 +1,4 @@
-"""Compares a batch with the references by features (one row per image), in the Gram space of `gram_space.py`."""
+"""Compares a batch with the references by features, one row per image, in Gram space."""
 
 import math
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from .workers import ALONE, Workers
 
 __all__ = ["Compared", "FeatureComparison", "comparable_rows"]
 
-ALWAYS = 2**26  # bytes: inner products up to this size are always kept, whatever the budget
+ALWAYS = 2**26  # bytes: inner products up to this size are always stored, whatever the budget is
 
 
 def comparable_rows(
@@ -32,8 +32,8 @@ def comparable_rows(
 ) -> tuple[Callable[[Tensor], Tensor], KernelConfig]:
     """A function from latents `(n, C, *)` to rows `(n, F)`, and the kernel config for these rows.
 
-    The kernel between rows equals the kernel between images of `config`; for `patches` it is the linear kernel between
-    Nyström embeddings.
+    The kernel between rows equals the kernel between images of `config`; for `patches` it is the
+    linear kernel between Nyström embeddings.
 
     Arguments:
         config: The kernel and the feature space.
@@ -54,8 +54,9 @@ class FeatureComparison:
         config: The kernel and the feature space.
         references: Latents with shape `(N, C, *)`.
         noise: The model's noise.
-        finished: Samples from earlier runs that belong to the same measure as the batch, with shape `(m, C, *)`.
-        budget: The bytes of device memory that it may use.
+        finished: Finished samples that belong to the same measure as the batch, with shape
+            `(m, C, *)`: those of earlier groups, of earlier runs, or of other machines.
+        budget: How many bytes of device memory the references may use.
         workers: The workers that draw the batch.
     """
 
@@ -67,13 +68,14 @@ class FeatureComparison:
         finished: Tensor | None = None,
         budget: float = math.inf,
         workers: Workers = ALONE,
-    ):
+    ) -> None:
         self.weights, self.workers = references.weights, workers
         self.features = make_features(config.feature_space, references.shape, config.pool)
         compared = self.features.fit(references, noise)
         self.posterior = self.features.whole
         grams = self.weights.element_size() * len(compared) ** 2
-        # All workers must take the same path, since they exchange data; so the smallest budget decides.
+        # All workers must take the same path, because they exchange data. So the smallest budget
+        # decides.
         least = workers.gather(self.weights.new_tensor([budget])).min().item()
         compact = grams > max(least / 2, ALWAYS)
         rows = Rows(compared, config.radial, budget if compact else budget - grams)
@@ -84,15 +86,15 @@ class FeatureComparison:
 
     @property
     def _gram(self) -> Tensor:
-        """Inner products between all references, or between the evenly spaced ones of `GramSpace.sample`."""
+        """Inner products between the references of `GramSpace.sample`, with shape `(n, n)`."""
         index, gram = self.space.sample
         return gram[: len(index), : len(index)]
 
     def start(self, x0: Tensor, residual: Tensor | None, sigma: float) -> "Compared":
-        """The features of denoised estimates, plus the posterior variance that they do not have (`posterior.py`).
+        """The features of denoised estimates, corrected for posterior variance (`posterior.py`).
 
         Arguments:
-            x0: The estimates of this worker, with shape `(b, *shape)`.
+            x0: The denoised estimates of this worker, with shape `(b, *shape)`.
             residual: As in `Posterior.lacking`.
             sigma: The noise level.
         """
@@ -100,12 +102,17 @@ class FeatureComparison:
         return Compared(self, x0, sigma, self.space.project(seen, lacking, self.workers).start())
 
     def as_it_is(self, x: Tensor, sigma: float) -> "Compared":
-        """The features of latents `x`, with shape `(b, *shape)`, without a correction for posterior variance."""
+        """The features of latents `x`, without a correction for posterior variance.
+
+        Arguments:
+            x: The latents of this worker, with shape `(b, *shape)`.
+            sigma: The noise level.
+        """
         w = self.space.project(self.features(x), workers=self.workers).start()
         return Compared(self, x, sigma, w)
 
     def mmd2_of_rows(self, coupling: Coupling) -> Tensor:
-        """`Coupling.mmd2_of_rows`, cached for the last coupling."""
+        """`Coupling.mmd2_of_rows`; the result for the last coupling is cached."""
         if self._coupling is not coupling:
             index, gram = self.space.sample
             memory = torch.arange(len(self.weights), len(self.space), device=index.device)
@@ -116,11 +123,16 @@ class FeatureComparison:
 
     @cached_property
     def spacing(self) -> float:
-        """The spacing of the references, see `nearest.py`."""
+        """The spacing of the references (`nearest.py`)."""
         return spacing(self.space.rows) if self.space.gram is None else spacing_in(self._gram)
 
     def mmd2(self, x: Tensor, unbiased: bool) -> Tensor:
-        """MMD² between finished latents `x`, with shape `(b, *shape)`, and the references."""
+        """MMD² between finished latents and the references, a scalar.
+
+        Arguments:
+            x: The finished latents, with shape `(b, *shape)`.
+            unbiased: Whether to take the unbiased estimate; needs at least 2 of each.
+        """
         values, b = self.kernel.values(self._finished(x)), len(x)
         index, _ = self.space.sample
         kyy = self.kernel.values(Gram.within(self._gram))
@@ -128,7 +140,15 @@ class FeatureComparison:
         return mmd2_from_values(values[:, :b], values[:, b + index], kyy, p, q / q.sum(), unbiased)
 
     def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """For each finished latent of `x`: the index of the nearest reference, and the distance divided by the spacing."""
+        """The nearest reference of each finished latent.
+
+        Arguments:
+            x: The finished latents, with shape `(b, *shape)`.
+
+        Returns:
+            The indices of the references, and the distances divided by the spacing of the
+            references, both with shape `(b,)`.
+        """
         found, index = _to_references(self._finished(x), len(self.weights)).min(1)
         return index, found.sqrt() / self.spacing
 
@@ -149,7 +169,7 @@ class Compared:
         comparison: The references and finished samples with which it is compared.
         x0: The latents of this worker before any move, with shape `(b, *shape)`.
         sigma: Their noise level.
-        w: The current features of the samples of all workers.
+        w: The current features of the samples of all workers, B in number.
     """
 
     comparison: FeatureComparison
@@ -158,7 +178,7 @@ class Compared:
     w: Combination
 
     def flowed(self, coupling: Coupling, reach: float) -> tuple["Compared", int]:
-        """The batch after the gradient flow w' = −Ĝ(w) for the time `reach`, and the number of sub-steps."""
+        """The batch after the flow w' = −Ĝ(w) for the time `reach`, and the number of sub-steps."""
         kernel = self.comparison.kernel
         lengths = substeps(reach, kernel.singular)
         w = flowed(self.w, lambda w: coupling.velocity(kernel, w.gram), lengths, kernel.singular)
@@ -169,27 +189,40 @@ class Compared:
         return replace(self, w=self.w.moved(by))
 
     def displacement(self) -> Tensor:
-        """The feature displacement since the start, pulled back to latents by J(x)ᵀ, with shape `(b, *shape)`."""
+        """The displacement of this worker's latents, with shape `(b, *shape)`.
+
+        It is J(x)ᵀ times the displacement of the features since the start.
+        """
         comparison = self.comparison
         g = self.w.displacement().reshape(-1, *comparison.space.rows.latents.shape)
         return comparison.features.pull_back(self.x0, g, self.sigma)
 
     def shortened(self, share: Tensor) -> "Compared":
-        """The batch with each sample's displacement multiplied by its `share`, with shape `(B,)`, of all workers."""
+        """The batch with the displacement of each sample multiplied by its `share`.
+
+        Arguments:
+            share: One factor for each sample of all workers, with shape `(B,)`.
+        """
         return replace(self, w=self.w.shortened(share))
 
     def mmd2(self, coupling: Coupling) -> Tensor:
-        """The biased MMD² between samples (finished ones included) and references."""
+        """The biased MMD² between samples (finished ones included) and references, a scalar."""
         return coupling.mmd2(self._values, self.comparison.mmd2_of_rows(coupling))
 
     def saturated(self) -> Tensor:
-        """The share of saturated kernel values between samples and references, a scalar (`Kernel.saturated`)."""
+        """The share of kernel values between samples and references that are saturated, a scalar.
+
+        `RadialKernel.saturated` says which values are.
+        """
         b, n = len(self._values), len(self.comparison.weights)
         values = self._values[:, b : b + n]
         return self.comparison.kernel.saturated(values).to(values.dtype).mean()
 
     def nearest(self) -> Tensor:
-        """The distance of each sample from its nearest reference, divided by the spacing, with shape `(B,)`."""
+        """The distance of each sample to its nearest reference, with shape `(B,)`.
+
+        It is divided by the spacing of the references.
+        """
         found = _to_references(self.w.gram, len(self.comparison.weights)).amin(1).sqrt()
         return found / self.comparison.spacing
 

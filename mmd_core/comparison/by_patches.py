@@ -1,13 +1,15 @@
-"""Patches: images compared by the distribution of their small patches, wherever these are.
+"""Compares a batch with the references by small patches, independent of their position.
 
     K(x, y) = mean over patches a of x and b of y of k(a, b)
 
-MMD² with this kernel is the one between all patches of the batch and all patches of the references: style
-without layout. Its gradient lets every patch move towards the references' patches and away from the batch's
-own. Estimates count as they are, blurred or not: what they lack is large shapes, hardly anything of a patch.
-Patches are taken in tilings, which cover an image: all of them if the images are small, else another one at
-every call. Sums over thousands of patches are estimated from some
-of them, the landmarks.
+MMD² with this kernel compares all patches of the batch with all patches of the references, so it
+compares style, not layout. Its gradient moves every patch towards the patches of the references and
+away from the other patches of the batch. Denoised estimates are not corrected for posterior
+variance (`posterior.py`), because most of that variance is in large shapes and little in a patch.
+
+A tiling is a set of patches that covers an image. Small images use all tilings at each call. Larger
+images use one or a few tilings at each call, and the next ones at the next call. Sums over all
+patches are estimated from a subset of patches, the landmarks.
 """
 
 import itertools
@@ -30,30 +32,33 @@ from .workers import ALONE, Workers
 
 __all__ = ["Patched", "PatchComparison", "PatchEmbedding"]
 
-LANDMARKS = 512  # patches that stand for all of the references, and as many for the batch
-ROWS = 2048  # that move in a call, unless a single tiling has more
-CHUNK = 1024  # of them at once, which bounds the memory
-MAX_RATE = 0.5  # λ · rate of one sub-step of the flow
+LANDMARKS = 512  # landmarks of the references, of the finished samples, and of the batch, each
+ROWS = 2048  # most patches that move in one call, unless a single tiling has more
+CHUNK = 1024  # patches whose kernel values are computed at once, which limits the memory
+MAX_RATE = 0.5  # longest sub-step of the flow, in units of λ · rate
 
 
 class Landmarks:
-    """Patches of the references that stand for all of them, and the kernel between patches.
+    """A random subset of the patches of the references, and the kernel between patches.
 
     Arguments:
-        config: The kernel; its median bandwidth is that between the landmarks.
+        config: The kernel. Its median bandwidth is the median distance between landmarks.
         references: Latents with shape `(N, C, *)`.
 
     Attributes:
-        size: Of a patch, along each axis.
-        rows: The landmarks about `centre`, with shape `(m, d)`.
-        owners: Whose they are, with shape `(m,)`.
-        gram: Their inner products.
+        size: The side lengths of a patch, one for each spatial axis.
+        centre: What is subtracted from all patches, with shape `(d,)`.
+        rows: The landmarks minus `centre`, with shape `(m, d)`.
+        owners: The index of the reference from which each landmark is taken, with shape `(m,)`.
+        gram: The inner products of the landmarks, with shape `(m, m)`.
+        kernel: The kernel between patches.
     """
 
-    def __init__(self, config: KernelConfig, references: Latents):
+    def __init__(self, config: KernelConfig, references: Latents) -> None:
         self.size = tuple(min(config.patch_size, n) for n in references.shape[1:])
         rows, self.owners = patch_rows(references, self.size, LANDMARKS)
-        # As in `GramSpace`: distances keep their digits about the mean, dot products need the origin.
+        # As in `Rows`: subtracting the mean reduces the rounding error of distances. Kernels of dot
+        # products need the true origin.
         self.centre = rows.mean(0) if config.radial else torch.zeros_like(rows[0])
         self.rows = rows - self.centre
         self.gram = self.rows @ self.rows.T
@@ -61,26 +66,27 @@ class Landmarks:
 
 
 class PatchEmbedding:
-    """Images as rows whose inner products are K, but for what MMD does not see.
+    """Images as rows whose linear kernel approximates K (Nyström's method).
 
-    Nyström's approximation: an image is where its patches' mean embedding lies among those of
-    landmarks, patches of the references.
+    The row of an image is the projection of the mean embedding of its patches onto the embeddings
+    of the landmarks. The embeddings are relative to the mean of the landmarks. This changes the
+    inner products, but not MMD².
 
     Arguments:
         config: The kernel between patches.
-        references: With shape `(N, C, *)`, fp32 or better.
-        weights: Their weights, with shape `(N,)`, sum 1.
+        references: Latents with shape `(N, C, *)`, fp32 or better.
+        weights: Weights of the references, with shape `(N,)`, sum 1.
 
     References:
         Williams, Seeger, Using the Nyström Method to Speed Up Kernel Machines, NIPS 2000.
     """
 
-    def __init__(self, config: KernelConfig, references: Tensor, weights: Tensor):
+    def __init__(self, config: KernelConfig, references: Tensor, weights: Tensor) -> None:
         landmarks = Landmarks(config, Latents(references, weights))
         self.size, self.centre, self.rows = landmarks.size, landmarks.centre, landmarks.rows
         self.kernel = landmarks.kernel
         values = self.kernel.values(Gram.within(landmarks.gram))
-        # About the landmarks' mean: then distances, too, make a matrix without negative eigenvalues.
+        # Relative to the mean, the matrix has no negative eigenvalues for the energy kernel either.
         self.means = values.mean(0)
         values = values - self.means - self.means[:, None] + self.means.mean()
         eigenvalues, vectors = torch.linalg.eigh(values.double())
@@ -88,7 +94,7 @@ class PatchEmbedding:
         self.root = (vectors[:, kept] * eigenvalues[kept].rsqrt()).to(self.rows)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The rows of images with shape `(n, C, *)`, `(n, F)`."""
+        """The rows of images `x`, with shape `(n, F)`; `x` has the shape `(n, C, *)`."""
         places, regular = tiling(x.shape[2:], self.size, (0,) * len(self.size))
         learned = (self.rows, self.centre, self.means, self.root)
         rows, centre, means, root = (part.to(x.device) for part in learned)
@@ -100,13 +106,15 @@ class PatchEmbedding:
 
 
 class PatchComparison:
-    """The patches of references, and of finished samples, that a batch is compared with.
+    """The patches of the references and of the finished samples, with which a batch is compared.
 
     Arguments:
-        config: The kernel; its median bandwidth is that between patches of references.
+        config: The kernel. Its median bandwidth is the median distance between landmarks of the
+            references.
         references: Latents with shape `(N, C, *)`.
-        finished: Samples that count as drawn together with the batch, with shape `(m, C, *)`.
-        workers: Those that the batch is drawn by; each moves the patches of all.
+        finished: Finished samples that belong to the same measure as the batch, with shape
+            `(m, C, *)`: those of earlier groups, of earlier runs, or of other machines.
+        workers: The workers that draw the batch. Each of them moves the patches of all images.
     """
 
     def __init__(
@@ -115,7 +123,7 @@ class PatchComparison:
         references: Latents,
         finished: Tensor | None = None,
         workers: Workers = ALONE,
-    ):
+    ) -> None:
         self.references, self.weights, self.workers = references, references.weights, workers
         landmarks = Landmarks(config, references)
         self.size, self.centre, self.rows = landmarks.size, landmarks.centre, landmarks.rows
@@ -134,7 +142,12 @@ class PatchComparison:
         self.calls = 0
 
     def start(self, x0: Tensor, residual: Tensor | None, sigma: float) -> "Patched":
-        """The batch as it is compared: estimates `x0`, in the tilings whose turn it is."""
+        """The patches of denoised estimates, in the tilings of this call.
+
+        Arguments:
+            x0: The denoised estimates of this worker, with shape `(b, *shape)`.
+            residual, sigma: Not used; they are the same arguments as in `FeatureComparison.start`.
+        """
         x0 = self.workers.gather(x0)
         every = len(self.tilings)
         wanted = max(1, min(every, ROWS // (len(x0) * len(self.tilings[0][0]))))
@@ -147,36 +160,52 @@ class PatchComparison:
 
     @cached_property
     def kzz(self) -> Tensor:
-        """Kernel values between all landmarks that a batch is compared with."""
+        """Kernel values between the landmarks of references and finished samples, `(m, m)`."""
         return self.kernel.values(Gram.within(self.rows @ self.rows.T))
 
     def mmd2(self, x: Tensor, unbiased: bool) -> Tensor:
-        """MMD² between finished latents `x` and the references, of patches that guidance has not seen."""
+        """MMD² between finished latents and the references, a scalar.
+
+        It is computed from random patches other than the landmarks that guide.
+
+        Arguments:
+            x: The finished latents, with shape `(b, *shape)`.
+            unbiased: Whether to take the unbiased estimate.
+        """
         both = _alike(x.to(self.weights), self.weights), self.references
         rows = [patch_rows(images, self.size, 2 * LANDMARKS, seed=1)[0] for images in both]
         return mmd2(*rows, self.kernel, unbiased=unbiased)
 
     def nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Which reference is nearest to each of the finished latents `x` as a whole, and how far."""
-        rows = Rows(self.references, budget=0)  # looked at once
+        """The reference nearest to each finished latent, compared as whole latents.
+
+        Arguments:
+            x: The finished latents, with shape `(b, *shape)`.
+
+        Returns:
+            The indices of the references, and the distances divided by the spacing of the
+            references, both with shape `(b,)`.
+        """
+        rows = Rows(self.references, budget=0)  # not stored on the device: they are used only once
         index, distances = nearest_rows(x.to(self.weights).flatten(1) - rows.centre, rows)
         return index, distances / spacing(rows)
 
 
 def _alike(latents: Tensor, like: Tensor) -> Latents:
-    """Latents that all count alike."""
+    """Latents with equal weights, on the device and in the dtype of `like`."""
     return Latents(latents, uniform(len(latents), like))
 
 
 @dataclass(frozen=True, eq=False)
 class Patched:
-    """A batch as patches on their way.
+    """A batch as patches, at its start or after a move.
 
     Arguments:
-        shape: Of the batch.
-        places: Of the patches of each tiling, see `tiling`.
-        regular: Which of all T patches of an image are regular, with shape `(T,)`.
-        began, rows: The patches as they were and as they are, with shape `(B, T, d)`, about the centre.
+        comparison: The references and finished samples with which the batch is compared.
+        shape: The shape of the batch of all workers, `(B, C, *)`.
+        places: The places of the patches of each tiling, as in `tiling`.
+        regular: Which of the T patches of an image are regular, with shape `(T,)`.
+        began, rows: The patches at the start and now, minus the centre, with shape `(B, T, d)`.
     """
 
     comparison: PatchComparison
@@ -188,7 +217,7 @@ class Patched:
 
     @cached_property
     def landmarks(self) -> Tensor:
-        """Which of the rows stand for all of them, spread over the batch and its places, with shape `(m,)`."""
+        """The indices of the landmarks of the batch, evenly spaced, with shape `(m,)`."""
         candidates = self.regular.repeat(len(self.rows)).nonzero().flatten()
         m = min(len(candidates), LANDMARKS)
         step = torch.arange(m, device=candidates.device, dtype=torch.float64) * (
@@ -197,7 +226,7 @@ class Patched:
         return candidates[step.long()]
 
     def flowed(self, coupling: Coupling, reach: float) -> tuple["Patched", int]:
-        """w ← w − λ·Ĝ(w) for every patch, in sub-steps, and in how many."""
+        """The batch after w ← w − λ·Ĝ(w) for every patch, and the number of sub-steps."""
         rows, substeps = self.rows, max(1, math.ceil(reach / MAX_RATE))
         for _ in range(substeps):
             rows = rows - reach / substeps * self._gradient(rows, coupling)
@@ -219,14 +248,19 @@ class Patched:
                 to_z = to_z * coupling.wz[image][:, self.comparison.owners]
                 to_w = to_w * coupling.ww[image][:, images[chosen]]
             moved = to_z @ z
-            if kernel.radial:  # a patch does not pull itself
+            if kernel.radial:  # a patch exerts no pull on itself
                 to_w = to_w.masked_fill(part[:, None] == chosen, 0)
                 moved = moved - (to_z.sum(1) + to_w.sum(1))[:, None] * x
             gradient[part] = moved + to_w @ own
         return gradient.view_as(rows)
 
     def _weights(self, coupling: Coupling) -> tuple[Tensor, float]:
-        """Signed weights of the comparison's landmarks, and that of one of the batch's own."""
+        """The weights of landmarks.
+
+        Returns:
+            The signed weights of the landmarks of references and finished samples, with shape
+            `(m,)`, and the weight of each landmark of the batch.
+        """
         references = len(self.comparison.weights)
         total = coupling.s[:references].sum(), coupling.s[references:].sum()
         of_memory = self.comparison.owners >= references
@@ -234,7 +268,10 @@ class Patched:
         return each, (coupling.p.sum() / len(self.landmarks)).item()
 
     def displacement(self) -> Tensor:
-        """How far this worker's images have moved, with shape `(b, *shape)`: the mean of what their patches want."""
+        """The displacement of this worker's images, with shape `(b, *shape)`.
+
+        It is the mean patch displacement where patches overlap.
+        """
         total, covered, parts = 0, 0, self.rows - self.began
         split = parts.split([len(places) for places in self.places], 1)
         for places, tiles in zip(self.places, split, strict=True):
@@ -243,11 +280,18 @@ class Patched:
         return total[self.comparison.workers.own(len(total))] / covered
 
     def shortened(self, share: Tensor) -> "Patched":
-        """With one share of the way for each image, with shape `(B,)`."""
+        """The batch with the displacement of each image multiplied by its `share`.
+
+        Arguments:
+            share: One factor for each image of all workers, with shape `(B,)`.
+        """
         return replace(self, rows=self.began + share[:, None, None] * (self.rows - self.began))
 
     def mmd2(self, coupling: Coupling) -> Tensor:
-        """The biased MMD² between the landmarks of both sides."""
+        """The biased MMD² between samples (finished ones included) and references, a scalar.
+
+        It is computed from landmarks.
+        """
         comparison, kernel = self.comparison, self.comparison.kernel
         own = self.rows.flatten(0, 1)[self.landmarks]
         grams = Gram.within(own @ own.T), Gram.of(own, comparison.rows)
@@ -262,11 +306,17 @@ class Patched:
         return p * p * kww.sum() + 2 * p * (kwz @ s).sum() + s @ kzz @ s
 
     def saturated(self) -> Tensor:
-        """The share of kernel values between landmarks of both sides that tell nothing."""
+        """The share of saturated kernel values between landmarks of the batch and all others.
+
+        It is a scalar; `RadialKernel.saturated` says which values are saturated.
+        """
         kernel, z = self.comparison.kernel, self.comparison.rows
         own = self.rows.flatten(0, 1)[self.landmarks]
         return kernel.saturated(kernel.values(Gram.of(own, z))).to(own.dtype).mean()
 
     def nearest(self) -> Tensor:
-        """NaN: a patch that equals one of a reference makes no copy of it."""
+        """NaN for each image, with shape `(B,)`.
+
+        An image with patches equal to those of a reference is not a copy of it.
+        """
         return self.rows.new_full((len(self.rows),), math.nan)

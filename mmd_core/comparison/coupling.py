@@ -1,10 +1,11 @@
-"""The batch, the references and the finished samples as one signed measure, and its MMD² and gradient.
+"""Batch, references and finished samples as one signed measure, with its MMD² and gradient.
 
     MMD² = Σ u_a u_b κ_ab k(r_a, r_b)               over all rows r
     Ĝ_i  = unit · ∂MMD²/∂x_i / p_i = 2 Σ_b u_b κ_ib · unit · ∇₁k(x_i, r_b)
 
-with weights u: p_i for B samples, −q_j for N references, and positive weights for m finished samples. κ are the
-prompt weights (1 without prompts). For the RBF kernel (unit h²) without memory Ĝ_i = h²·B·∂MMD²/∂x_i.
+with weights u: p_i for B samples, −q_j for N references, and positive weights for m finished
+samples. κ are the prompt weights (1 without prompts). For the RBF kernel (unit h²) without memory
+Ĝ_i = h²·B·∂MMD²/∂x_i.
 """
 
 from functools import cached_property
@@ -24,7 +25,8 @@ class Coupling:
 
     Arguments:
         p: Weights of the samples, with shape `(B,)`.
-        s: Weights of the rows z, with shape `(M,)`: −q for references, positive weights for finished samples.
+        s: Weights of the rows z, with shape `(M,)`: −q for references, positive weights for
+            finished samples.
         ww, wz, zz: Prompt weights κ, with shapes `(B, B)`, `(B, M)`, `(M, M)`; or None for 1.
     """
 
@@ -35,12 +37,15 @@ class Coupling:
         ww: Tensor | None = None,
         wz: Tensor | None = None,
         zz: Tensor | None = None,
-    ):
+    ) -> None:
         self.p, self.s, self.ww, self.wz, self.zz = p, s, ww, wz, zz
 
     @cached_property
     def pairs(self) -> Tensor:
-        """u_b κ_ib between samples i and all rows b, with shape `(B, B + M)`; without prompts u_b, `(B + M,)`."""
+        """u_b κ_ib between samples i and all rows b, with shape `(B, B + M)`.
+
+        Without prompts it is u_b, with shape `(B + M,)`.
+        """
         weights = torch.cat([self.p, self.s])
         return weights if self.ww is None else torch.cat([self.ww, self.wz], 1) * weights
 
@@ -52,18 +57,20 @@ class Coupling:
         """[L | F] with −Ĝ = L·w + F·z, with shape `(B, B + M)`.
 
         Arguments:
+            kernel: The kernel between rows.
             gram: Inner products of the samples w with w and z.
             in_units: Whether to multiply by the kernel's unit.
         """
         by = kernel.pulls(gram, in_units) * self._downwards
         if kernel.radial:
-            # A row exerts no pull on itself, but a singular kernel at distance 0 would give rounding noise.
+            # A row exerts no pull on itself, but a singular kernel would give rounding noise at
+            # distance 0.
             diagonal = by.diagonal().zero_()
             diagonal.sub_(by.sum(1))
         return by
 
     def mmd2(self, values: Tensor, of_rows: Tensor) -> Tensor:
-        """The biased MMD² between samples (finished ones included) and references.
+        """The biased MMD² between samples (finished ones included) and references, a scalar.
 
         Arguments:
             values: Kernel values of the samples with w and z, with shape `(B, B + M)`.
@@ -79,8 +86,8 @@ class Coupling:
         Arguments:
             kernel: The kernel between rows.
             gram: Inner products between the rows of `index`, with shape `(m, m)`.
-            index: The rows of z to use, with shape `(m,)`. If it has only some of the references, their weights are
-                scaled to the total weight of all references.
+            index: The rows of z to use, with shape `(m,)`. If it has only some of the references,
+                their weights are scaled to the total weight of all references.
         """
         s = self.s[index]
         references = s < 0

@@ -1,13 +1,14 @@
-"""Feature maps: the features of a latent that the kernel compares, and the pull-back of gradients to the latent.
+"""Feature maps: the features of latents that the kernel compares, and the pull-back of gradients.
 
     latent         x itself, as in the paper
     low_pass       the low frequencies of x: palette and composition, without detail
-    channel_stats  means and covariances of the channels: palette and contrast, independent of position
-    patches        the distribution of small patches, independent of position (`by_patches.py`)
+    channel_stats  means and covariances of the channels: palette and contrast, without position
+    patches        the distribution of small patches, without position (`by_patches.py`)
 
-For features f with the Jacobian J the gradient of MMD²(f(x), f(y)) is J(x)ᵀ g, where g is the gradient with respect to
-the features. The feature maps here are approximately isometric, J Jᵀ ≈ 1. Therefore J(x)ᵀ δ moves the features by δ, one
-strength suits all feature spaces, and white noise of standard deviation σ in x has standard deviation σ in f(x) too.
+For features f with the Jacobian J the gradient of MMD²(f(x), f(y)) is J(x)ᵀ g, where g is the
+gradient with respect to the features. The feature maps here are approximately isometric, J Jᵀ ≈ 1.
+Therefore J(x)ᵀ δ moves the features by δ, one strength suits all feature spaces, and white noise of
+standard deviation σ in x has standard deviation σ in f(x) too.
 """
 
 import math
@@ -24,14 +25,21 @@ __all__ = ["ChannelStats", "Features", "LowPass", "Whole", "make_features"]
 
 
 class Whole:
-    """The identity map: the features are the latents themselves. Base class of the other feature maps."""
+    """The identity map: the features are the latents themselves.
+
+    It is the base class of the other feature maps. The method `fit` sets the attributes.
+
+    Attributes:
+        whole: The posterior variance of latents.
+        posterior: The posterior variance of features.
+    """
 
     def fit(self, references: Latents, noise: NoiseModel) -> Latents:
-        """Estimates the posterior variance from references with shape `(N, C, *)`; returns their features.
+        """Estimates the posterior variance from the references, and returns their features.
 
-        Attributes:
-            whole: The posterior variance of latents.
-            posterior: The posterior variance of features.
+        Arguments:
+            references: Latents with shape `(N, C, *)`.
+            noise: The model's noise.
         """
         self.whole = self.posterior = Posterior(references, noise)
         return references
@@ -43,31 +51,39 @@ class Whole:
     def seen(
         self, x0: Tensor, residual: Tensor | None, sigma: float, workers: Workers = ALONE
     ) -> tuple[Tensor, float | Tensor]:
-        """The features of denoised estimates `x0`, and the posterior variance E of a sample in feature space.
+        """The features of denoised estimates, and their posterior variance E in feature space.
 
         Arguments:
             x0, residual, sigma, workers: As in `Posterior.lacking`.
         """
-        residual = None if residual is None else self(residual)  # linear
+        residual = None if residual is None else self(residual)  # this map is linear
         return self(x0), self.posterior.lacking(residual, sigma, workers)
 
     def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
-        """J(x)ᵀ g, with the shape of `x`. With `sigma`, J is the Jacobian of the features that `seen` returns."""
+        """J(x)ᵀ g, with the shape of `x`.
+
+        Arguments:
+            x: Latents with shape `(B, C, *)`.
+            g: The gradient with respect to the features, with their shape.
+            sigma: With a noise level, J is the Jacobian of the features that `seen` returns.
+        """
         return g
 
     def _of(self, references: Latents) -> Latents:
-        """The features of all references, held in memory: they have few numbers per reference."""
+        """The features of all references, in device memory: they have few numbers per reference."""
         parts = [self(piece) for _, piece in references.pieces()]
         return Latents(torch.cat(parts), references.weights)
 
 
 class LowPass(Whole):
-    """Latents at a lower resolution: the lowest `n / pool` cosine frequencies of each spatial axis of length n.
+    """Latents at a lower resolution.
 
-    The map is a projection with orthonormal rows. Unlike average pooling, its pull-back has no block edges.
+    The features are the lowest `n / pool` cosine frequencies of each spatial axis of length n. The
+    map is a projection with orthonormal rows. Unlike average pooling, its pull-back has no block
+    edges.
     """
 
-    def __init__(self, shape: tuple[int, ...], pool: int):
+    def __init__(self, shape: tuple[int, ...], pool: int) -> None:
         self.projections = []
         for n in shape[1:]:
             m = max(1, round(n / pool))
@@ -94,11 +110,13 @@ class LowPass(Whole):
 class ChannelStats(Whole):
     """√P · (means, square root of the covariance) of the C channels over the P places of a latent.
 
-    The squared distance between features is approximately P times the squared Wasserstein-2 (Bures) distance between
-    the two Gaussians with these statistics; it is equal if their covariances commute.
+    The squared distance between features is approximately P times the squared Wasserstein-2 (Bures)
+    distance between the two Gaussians with these statistics; it is equal if their covariances
+    commute.
 
-    x̂0 is blurred, so its covariance is too small. `seen` adds the missing covariance: the mean covariance of a
-    reference times the share of the variance that the model has not settled at σ (`Posterior.open`).
+    x̂0 is blurred, so its covariance is too small. `seen` adds the missing covariance: the mean
+    covariance of a reference times the share of the variance that the model has not settled at σ
+    (`Posterior.open`).
     """
 
     def fit(self, references: Latents, noise: NoiseModel) -> Latents:
@@ -118,15 +136,19 @@ class ChannelStats(Whole):
         return places.mean(2), deviations @ deviations.transpose(1, 2) / places.shape[2]
 
     def __call__(self, x: Tensor, sigma: float | None = None) -> Tensor:
-        """The features, with shape `(B, C + C²)`; with `sigma`, the missing covariance at that noise level is added."""
+        """The features of latents `x`, with shape `(B, C + C²)`.
+
+        With `sigma`, the covariance that is missing at that noise level is added.
+        """
         means, covariances = self._moments(x)
         values, vectors = self._spectrum(covariances + self._lacking(sigma))
         roots = (vectors * values[:, None]) @ vectors.transpose(1, 2)
         return torch.cat([means, roots.flatten(1)], 1) * math.sqrt(x[0, 0].numel())
 
     def _spectrum(self, covariances: Tensor) -> tuple[Tensor, Tensor]:
-        """The eigenvalues `(B, C)` of the square root, and its eigenvectors."""
-        # `eigh` fails on NaN with an unclear error. `Guidance` checks for NaN and raises a clear one.
+        """The eigenvalues of the square root, with shape `(B, C)`, and its eigenvectors."""
+        # `eigh` fails on NaN with an unclear error, so NaN is replaced. A `Guidance` that records
+        # raises a clear error later (`NotFinite`).
         values, vectors = torch.linalg.eigh(covariances.nan_to_num(0, 0, 0))
         return values.clamp_min(0).sqrt(), vectors
 
@@ -141,8 +163,9 @@ class ChannelStats(Whole):
     def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
         """J(x)ᵀ g, with the shape of `x`.
 
-        R is the square root of the covariance C, R² = C, so that R dR + dR R = dC. The gradient G (symmetric) with
-        respect to R becomes the gradient Y with respect to C that solves R Y + Y R = G.
+        R is the square root of the covariance C, R² = C, so that R dR + dR R = dC. The gradient G
+        (symmetric) with respect to R becomes the gradient Y with respect to C that solves R Y + Y R
+        = G.
         """
         means, covariances = self._moments(x)
         values, vectors = self._spectrum(covariances + self._lacking(sigma))
@@ -165,7 +188,8 @@ def make_features(name: str, shape: tuple[int, ...], pool: int = 4) -> Features:
     """The feature map of that name, for latents of the shape `(C, *)`.
 
     Arguments:
-        name: One of `FEATURE_SPACES` except `patches`, which has many rows per image (`by_patches.py`).
+        name: One of `FEATURE_SPACES` except `patches`, which has many rows per image
+            (`by_patches.py`).
         shape: The shape of a latent, `(C, *)`.
         pool: The factor by which `low_pass` reduces each spatial axis.
     """

@@ -1,16 +1,19 @@
 """The gradient flow of MMD², integrated in few sub-steps.
 
-With constant kernel values the flow is linear, and a function φ of a B×B matrix gives the exact solution:
+With constant kernel values the flow is linear, and a function φ of a B×B matrix gives the exact
+solution:
 
     w' = L·w + F·z      w(h) = w + h φ(hL) (L·w + F·z)      φ(X) = (eˣ − 1) / X = 1 + X/2 + X²/6 + …
 
-Kernel values change slowly, so sub-steps can be long. The first half of a sub-step is the predictor: this solution with
-L and F from its start. The corrector then adds half of the change of L and F, which makes the method second order. The
-L and F at the end of a sub-step are those at the start of the next one, so each sub-step costs one evaluation. The flow
-slows down with time: sub-steps grow from `FIRST` to `LONGEST`.
+Kernel values change slowly, so sub-steps can be long. The first half of a sub-step is the
+predictor: this solution with L and F from its start. The corrector then adds half of the change of
+L and F, which makes the method second order. The L and F at the end of a sub-step are those at the
+start of the next one, so each sub-step costs one evaluation. The flow slows down with time:
+sub-steps grow from `FIRST` to `LONGEST`.
 
 References:
-    Hochbruck, Ostermann, Exponential Integrators, Acta Numerica 2010. https://doi.org/10.1017/S0962492910000048
+    Hochbruck, Ostermann, Exponential Integrators, Acta Numerica 2010.
+    https://doi.org/10.1017/S0962492910000048
 """
 
 import math
@@ -23,15 +26,23 @@ from .gram_space import Combination
 
 __all__ = ["flowed", "substeps"]
 
-# About as exact as Euler's method in sub-steps of 0.5, with a third as many (tests/studies/benchmarks/substeps.py); three
-# quarters for kernels whose values change without bound, where longer ones overshoot.
+# The first sub-step has the length FIRST. Each next one is GROWTH times longer, up to LONGEST. This
+# is about as exact as Euler's method with sub-steps of 0.5, and takes a third as many sub-steps
+# (tests/studies/benchmarks/substeps.py). The pull of singular kernels has no bound, so that long
+# sub-steps overshoot. For them FIRST is halved and the longest sub-step is SINGULAR, which takes
+# three quarters as many sub-steps as Euler's method.
 FIRST, GROWTH, LONGEST = 0.4, 1.5, 2.0
-SINGULAR = 0.7  # the longest for these
-TERMS = 4  # of the series of φ, for matrices of norms up to 1/2
+SINGULAR = 0.7
+TERMS = 4  # terms of the series of φ: enough for matrices of norms up to 1/2
 
 
 def substeps(reach: float, singular: bool = False) -> list[float]:
-    """The lengths of the sub-steps, which sum to `reach`; `singular` as in `RadialKernel`."""
+    """The lengths of the sub-steps, which sum to `reach`.
+
+    Arguments:
+        reach: The time of the flow.
+        singular: As in `RadialKernel`.
+    """
     first, longest = (FIRST / 2, SINGULAR) if singular else (FIRST, LONGEST)
     lengths = []
     while sum(lengths) < reach * (1 - 1e-9):
@@ -50,11 +61,12 @@ def flowed(
     Arguments:
         w: The samples at the start.
         velocity: A function of the samples that returns `[L | F]`, with shape `(B, B + M)`.
-        lengths: The lengths of the sub-steps, in units of flow time. A single sub-step has no corrector.
+        lengths: The lengths of the sub-steps, in units of flow time. A single sub-step has no
+            corrector.
         singular: As in `RadialKernel`.
     """
     begun = velocity(w)
-    share = 0.25 if singular else 0.5  # below 0.5 it is less accurate, but more stable
+    share = 0.25 if singular else 0.5  # below 0.5 the corrector is less accurate, but more stable
     one = torch.eye(len(begun), dtype=begun.dtype, device=begun.device)
     for h in lengths:
         weights = phi(begun[:, : len(begun)], h, one)

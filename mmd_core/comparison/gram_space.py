@@ -1,13 +1,17 @@
-"""The Gram-space engine: guidance that touches the D numbers of a latent twice per model call.
+"""Gram space: guidance computes with whole latents only twice per model call.
 
-Every gradient in this package is a linear combination of rows, so a sample that follows it stays one:
+Every gradient in this package is a linear combination of rows. A sample that follows such gradients
+is therefore always a linear combination of rows too:
 
-    w = x + A·x + C·z = x + K·r        K = [A | C]: (B, B + M)        r: the samples x, then the rows z
+    w = x + A·x + C·z = x + K·r      K = [A | C]: (B, B + M)      r: the samples x, then the rows z
 
-z are references and finished samples. Inner products of x with r (one GEMM in) are all that kernels need; any number
-of sub-steps, bandwidths and prompt weights then runs on B×M matrices, and a second GEMM forms w.
+The rows z are the references and the finished samples. Kernels need only the inner products of x
+with r, which are one matrix product over the D numbers of a latent. All sub-steps, bandwidths and
+prompt weights then need only matrices of B×(B + M) and M×M numbers. At the end, a second matrix
+product over D forms w.
 
-Where not even the inner products between references find room, w is formed at every sub-step instead.
+If the inner products between references do not fit into memory, the space is *compact*: it does not
+store them, and w is formed at every sub-step instead.
 """
 
 from functools import cached_property
@@ -21,23 +25,24 @@ from .workers import ALONE, Workers
 
 __all__ = ["Combination", "GramSpace", "Projection"]
 
-MOST = 2048  # references that stand for many
+MAX_SAMPLED_REFERENCES = 2048  # most references in the `sample` of a compact space
 
 
 class GramSpace:
-    """Rows z that samples are compared with: N references, then m finished samples (the memory).
+    """The rows z with which samples are compared: N references, then m finished samples.
 
     Arguments:
         rows: The references.
-        memory: Finished samples, with shape `(m, *shape)`, or None.
-        compact: Whether to do without the inner products between all rows z.
+        memory: The finished samples, with shape `(m, *shape)`, or None.
+        compact: Whether to save memory: the inner products between all rows z are not stored.
 
     Attributes:
+        centre: What is subtracted from all rows and samples, with shape `(D,)`.
         gram: z_j · z_j', with shape `(M, M)`, or None if `compact`.
         squares: ‖z_j‖², with shape `(M,)`.
     """
 
-    def __init__(self, rows: Rows, memory: Tensor | None = None, compact: bool = False):
+    def __init__(self, rows: Rows, memory: Tensor | None = None, compact: bool = False) -> None:
         self.rows, self.centre, self.gram = rows, rows.centre, None
         self.memory = None if memory is None else memory.flatten(1) - self.centre
         if compact:
@@ -54,20 +59,27 @@ class GramSpace:
         return len(self.squares)
 
     def dots(self, x: Tensor) -> Tensor:
-        """Inner products of rows `x`, with shape `(B, D)`, and z: `(B, M)`."""
+        """The inner products of rows `x`, with shape `(B, D)`, and z, with shape `(B, M)`."""
         dots = self.rows.dots(x)
         return dots if self.memory is None else torch.cat([dots, x @ self.memory.T], 1)
 
     def mix(self, c: Tensor) -> Tensor:
-        """C·z, with shape `(B, D)`."""
+        """C·z, with shape `(B, D)`; `c` is C, with shape `(B, M)`."""
         mixed = self.rows.mix(c[:, : len(self.rows)])
         return mixed if self.memory is None else mixed.addmm_(c[:, len(self.rows) :], self.memory)
 
     @cached_property
     def sample(self) -> tuple[Tensor, Tensor]:
-        """Which references stand for all where `compact`, else all; and inner products of these and the memory."""
+        """The references that represent all of them, with inner products.
+
+        They are all references, or evenly spaced ones if the space is compact.
+
+        Returns:
+            Their indices, with shape `(n,)`, and the inner products of these references and the
+            finished samples, with shape `(n + m, n + m)`.
+        """
         n = len(self.rows)
-        index = torch.arange(0, n, -(-n // MOST) if self.gram is None else 1)
+        index = torch.arange(0, n, -(-n // MAX_SAMPLED_REFERENCES) if self.gram is None else 1)
         index = index.to(self.centre.device)
         if self.gram is not None:
             return index, self.gram
@@ -80,23 +92,32 @@ class GramSpace:
     def project(
         self, x: Tensor, lacking: float | Tensor = 0.0, workers: Workers = ALONE
     ) -> "Projection":
-        """Samples `x`, with shape `(b, *shape)`, as `Projection` has them."""
+        """The projection of samples `x`, with shape `(b, *shape)`; arguments as in `Projection`."""
         return Projection(self, x.flatten(1) - self.centre, lacking, workers)
 
 
 def extended(gram: Tensor, across: Tensor, added: Tensor) -> Tensor:
-    """Inner products of rows, and of `added` ones, with shape `(m, D)`, whose products with the rows are `across`."""
+    """The inner products of n rows and m added rows, with shape `(n + m, n + m)`.
+
+    Arguments:
+        gram: The inner products of the rows, with shape `(n, n)`.
+        across: The inner products of the added rows with the rows, with shape `(m, n)`.
+        added: The added rows, with shape `(m, D)`.
+    """
     return torch.cat([torch.cat([gram, across.T], 1), torch.cat([across, added @ added.T], 1)])
 
 
 class Projection:
-    """Samples x in a Gram space: inner products in, combinations out.
+    """Samples x in a Gram space, with their inner products.
 
     Arguments:
-        own: The samples of this worker about the centre, with shape `(b, D)`.
-        lacking: The squared norm of what every sample has besides x, orthogonal to all rows (`posterior.py`).
-        workers: Those that the samples are drawn by.
-        displaced: How far `own` have come to be here, with shape `(b, D)`, or None.
+        space: The rows with which the samples are compared.
+        own: The samples of this worker minus the centre, with shape `(b, D)`.
+        lacking: The posterior variance E, which is added to the squared norm of each sample
+            (`posterior.py`).
+        workers: The workers that draw the samples.
+        displaced: The displacement of `own` since the start of the flow, with shape `(b, D)`, or
+            None for no displacement.
     """
 
     def __init__(
@@ -106,7 +127,7 @@ class Projection:
         lacking: float | Tensor = 0.0,
         workers: Workers = ALONE,
         displaced: Tensor | None = None,
-    ):
+    ) -> None:
         self.space, self.own, self.lacking = space, own, lacking
         self.workers, self.displaced = workers, displaced
 
@@ -122,7 +143,7 @@ class Projection:
         return self.workers.gather(dots)
 
     def start(self) -> "Combination":
-        """The samples themselves."""
+        """The samples x themselves, as a combination with K = 0."""
         return Combination(self, torch.zeros_like(self.dots), moved=False)
 
 
@@ -130,16 +151,17 @@ class Combination:
     """Samples w = x + K·r.
 
     Arguments:
+        projection: The samples x.
         k: K, with shape `(B, B + M)`.
-        moved: Whether it may be other samples than x.
+        moved: Whether K may differ from 0.
     """
 
-    def __init__(self, projection: Projection, k: Tensor, moved: bool = True):
+    def __init__(self, projection: Projection, k: Tensor, moved: bool = True) -> None:
         self.projection, self.k, self._moved = projection, k, moved
 
     @cached_property
     def gram(self) -> Gram:
-        """The inner products of w with w and z, with shape `(B, B + M)`."""
+        """The inner products of w with [w; z], with shape `(B, B + M)`."""
         p, b = self.projection, len(self.k)
         dots = p.dots.clone()
         if self._moved:
@@ -160,13 +182,22 @@ class Combination:
         return moved
 
     def _formed(self, displaced: Tensor) -> "Combination":
-        """The samples of a projection of their own, which have come so far in all."""
+        """The samples as a new projection, in which x is w.
+
+        Arguments:
+            displaced: The displacement of this worker's samples since the start of the flow, with
+                shape `(b, D)`.
+        """
         p = self.projection
         own = p.own + displaced if p.displaced is None else p.own - p.displaced + displaced
         return Projection(p.space, own, p.lacking, p.workers, displaced).start()
 
     def shortened(self, share: Tensor) -> "Combination":
-        """x + share·(w − x), with one share of the way for each sample, with shape `(B,)`."""
+        """x + share·(w − x) with x at the start of the flow.
+
+        Arguments:
+            share: One factor for each sample of all workers, with shape `(B,)`.
+        """
         p = self.projection
         if p.space.gram is None:
             own = share[p.workers.own(len(share))]
@@ -174,7 +205,7 @@ class Combination:
         return Combination(p, share[:, None] * self.k)
 
     def displacement(self) -> Tensor:
-        """w − x of this worker's samples, with shape `(b, D)`."""
+        """w − x of this worker's samples, with x at the start of the flow, with shape `(b, D)`."""
         p, b = self.projection, len(self.k)
         if not self._moved:
             return torch.zeros_like(p.own) if p.displaced is None else p.displaced

@@ -1,7 +1,8 @@
-"""Latents with weights, handed out piece by piece where they are needed.
+"""Latents with weights, which are read piece by piece on the device that computes.
 
-A set may be larger than the memory of the device, or than any memory: it then lies in a mapped file, and pieces of
-it travel to the device, each while the one before is worked on.
+A set of latents may be larger than device memory. If it is larger than main memory too, it is in a
+memory-mapped file. Pieces are copied to the device: while one piece is used, the next one is
+copied.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,16 +13,20 @@ from torch import Tensor
 
 __all__ = ["Latents"]
 
-PIECE = 2**17  # numbers looked at together: little memory, and near the processor
+PIECE = 2**17  # numbers of a piece: it takes little memory and stays in CPU cache
 
 
 class Latents:
     """N latents with weights, in the space of the samples.
 
     Arguments:
-        stored: With shape `(N, *)`, any float dtype, on any device.
-        weights: With shape `(N,)`, sum 1, not negative; latents are handed out on their device, in their dtype.
-        prepare: Makes latents in the space of the samples of some stored ones on the device.
+        stored: The latents as they are stored, with shape `(N, *)`, any float dtype, on any device.
+        weights: Their weights, with shape `(N,)`, sum 1, not negative. Latents are returned on the
+            device and in the dtype of the weights.
+        prepare: A function that converts stored latents to the space of the samples.
+
+    Attributes:
+        shape: The shape of one latent in the space of the samples.
     """
 
     def __init__(
@@ -29,7 +34,7 @@ class Latents:
         stored: Tensor,
         weights: Tensor,
         prepare: Callable[[Tensor], Tensor] = lambda latents: latents,
-    ):
+    ) -> None:
         self.stored, self.weights, self.prepare = stored, weights, prepare
         self.shape = tuple(self.of([0]).shape[1:])
 
@@ -37,12 +42,16 @@ class Latents:
         return len(self.stored)
 
     def of(self, index: Sequence[int] | Tensor) -> Tensor:
-        """Those of an index, with shape `(n, *shape)`."""
+        """The latents at `index`, with shape `(n, *shape)`."""
         index = torch.as_tensor(index, device=self.stored.device)
         return self.prepare(self.stored[index].to(self.weights.device).to(self.weights.dtype))
 
     def pieces(self, numbers: int = PIECE, first: int = 0) -> Iterator[tuple[slice, Tensor]]:
-        """All from `first` on, about so many numbers at a time: which they are, and `(n, *shape)`."""
+        """All latents from the index `first` on, in pieces of about `numbers` numbers.
+
+        Yields:
+            The indices of the piece, and its latents, with shape `(n, *shape)`.
+        """
         step = max(1, numbers // max(1, self.stored[0].numel()))
         for piece in self._arriving(step, first):
             which = slice(first, first + len(piece))
@@ -50,7 +59,7 @@ class Latents:
             yield which, self.prepare(piece.to(self.weights.dtype))
 
     def _arriving(self, step: int, first: int) -> Iterator[Tensor]:
-        """Pieces as they are stored, on the device."""
+        """Pieces of the stored latents, `step` latents each, copied to the device."""
         device, parts = self.weights.device, self.stored[first:].split(step)
         if device.type != "cuda" or self.stored.device.type != "cpu":
             yield from (part.to(device) for part in parts)
@@ -60,7 +69,7 @@ class Latents:
         pinned = [torch.empty(shape, dtype=self.stored.dtype, pin_memory=True) for _ in range(2)]
         left = [torch.cuda.Event() for _ in pinned]
         for i, part in enumerate(parts):
-            left[i % 2].synchronize()  # the piece that was in this buffer
+            left[i % 2].synchronize()  # waits until the last piece in this buffer is copied
             buffer = pinned[i % 2][: len(part)].copy_(part)
             with torch.cuda.stream(stream):
                 arriving = buffer.to(device, non_blocking=True)
@@ -73,17 +82,18 @@ class Latents:
 
     @cached_property
     def mean(self) -> Tensor:
-        """Their weighted mean, with shape `shape`."""
+        """The weighted mean of the latents, with shape `shape`."""
         total = self.weights.new_zeros(self.shape)
         for which, piece in self.pieces():
-            # No matrix product: with TF32 it would keep three digits, of latents that may be far from 0.
+            # Not a matrix product: TF32 would keep three digits only, and latents may be far from
+            # 0.
             weights = self.weights[which].reshape(-1, *[1] * len(self.shape))
             total += (piece * weights).sum(0)
         return total
 
     @cached_property
     def spread(self) -> float:
-        """How far one is from the mean: the root of the weighted mean of ‖y − mean‖²; 1 if none is."""
+        """The root of the weighted mean of ‖y − mean‖²; 1 if all latents y are equal."""
         total = self.weights.new_zeros(())
         for which, piece in self.pieces():
             total += self.weights[which] @ (piece - self.mean).flatten(1).square().sum(1)
@@ -92,12 +102,16 @@ class Latents:
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The one for copies: memory that was freed on a stream serves that stream only."""
+    """The stream for copies to a device.
+
+    All copies share one stream, because memory that was freed on a stream is reused only there.
+    """
     return torch.cuda.Stream(device)
 
 
 def _arrived(piece: Tensor, event: torch.cuda.Event) -> Tensor:
+    """The piece, once the current stream waits for the end of its copy."""
     stream = torch.cuda.current_stream(piece.device)
     stream.wait_event(event)
-    piece.record_stream(stream)  # else its memory could be given away while it is still read
+    piece.record_stream(stream)  # otherwise its memory could be reused while it is still read
     return piece

@@ -1,7 +1,8 @@
-"""The nearest reference of a sample: whether it is a picture of its own, or nearly a copy.
+"""The nearest reference of a sample, which shows whether the sample is nearly a copy.
 
-Distances are told relative to the spacing of the references, the median distance between one and the
-nearest other one: a fresh picture of the same kind is about 1 from its nearest reference, a copy 0.
+Distances are relative to the spacing of the references, which is the median distance between a
+reference and its nearest other reference. The distance of a new image of the same kind to its
+nearest reference is about 1, and the distance of a copy is 0.
 """
 
 import math
@@ -15,22 +16,24 @@ from .rows import Rows
 
 __all__ = ["nearest_rows", "relative_distances", "spacing", "spacing_in"]
 
-PROBES = 512  # references whose nearest other one is looked for
-CHUNK = 2048  # rows compared with at a time
+PROBES = 512  # most references whose nearest other reference is searched for the spacing
+CHUNK = 2048  # rows of `y` that are compared at once
 
 
 def nearest_rows(x: Tensor, y: Tensor | Rows, skip: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Which row of `y` is nearest to each row of `x`, and how far, both with shape `(n,)`.
+    """The index of the row of `y` nearest to each row of `x`, and its distance, each `(n,)`.
 
     Arguments:
-        x: With shape `(n, D)`, fp32 or better; about the centre of `y` if these are `Rows`.
-        y: N of them; a tensor may have any dtype and device, and is converted piece by piece.
-        skip: One row of `y` for each of `x` that does not count, with shape `(n,)`.
+        x: Rows with shape `(n, D)`, fp32 or better. If `y` is `Rows`, its centre is already
+            subtracted from `x`.
+        y: N rows. A tensor has the shape `(N, D)`, and may have any dtype and device; it is
+            converted piece by piece.
+        skip: For each row of `x` the index of one row of `y` that is ignored, with shape `(n,)`.
     """
     best = x.new_full((len(x),), math.inf)
     index = torch.zeros(len(x), dtype=torch.long, device=x.device)
     if not isinstance(y, Rows):
-        centre = y[:CHUNK].to(x).mean(0)  # fewer digits are lost nearer to the origin
+        centre = y[:CHUNK].to(x).mean(0)  # rounding errors are smaller near the origin
         x = x - centre
     for which, rows in y.pieces() if isinstance(y, Rows) else _centred_pieces(y, centre):
         distances = torch.cdist(x, rows, compute_mode="use_mm_for_euclid_dist")
@@ -45,16 +48,19 @@ def nearest_rows(x: Tensor, y: Tensor | Rows, skip: Tensor | None = None) -> tup
 
 
 def _centred_pieces(y: Tensor, centre: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """As `Rows.pieces`, for a tensor of rows from which `centre` is subtracted."""
     for first in range(0, len(y), CHUNK):
         rows = y[first : first + CHUNK].to(centre)
         yield slice(first, first + len(rows)), rows - centre
 
 
 def spacing(y: Tensor | Rows) -> float:
-    """The median distance between a row of `y` and the nearest other one that differs; NaN if none does.
+    """The median distance between a row of `y` and its nearest other row; NaN if all are equal.
+
+    Distances of 0, up to rounding, are left out.
 
     Arguments:
-        y: References, N of them. Of many, some are looked at.
+        y: N references. Above 512 references, the median is over evenly spaced ones.
     """
     probes = _probes(len(y))
     rows = y.of(probes) if isinstance(y, Rows) else y[probes].to(_precise(y))
@@ -63,7 +69,11 @@ def spacing(y: Tensor | Rows) -> float:
 
 
 def spacing_in(gram: Tensor) -> float:
-    """The same from the inner products of the references about their mean, with shape `(N, N)`."""
+    """`spacing` from inner products.
+
+    Arguments:
+        gram: Inner products of the references minus their mean, with shape `(N, N)`.
+    """
     probes, squares = _probes(len(gram)).to(gram.device), gram.diagonal()
     d2 = Gram(gram[probes], squares[probes], squares).sq_dist()
     d2[torch.arange(len(probes), device=d2.device), probes] = math.inf
@@ -71,20 +81,34 @@ def spacing_in(gram: Tensor) -> float:
 
 
 def _probes(n: int) -> Tensor:
+    """The indices of at most `PROBES` evenly spaced rows of n."""
     return torch.arange(0, n, -(-n // PROBES))
 
 
 def _median(distances: Tensor, spread: Tensor) -> float:
-    """Of those that are more than rounding, for rows that are `spread` from their mean."""
+    """The median of the distances that are above rounding error; NaN if there is none.
+
+    Arguments:
+        spread: The typical distance of a row to the mean of the rows.
+    """
     apart = distances[(distances > 1e-3 * spread) & distances.isfinite()]
     return apart.median().item() if len(apart) else math.nan
 
 
 def relative_distances(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest of `y` for each row of `x`, and its distance by the spacing of `y`, with shape `(n,)`."""
+    """The nearest row of `y` for each row of `x`, and its distance divided by the spacing of `y`.
+
+    Arguments:
+        x: Rows with shape `(n, D)`.
+        y: Rows with shape `(N, D)`.
+
+    Returns:
+        The indices and the distances, both with shape `(n,)`.
+    """
     index, distances = nearest_rows(x.to(_precise(x)), y)
     return index, distances / spacing(y)
 
 
 def _precise(x: Tensor) -> torch.dtype:
+    """The dtype of `x`, but at least fp32."""
     return torch.promote_types(x.dtype, torch.float32)

@@ -1,7 +1,8 @@
-"""Where a model call stands in the noise schedule, and how far its step goes.
+"""The noise level of a model call, and the step of the schedule that it begins.
 
-Noise models: x = x0 + σ·n (eps, v, EDM models as samplers see them), or x = (1 − σ)·x0 + σ·n (flow
-matching). The second is the first with x / (1 − σ) and σ / (1 − σ), which is how it is treated.
+Noise models: x = x0 + σ·n (eps, v and EDM models as samplers see them), or x = (1 − σ)·x0 + σ·n
+(flow matching). The second becomes the first if x and σ are divided by 1 − σ, and it is treated
+that way.
 """
 
 import math
@@ -12,32 +13,35 @@ __all__ = ["NoiseModel", "Step", "Window", "cfg_pp_carry", "euler_carry", "euler
 
 
 class NoiseModel(NamedTuple):
-    """How a model's σ relates to signal and noise.
+    """The relation of a model's σ to signal and noise.
 
     Arguments:
-        flow_matching: Whether x = (1 − σ)·x0 + σ·n.
-        sigma_data: The standard deviation of latents that the model assumes.
+        flow_matching: Whether x = (1 − σ)·x0 + σ·n; otherwise x = x0 + σ·n.
+        sigma_data: The standard deviation that the model assumes for latents.
     """
 
     flow_matching: bool = False
     sigma_data: float = 1.0
 
     def signal(self, sigma: float) -> float:
-        """The share of x0 in x."""
+        """The factor of x0 in x."""
         return 1 - sigma if self.flow_matching else 1.0
 
     def level(self, sigma: float) -> float:
-        """The noise per unit of signal."""
+        """The noise per unit of signal; infinite if there is no signal."""
         signal = self.signal(sigma)
         return sigma / signal if signal > 0 else math.inf
 
     def published_scale(self, sigma: float) -> float:
-        """What turns x into the noisy latent of the paper, whose variance does not grow with σ."""
+        """The factor from x to the paper's noisy latent, whose variance does not grow with σ."""
         return 1.0 if self.flow_matching else self.sigma_data / math.hypot(self.sigma_data, sigma)
 
 
 class Window(NamedTuple):
-    """The noise levels where guidance acts, from start down to end; a step counts as far as it lies there."""
+    """The noise levels at which guidance acts, from `start` down to `end`.
+
+    Of a step that is partly outside the window, only the part inside counts (`Step.rate`).
+    """
 
     start: float
     end: float
@@ -49,9 +53,11 @@ class Step(NamedTuple):
     Attributes:
         sigma: σ of the call.
         sigma_next: σ', the next lower value of the schedule.
-        fraction: 1 − σ'/σ: an Euler step carries a change of x̂0 into x by this factor.
-        rate: The step's length in log-noise time, as far as it lies in the window, in ]0, 1].
-        signal: The share of x0 in x on arrival.
+        fraction: 1 − σ'/σ. A change of x̂0, times this factor, is the change of x in an Euler step.
+        rate: 1 − level(b)/level(a), in ]0, 1], where a and b are the first and last σ of the part
+            of the step that is inside the window. Guidance of strength λ runs for the time λ ·
+            rate.
+        signal: The factor of x0 in x at σ'.
     """
 
     sigma: float
@@ -64,11 +70,19 @@ class Step(NamedTuple):
     def find(
         cls, sigma: float, sigmas: Sequence[float], window: Window, noise: NoiseModel
     ) -> "Step | None":
-        """The step from `sigma` down the schedule `sigmas`; None outside the window or on the last step.
+        """The step from `sigma` down the schedule; None outside the window or on the last step.
 
-        Samplers also call the model between the values of the schedule: σ' is the next lower value.
+        Samplers also call the model between the values of the schedule. σ' is then the next lower
+        value of the schedule.
+
+        Arguments:
+            sigma: The noise level of the call.
+            sigmas: The noise schedule, decreasing.
+            window: The noise levels at which guidance acts.
+            noise: The model's noise.
         """
-        # Schedules are float32: a call at a schedule value must not take that value for the next.
+        # Schedules are float32: a call at a value of the schedule, up to rounding, must not find
+        # this value as the next one.
         sigma_next = max((s for s in sigmas if s < sigma * (1 - 1e-5)), default=0.0)
         top, bottom = min(sigma, window.start), max(sigma_next, window.end)
         if sigma_next <= 0 or bottom >= top:
@@ -78,20 +92,25 @@ class Step(NamedTuple):
         return cls(sigma, sigma_next, 1 - sigma_next / sigma, rate, noise.signal(sigma_next))
 
 
-# By which factor a change of x̂0 enters x in one step of a sampler.
+# The carry of a sampler: a change of x̂0, times this factor, is the change of x in one step.
 
 
 def euler_carry(step: Step) -> float:
-    """x' = x̂0 + (x − x̂0)·σ'/σ, and whatever comes close to it."""
+    """The carry of Euler's method, x' = x̂0 + (x − x̂0)·σ'/σ, and of samplers that are similar."""
     return step.fraction
 
 
 def cfg_pp_carry(step: Step) -> float:
-    """CFG++ (https://arxiv.org/abs/2406.08070) takes the direction from the unconditional estimate u, which does
-    not change: x' = x̂0 + (x − u)·σ'/σ."""
+    """The carry of CFG++ (https://arxiv.org/abs/2406.08070), x' = x̂0 + (x − u)·σ'/σ.
+
+    The direction comes from the unconditional estimate u, which guidance does not change.
+    """
     return 1.0
 
 
 def euler_cfg_pp_carry(step: Step) -> float:
-    """The same where the signal's share is counted, as in ComfyUI's euler_cfg_pp: x' = α'·x̂0 + …"""
+    """The carry of CFG++ in ComfyUI's euler_cfg_pp, where x' contains α'·x̂0.
+
+    α' is the factor of the signal at σ'.
+    """
     return step.signal

@@ -1,4 +1,4 @@
-"""Patches of images: which ones cover an image, cutting them out, and putting them back."""
+"""Patches of images: which patches cover an image, how to cut them out and how to put them back."""
 
 import math
 
@@ -9,16 +9,26 @@ from .latents import Latents
 
 __all__ = ["patch_rows", "tile", "tiling", "untile"]
 
-CHOSEN = 64  # images at once that patches are taken of
+CHOSEN = 64  # images from which patches are taken at once
 
 
 def tiling(
     lengths: tuple[int, ...], size: tuple[int, ...], offset: tuple[int, ...]
 ) -> tuple[Tensor, Tensor]:
-    """The patches that cover an image: their places `(T, patch)` in it, flattened, and which are regular `(T,)`.
+    """The T patches of one tiling, which cover an image.
 
-    Regular ones lie side by side from `offset` on; at the ends of each axis others overlap them.
-    All regular ones of all offsets are each patch of the image once.
+    Regular patches lie side by side from `offset` on. At the ends of each axis, further patches
+    cover the rest, and overlap the regular ones. The regular patches of all offsets together are
+    all patches of the image, each of them once.
+
+    Arguments:
+        lengths: The side lengths of the image, one for each spatial axis.
+        size: The side lengths of a patch.
+        offset: Where the first regular patch begins on each axis.
+
+    Returns:
+        The places of the patches, as indices into the flattened image, with shape `(T, patch)`, and
+        which patches are regular, with shape `(T,)`. `patch` is the number of places of a patch.
     """
     places, regular = (
         torch.arange(math.prod(lengths)).view(lengths),
@@ -39,8 +49,14 @@ def tile(x: Tensor, places: Tensor) -> Tensor:
 
 
 def untile(tiles: Tensor, shape: tuple[int, ...], places: Tensor) -> Tensor:
-    """The transpose of `tile`: images of `shape` in which patches that overlap are added."""
-    # Gathered, since on a GPU scattered sums come out differently each time.
+    """The transpose of `tile`: images of `shape`, in which overlapping patches are added.
+
+    Arguments:
+        tiles: The patches, with shape `(B, T, C · patch)`.
+        shape: The shape of the batch, `(B, C, *)`.
+        places: As `tiling` returns them.
+    """
+    # The sums are gathered, because scattered sums on a GPU are not reproducible.
     sorted_places, order = places.flatten().sort(stable=True)
     counts = sorted_places.bincount(minlength=math.prod(shape[2:]))
     rank = (
@@ -56,11 +72,17 @@ def untile(tiles: Tensor, shape: tuple[int, ...], places: Tensor) -> Tensor:
 def patch_rows(
     images: Latents, size: tuple[int, ...], count: int, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Patches of images `(N, C, *)`, chosen by the seed: rows `(count, C · patch)`, and whose they are `(count,)`.
+    """Random patches of images.
 
     Arguments:
-        images: An image is chosen as often as it weighs.
-        size: Of a patch, along each axis.
+        images: Latents with shape `(N, C, *)`. The chance of an image is its weight.
+        size: The side lengths of a patch, one for each spatial axis.
+        count: The number of patches.
+        seed: The seed of the random choice.
+
+    Returns:
+        The patches as rows, with shape `(count, C · patch)`, and the index of the image from which
+        each is taken, with shape `(count,)`.
     """
     rng, device = torch.Generator().manual_seed(seed), images.weights.device
     weights = images.weights.double().cpu()

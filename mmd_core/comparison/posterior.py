@@ -1,21 +1,24 @@
-"""What the denoised estimate lacks: the spread of the clean latents that a noisy one may come from.
+"""The posterior variance of denoised estimates: how far clean latents spread around x̂0.
 
-x̂0 at noise σ is a posterior mean, E[x0 | x]: blurred, and closer to its neighbours than clean latents are
-to theirs. A kernel that compares it with clean references takes that for a batch too similar to
-itself, and MMD pushes it apart, beyond its place. Like is compared with like if every x̂0 stands for a
-sample of its posterior, x̂0 + ε: when the batch is distributed like the references, so are these. ε is
-almost orthogonal to all else (D is large) and has the squared norm E = tr Cov(x0 | x), so that
+At noise σ, x̂0 is a posterior mean, E[x0 | x]. It is blurred, and the estimates of a batch are
+closer to each other than clean latents are. A kernel that compares them with clean references sees
+a batch that is too similar to itself, and MMD would push its samples too far apart. The comparison
+is fair if each x̂0 represents a sample of its posterior, x̂0 + ε: if the batch is distributed like
+the references, so are these samples. ε is almost orthogonal to everything else (D is large), and
+its squared norm is E = tr Cov(x0 | x). Therefore
 
     ‖x̂0 + ε − y‖² = ‖x̂0 − y‖² + E        ‖(x̂0 + ε) − (x̂0' + ε')‖² = ‖x̂0 − x̂0'‖² + 2E
 
-which is E on the diagonal of the samples' Gram matrix, and nothing else. E has an upper bound and a
-measurement:
+so E is added to the diagonal of the samples' Gram matrix, and nothing else changes. There are an
+upper bound of E and a measurement:
 
-    a Gaussian with the references' spectrum has E = Σ_f v_f σ² / (v_f + σ²); all else has less
-    the model's estimate leaves ‖x − x̂0‖² = D σ² − E on average, since x0 − x̂0 is orthogonal to it
+    bound        E = Σ_f v_f σ² / (v_f + σ²) for a Gaussian with the references' spectrum v_f;
+                 E is less for all other distributions with this spectrum
+    measurement  ‖x − x̂0‖² = D σ² − E on average, because x0 − x̂0 is orthogonal to x − x̂0
 
 References:
-    The first is the error of the Wiener filter; the second is Pythagoras' theorem for E[x0 | x].
+    The bound is the error of the Wiener filter. The measurement is Pythagoras' theorem for the
+    conditional mean.
 """
 
 import math
@@ -29,25 +32,37 @@ from .workers import ALONE, Workers
 
 __all__ = ["Posterior"]
 
-BANDS = 12
-LEAST = 0.3  # of the Gaussian bound: guidance moves x, which can make the measurement far too small
+BANDS = 12  # frequency bands of the spectrum, beside the mean
+LEAST = 0.3  # smallest E, as a share of the bound: guidance can make the measurement far too small
 
 
 class Posterior:
-    """The squared norm E that samples lack, for models that draw latents like the references.
+    """The posterior variance E of denoised estimates, if models draw latents like the references.
 
     Arguments:
         references: Latents with shape `(N, C, *)`.
         noise: The model's noise.
+
+    Attributes:
+        variances: The variances v_f of the references' spectrum.
+        counts: How many coefficients have each of these variances, with the same shape.
     """
 
-    def __init__(self, references: Latents, noise: NoiseModel):
+    def __init__(self, references: Latents, noise: NoiseModel) -> None:
         self.noise = noise
         self.variances, self.counts = (part.cpu() for part in band_variances(references))
 
     @classmethod
     def of_rows(cls, rows: Tensor, weights: Tensor, noise: NoiseModel) -> "Posterior":
-        """The same for rows `(N, F)` of numbers without places: their spectrum is that of their covariance."""
+        """The posterior variance for rows without spatial axes.
+
+        The spectrum consists of the eigenvalues of their covariance.
+
+        Arguments:
+            rows: With shape `(N, F)`.
+            weights: Their weights, with shape `(N,)`, sum 1.
+            noise: The model's noise.
+        """
         self = object.__new__(cls)
         scaled = weights.sqrt()[:, None] * (rows - weights @ rows)
         degrees = 1 - weights.square().sum().item()
@@ -57,25 +72,29 @@ class Posterior:
         return self
 
     def bound(self, level: float) -> float:
-        """Σ_f v_f σ² / (v_f + σ²), with σ the noise per unit of signal."""
+        """The upper bound Σ_f v_f σ² / (v_f + σ²); σ is `level`, the noise per unit of signal."""
         v = self.variances
         lacking = v if level == math.inf else v / (1 + v / level**2)
         return float(self.counts @ lacking)
 
     def open(self, sigma: float) -> float:
-        """The share of the references' variance that a Gaussian model has not settled at σ, in [0, 1]."""
+        """The share of the references' variance that is still open at σ, in [0, 1].
+
+        This is the share that a Gaussian model has not settled: `bound` divided by all variance.
+        """
         total = self.bound(math.inf)
         return self.bound(self.noise.level(sigma)) / total if total > 0 else 1.0
 
     def lacking(
         self, residual: Tensor | None, sigma: float, workers: Workers = ALONE
     ) -> float | Tensor:
-        """E of a batch: the bound, lowered by the measurement as far as that can be trusted.
+        """E of a batch: the bound, moved towards the measurement as far as this is reliable.
 
         Arguments:
-            residual: x − x̂0 with x per unit of signal, with shape `(b, *)`; None where there is no signal.
+            residual: x − x̂0 with x per unit of signal, with shape `(b, *)`; None if there is no
+                signal.
             sigma: The noise level.
-            workers: Those that the batch is drawn by.
+            workers: The workers that draw the batch.
         """
         level = self.noise.level(sigma)
         bound = self.bound(level)
@@ -84,18 +103,22 @@ class Posterior:
         left = workers.gather(torch.linalg.vector_norm(residual.flatten(1), dim=1)).square()
         dim = residual[0].numel()
         measured = (dim * level**2 - left.mean()).clamp(LEAST * bound, bound)
-        spread = level**2 * math.sqrt(2 * dim / len(left))  # of the noise's norm, about its mean
+        spread = level**2 * math.sqrt(2 * dim / len(left))  # standard deviation of the measurement
         trust = bound**2 / (bound**2 + spread**2)
         return bound + trust * (measured - bound)
 
 
 def band_variances(references: Latents) -> tuple[Tensor, Tensor]:
-    """The variance of a coefficient in each frequency band, and how many coefficients a band has.
+    """The mean variance of a coefficient in each frequency band, and the coefficients per band.
 
-    Bands are radial, over the orthonormal cosine transform of all axes behind the channels.
+    The coefficients are those of the orthonormal cosine transform over all spatial axes. Bands are
+    radial.
 
     Arguments:
         references: Latents with shape `(N, C, *)`.
+
+    Returns:
+        Variances and numbers of coefficients, both with shape `(BANDS + 1,)`.
     """
     weights, places = references.weights, references.shape[1:]
     bases = [cosine_basis(n).to(weights) for n in places]
@@ -111,7 +134,8 @@ def band_variances(references: Latents) -> tuple[Tensor, Tensor]:
     for axis, n in enumerate(places):
         along = [-1 if a == axis else 1 for a in range(len(places))]
         radius = radius + (torch.arange(n).to(power) / n).square().reshape(along)
-    # The mean is a band of its own; the others grow by a constant factor, as spectra do.
+    # Frequency 0 is a band of its own. The edges of the others grow by a constant factor, because
+    # spectra vary on a logarithmic scale.
     lowest = 1 / max(2, *places, 2)
     edges = torch.logspace(math.log10(lowest), math.log10(math.sqrt(2)), BANDS).to(power)
     band = torch.bucketize(radius.sqrt() * (1 + 1e-4), edges).flatten()
@@ -121,7 +145,7 @@ def band_variances(references: Latents) -> tuple[Tensor, Tensor]:
 
 
 def cosine_basis(n: int) -> Tensor:
-    """The orthonormal DCT-II, with shape `(n, n)`: row u holds the cosine of frequency u."""
+    """The orthonormal DCT-II matrix, with shape `(n, n)`: row u is the cosine of frequency u."""
     u, t = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
     basis = torch.cos(math.pi / n * (t + 0.5) * u) * math.sqrt(2 / n)
     basis[0] /= math.sqrt(2)

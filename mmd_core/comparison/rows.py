@@ -1,8 +1,8 @@
-"""References as rows about their centre: on the device while there is room, else streamed to it.
+"""References as rows minus their centre: on the device if they fit, otherwise streamed to it.
 
-All that guidance asks of the D numbers of a reference are two products, `dots` and `mix`. Rows are held in fp32, or
-where that is too much in fp16, or not at all: then pieces come from wherever the latents are stored. Sums are in fp32
-or better in any case.
+Guidance needs only two products with the D numbers of the references, `dots` and `mix`. Rows are
+held on the device in fp32; if they do not fit, in fp16; if these do not fit either, pieces are read
+from where the latents are stored. Sums are always in fp32 or better.
 """
 
 import math
@@ -15,25 +15,27 @@ from .latents import Latents
 
 __all__ = ["Rows"]
 
-STREAMED = 2**24  # numbers of a piece: large enough for full speed, small beside any model
-BLOCK = 16, 2**14  # rows and columns that stay near the processor
-SMALLER = torch.float16  # about the centre latents are small numbers, which it holds best
+STREAMED = 2**24  # numbers of a piece: large enough for full speed, small next to any model
+BLOCK = 16, 2**14  # rows and columns of a block that stays in CPU cache
+SMALLER = torch.float16  # latents minus their centre are small, and it stores them with most digits
 
 
 class Rows:
-    """N rows of D numbers.
+    """References as N rows of D numbers.
 
     Arguments:
         latents: The references.
-        centred: Whether to keep rows relative to the weighted mean: distances do not change, and keep their digits.
-        budget: How many bytes of the device they may take.
+        centred: Whether to subtract the weighted mean. Distances do not change, and their rounding
+            error becomes smaller.
+        budget: How many bytes of device memory the rows may use.
 
     Attributes:
-        centre: What was subtracted, with shape `(D,)`.
-        held: The rows on the device, with shape `(N, D)`, or None.
+        dtype: The dtype in which the rows are used, fp32 or better.
+        centre: What is subtracted from the rows, with shape `(D,)`.
+        held: The rows on the device, with shape `(N, D)`, or None if they are streamed.
     """
 
-    def __init__(self, latents: Latents, centred: bool = True, budget: float = math.inf):
+    def __init__(self, latents: Latents, centred: bool = True, budget: float = math.inf) -> None:
         self.latents, self.dtype = latents, latents.weights.dtype
         self.centre = latents.mean.flatten()
         if not centred:
@@ -47,22 +49,29 @@ class Rows:
         return len(self.latents)
 
     def _hold(self, dtype: torch.dtype) -> Tensor | None:
+        """All rows in `dtype` on the device; None if they do not fit, or are too large for fp16."""
         try:
             held = self.centre.new_empty(len(self), len(self.centre), dtype=dtype)
             for which, piece in self.latents.pieces():
                 held[which] = piece.flatten(1).sub(self.centre)
         except torch.cuda.OutOfMemoryError:
-            return None  # others took what was said to be free
+            return None  # something else has used the memory of the budget
         if dtype == SMALLER and not all(part.isfinite().all() for part in held.split(256)):
             return None
         return held
 
     def of(self, index: Tensor) -> Tensor:
-        """Some of them, with shape `(n, D)`."""
+        """The rows at `index`, with shape `(n, D)`."""
         return self.latents.of(index).flatten(1) - self.centre
 
     def pieces(self, first: int = 0) -> Iterator[tuple[slice, Tensor]]:
-        """Which rows, and these, with shape `(n, D)`; all at once where they are held as they are needed."""
+        """All rows from the index `first` on, in pieces.
+
+        Rows that are held in the dtype in which they are used are one piece.
+
+        Yields:
+            The indices of the piece, and its rows, with shape `(n, D)`.
+        """
         if self.held is None:
             for which, piece in self.latents.pieces(STREAMED, first):
                 yield which, piece.flatten(1) - self.centre
@@ -75,13 +84,13 @@ class Rows:
                 yield which, self.held[which].to(self.dtype)
 
     def dots(self, x: Tensor) -> Tensor:
-        """Inner products with rows `x`, with shape `(B, D)`: `(B, N)`."""
-        # The large matrix first: on a CPU that is up to twice as fast.
+        """The inner products of `x`, with shape `(B, D)`, and the rows, with shape `(B, N)`."""
+        # On a CPU the product is up to twice as fast if the large matrix comes first.
         parts = [(rows @ x.T).T for _, rows in self.pieces()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def mix(self, c: Tensor) -> Tensor:
-        """Sums of rows with the factors `c`, with shape `(B, N)`: `(B, D)`."""
+        """The product c · rows, with shape `(B, D)`; `c` has the shape `(B, N)`."""
         total = None
         for which, rows in self.pieces():
             part = _product(c[:, which], rows)
@@ -89,7 +98,7 @@ class Rows:
         return total
 
     def gram(self) -> Tensor:
-        """Inner products between all rows, with shape `(N, N)`."""
+        """The inner products between all rows, with shape `(N, N)`."""
         gram = self.centre.new_empty(len(self), len(self))
         for which, rows in self.pieces():
             gram[which, which] = rows @ rows.T
@@ -101,7 +110,11 @@ class Rows:
 
 
 def _product(c: Tensor, rows: Tensor) -> Tensor:
-    """c · rows; for few sums on a CPU block by block, which is up to three times as fast there."""
+    """The product c · rows.
+
+    On a CPU and for few rows of `c` it is computed block by block, which is up to three times as
+    fast.
+    """
     if rows.device.type != "cpu" or not 2 < len(c) <= 16:
         return c @ rows
     total, (n, d) = rows.new_zeros(len(c), rows.shape[1]), BLOCK

@@ -1,8 +1,8 @@
-"""How well a batch fits the references: MMD², whether chance explains it, and which images stand out.
+"""How well a batch fits the references: MMD², a permutation test, and the witness of each image.
 
 References:
-    Gretton et al., A Kernel Two-Sample Test, JMLR 2012 (unbiased MMD², equation 3; permutation test; witness
-    function, section 2.3). https://jmlr.org/papers/v13/gretton12a.html
+    Gretton et al., A Kernel Two-Sample Test, JMLR 2012 (unbiased MMD², equation 3; permutation
+    test; witness function, section 2.3). https://jmlr.org/papers/v13/gretton12a.html
 """
 
 import math
@@ -17,10 +17,10 @@ from ..kernels.mmd import mmd2_from_values, uniform
 from .by_features import comparable_rows
 from .nearest import relative_distances
 
-__all__ = ["MOST", "Score", "permutation_p_value", "score"]
+__all__ = ["MAX_SCORED_REFERENCES", "Score", "permutation_p_value", "score"]
 
-MOST = 2048  # references that are compared with; of more, so many are drawn
-TESTABLE = 4  # samples and references that a test needs at least
+MAX_SCORED_REFERENCES = 2048  # if there are more, a random subset of this size is compared
+TESTABLE = 4  # fewest samples, and fewest references, for a permutation test
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +29,17 @@ class Score:
 
     Attributes:
         mmd2: MMD², unbiased if there are two or more of each.
-        p_value: How often a random split of all pictures into two such groups has as large an MMD²; NaN where
-            fewer than four samples or references can be tested.
-        tested: How many references took part in the test.
-        compared: How many references took part in MMD² and witness.
-        witness: For each sample how much more alike it is to the other samples than to the references, with shape
-            `(B,)`: above 0 where there are too many of its kind, below 0 where too few.
-        nearest: The reference nearest to each sample, with shape `(B,)`.
-        distances: How far it is, by the references' spacing (`nearest.py`), with shape `(B,)`.
+        p_value: The share of random splits of all images, into groups of the same sizes, whose MMD²
+            is at least as large. NaN if there are fewer than four samples or references to test, or
+            no splits.
+        tested: The number of references in the permutation test.
+        compared: The number of references in MMD² and witness.
+        witness: The mean similarity of each sample to the other samples minus that to the
+            references, with shape `(B,)`. Above 0 there are too many samples of this kind, below 0
+            too few.
+        nearest: The index of the reference nearest to each sample, with shape `(B,)`.
+        distances: The distance to that reference divided by the spacing of the references
+            (`nearest.py`), with shape `(B,)`.
     """
 
     mmd2: float
@@ -60,17 +63,21 @@ def score(
 
     Arguments:
         x: Samples, with shape `(B, C, *)`.
-        references: With shape `(N, C, *)`.
-        weights: Their weights, with shape `(N,)`, sum 1.
-        config: The kernel; its prompt kernel is not used.
-        permutations: How many random splits the p-value is made of; 0 makes none.
-        seed: Of the random splits, and of the choice among very many references.
+        references: References, with shape `(N, C, *)`.
+        weights: Weights of the references, with shape `(N,)`, sum 1.
+        config: The kernel and the feature space; the prompt kernel is not used.
+        permutations: The number of random splits for the p-value; 0 leaves the test out.
+        seed: The seed of the random splits, and of the random subset of references.
     """
     random = torch.Generator().manual_seed(seed)
     nearest, distances = relative_distances(x.flatten(1), references.flatten(1))
     positive = (weights > 0).nonzero().flatten()
-    if len(positive) > MOST:
-        positive = positive[torch.randperm(len(positive), generator=random)[:MOST]].sort().values
+    if len(positive) > MAX_SCORED_REFERENCES:
+        positive = (
+            positive[torch.randperm(len(positive), generator=random)[:MAX_SCORED_REFERENCES]]
+            .sort()
+            .values
+        )
     y, q = references[positive].to(x), weights[positive].to(x)
     q = q / q.sum()
     to_rows, compared = comparable_rows(config, y, q)
@@ -100,10 +107,10 @@ def score(
 
 
 def thinned(weights: Tensor, random: torch.Generator) -> Tensor:
-    """Which references to keep so that those kept stand for all with equal weights.
+    """The indices of a random subset of references that represents all of them with equal weights.
 
-    Each is kept with a chance in proportion to its weight: what is kept is a sample of the weighted distribution,
-    which a permutation test needs.
+    The chance of a reference is proportional to its weight. The subset is therefore a sample of the
+    weighted distribution, which a permutation test needs.
     """
     chances = (weights / weights.max()).cpu()
     return (torch.rand(len(weights), generator=random) < chances + 1e-6).nonzero().flatten()
@@ -112,16 +119,21 @@ def thinned(weights: Tensor, random: torch.Generator) -> Tensor:
 def permutation_p_value(
     values: Tensor, first: int, permutations: int, random: torch.Generator
 ) -> float:
-    """The share of random splits whose unbiased MMD² is at least that of the real one, which counts as one of them.
+    """The share of splits whose unbiased MMD² is at least that of the real split.
+
+    The real split counts as one of the splits.
 
     Arguments:
-        values: Kernel values between all rows, with shape `(n, n)`; the `first` ones are one group.
+        values: Kernel values between all rows, with shape `(n, n)`.
+        first: The size of the first group, which has the first rows; the others are the second.
+        permutations: The number of random splits.
+        random: The generator of the random splits.
     """
     n = len(values)
     off = values - torch.diag(values.diagonal())
     order = torch.stack([torch.randperm(n, generator=random) for _ in range(permutations)])
     group = torch.zeros(permutations + 1, n, dtype=values.dtype)
-    group[0, :first] = 1  # the real one
+    group[0, :first] = 1  # the real split
     group[1:].scatter_(1, order[:, :first], 1)
     group = group.to(values.device)
     total = off.sum()
@@ -134,6 +146,6 @@ def permutation_p_value(
         + rest / (second * (second - 1))
         - 2 * across / (first * second)
     )
-    # Splits that are the real one again must not fall below it by rounding.
+    # A random split may equal the real split. Rounding must not place it below.
     tiny = 1e-6 * values.abs().max()
     return ((found >= found[0] - tiny).sum() / len(found)).item()

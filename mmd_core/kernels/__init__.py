@@ -1,1 +1,1 @@
-"""Kernels on latents and on prompts, their bandwidths, and MMD² with its gradient. Open `kernels.py` first."""
+"""Kernels on latents and prompts, bandwidths, MMD² and its gradient. Open `kernels.py` first."""

@@ -1,4 +1,4 @@
-"""The median heuristic: the bandwidth of a radial kernel is the median distance between references."""
+"""The median heuristic: the bandwidth of a kernel is the median distance between references."""
 
 import math
 
@@ -9,25 +9,25 @@ from .kernels import Gram
 
 __all__ = ["median_distance"]
 
-MOST = 2048  # rows, at most, that enter the median: about two million pairs
+MAX_MEDIAN_ROWS = 2048  # most references that enter the median: about two million pairs
 
 
 def median_distance(gram: Tensor) -> float:
     """The median distance between two different references.
 
-    If the median is 0, the result is the mean distance. If all distances are 0, or there is one reference
-    only, the result is the root mean square norm of the references, or 1 if that is 0 too. The result is
-    therefore always a valid bandwidth, in units of the rows.
+    If the median is 0, the result is the mean distance. If all distances are 0, or there is only
+    one reference, the result is the root mean square norm of the references. If that is 0 too, the
+    result is 1. The result is therefore always a valid bandwidth, in units of the rows.
 
     Arguments:
-        gram: Inner products of the references, with shape `(N, N)`. Above 2048 references, evenly spaced
-            ones are used.
+        gram: Inner products of the references, with shape `(N, N)`. Above 2048 references, evenly
+            spaced ones are used.
 
     References:
         Gretton et al., A Kernel Two-Sample Test, JMLR 2012, section 8.
         https://jmlr.org/papers/v13/gretton12a.html
     """
-    some = torch.arange(0, len(gram), -(-len(gram) // MOST), device=gram.device)
+    some = torch.arange(0, len(gram), -(-len(gram) // MAX_MEDIAN_ROWS), device=gram.device)
     if len(some) < len(gram):
         gram = gram[some[:, None], some]
     sq_norms = gram.diagonal()

@@ -1,4 +1,4 @@
-"""Which kernel compares latents and prompts, checked before anything runs."""
+"""The choice of kernels, bandwidths and feature space, checked before sampling starts."""
 
 import math
 from dataclasses import dataclass
@@ -28,12 +28,14 @@ class KernelConfig:
 
     Arguments:
         kernel: One of `KERNELS`.
-        bandwidth: `median` takes the median distance between references, `fixed` takes `bandwidth_value`.
+        bandwidth: `median` is the median distance between references, `fixed` is
+            `bandwidth_value`.
         bandwidth_value: The length scale h of `fixed`, in units of the model's latents.
-        multipliers: The kernel is the average over these multiples of the bandwidth. Only radial kernels other
-            than `energy` use them.
+        multipliers: The kernel is the average over these multiples of the bandwidth. Only radial
+            kernels other than `energy` use them.
         prompt_kernel: One of `PROMPT_KERNELS`, or `none`.
-        prompt_bandwidth: Length scale of the prompt kernel `rbf`; 0 takes the median distance between captions.
+        prompt_bandwidth: Length scale of the prompt kernel `rbf`; 0 stands for the median distance
+            between captions.
         feature_space: The features of the latents that are compared, one of `FEATURE_SPACES`.
         pool: The factor by which `low_pass` reduces each spatial axis, at least 1.
         patch_size: The side length of `patches`, in latent pixels, at least 1.
@@ -52,7 +54,7 @@ class KernelConfig:
     pool: int = 4
     patch_size: int = 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value, known in (
             ("kernel", self.kernel, KERNELS),
             ("bandwidth", self.bandwidth, BANDWIDTHS),
@@ -73,7 +75,8 @@ class KernelConfig:
             )
         if not 0 <= self.prompt_bandwidth < math.inf:
             raise ValueError(
-                f"prompt_bandwidth must not be negative, not {self.prompt_bandwidth}: 0 takes the median"
+                f"prompt_bandwidth must not be negative, not {self.prompt_bandwidth}: 0 takes the "
+                "median"
             )
         for name, value in (("pool", self.pool), ("patch_size", self.patch_size)):
             if value < 1:
@@ -85,7 +88,7 @@ class KernelConfig:
         return self.kernel in RADIAL_PROFILES
 
     def resolve(self, gram: Tensor, dim: int) -> Kernel:
-        """The kernel, with its bandwidth set from the references.
+        """The kernel with its bandwidth, which is computed from the references.
 
         Arguments:
             gram: Inner products of the references, with shape `(N, N)`.
@@ -96,7 +99,7 @@ class KernelConfig:
         if self.kernel == "polynomial":
             return polynomial(dim, sq_norm=gram.diagonal().mean().item())
         h = median_distance(gram) if self.bandwidth == "median" else self.bandwidth_value
-        # The energy distance has no length scale: several bandwidths would only change the unit.
+        # The energy distance has no length scale. Several bandwidths would only change the unit.
         multipliers = (1.0,) if self.kernel == "energy" else self.multipliers
         return RadialKernel(self.kernel, tuple(h * m for m in multipliers))
 

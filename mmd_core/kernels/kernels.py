@@ -1,17 +1,17 @@
-"""Kernels between rows (flattened latents or features). Every kernel gradient is a linear combination of rows.
+"""Kernels between rows, which are flattened latents or features.
 
-A kernel has two functions: its values, and a matrix of *pulls*, the coefficients of its gradient. Both depend on
-inner products only:
+The gradient of a kernel is a linear combination of rows. A kernel has two functions: its values,
+and a matrix of *pulls*, the coefficients of its gradient. Both depend on inner products only:
 
     radial       k(x, z) = φ(‖x − z‖² / h²)      ∇₁k(x, z) = pull · (z − x)
     dot product  k(x, z) = ψ(x·z)                ∇₁k(x, z) = pull · z
 
-so once the inner products are known, the cost does not depend on D, the number of entries of a latent. With several
-bandwidths h (length scales) the kernel is the average k = mean over h of k_h.
+Once the inner products are known, the cost does not depend on D, the number of entries of a row.
+With several bandwidths h (length scales) the kernel is the mean of the kernels k_h.
 
-Raw gradients are small, and their scale depends on the kernel. `unit` scales them to displacements of a latent:
-unit · ∇₁k is of the order of `z − x` for every kernel and model, so that one guidance strength suits all of them.
-For the RBF kernel the unit is h².
+Raw gradients are small, and their scale depends on the kernel. `unit` scales them to displacements
+of a latent: unit · ∇₁k is of the order of `z − x` for every kernel and model. Therefore one
+guidance strength suits all of them. For the RBF kernel the unit is h².
 """
 
 from collections.abc import Callable
@@ -44,7 +44,11 @@ class Gram(NamedTuple):
 
     @classmethod
     def within(cls, dot: Tensor) -> "Gram":
-        """The Gram of rows with themselves, from their inner products: a row's distance to itself is exactly 0."""
+        """The `Gram` of n rows with themselves; the distance of a row to itself is exactly 0.
+
+        Arguments:
+            dot: The inner products of the rows, with shape `(n, n)`.
+        """
         return cls(dot, dot.diagonal(), dot.diagonal())
 
     def sq_dist(self) -> Tensor:
@@ -102,14 +106,15 @@ RADIAL_PROFILES = {
 
 @dataclass(frozen=True)
 class RadialKernel:
-    """A radial kernel, averaged over one or several bandwidths.
+    """A radial kernel, or the mean of radial kernels over several bandwidths.
 
     Arguments:
         name: One of `RADIAL_PROFILES`.
-        bandwidths: Length scales h, in ]0, ∞[, one or several.
+        bandwidths: One or several length scales h, positive and finite.
 
     Raises:
-        ValueError: The name is unknown, there is no bandwidth, or a bandwidth is not positive and finite.
+        ValueError: The name is unknown, there is no bandwidth, or a bandwidth is not positive and
+            finite.
     """
 
     name: str = "rbf"
@@ -122,7 +127,7 @@ class RadialKernel:
         """Whether the pull between two rows grows without bound as their distance goes to 0."""
         return self.name in ("laplacian", "energy")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.name not in RADIAL_PROFILES:
             raise ValueError(
                 f"unknown kernel {self.name!r}: choose one of {', '.join(RADIAL_PROFILES)}"
@@ -131,14 +136,14 @@ class RadialKernel:
             raise ValueError(f"kernel bandwidths must be positive numbers, not {self.bandwidths}")
 
     def values(self, gram: Gram) -> Tensor:
-        """k(x_i, z_j), with shape `(n, m)`."""
+        """Kernel values k(x_i, z_j), with shape `(n, m)`."""
         value, d2 = RADIAL_PROFILES[self.name].value, gram.sq_dist()
         return self._mean(lambda h: value(d2, h))
 
     def pulls(self, gram: Gram, in_units: bool = False) -> Tensor:
-        """p with ∇₁k(x_i, z_j) = p_ij (z_j − x_i), with shape `(n, m)`.
+        """Pulls p with ∇₁k(x_i, z_j) = p_ij (z_j − x_i), with shape `(n, m)`.
 
-        `in_units` multiplies the pull of each bandwidth by its `unit` before the average.
+        `in_units` multiplies the pull of each bandwidth by its `unit` before the mean is taken.
         """
         profile, d2 = RADIAL_PROFILES[self.name], gram.sq_dist()
         if in_units:
@@ -146,14 +151,18 @@ class RadialKernel:
         return self._mean(lambda h: profile.pull(d2, h) / profile.unit(h))
 
     def _mean(self, of: Callable[[float], Tensor]) -> Tensor:
-        """The mean over bandwidths, one at a time: a batch of all bandwidths would not fit in CPU cache."""
+        """The mean over bandwidths of the function `of` a bandwidth."""
+        # One bandwidth at a time, because the matrices of all bandwidths do not fit in CPU cache.
         total = of(self.bandwidths[0])
         for h in self.bandwidths[1:]:
             total = total + of(h)
         return total if len(self.bandwidths) == 1 else total / len(self.bandwidths)
 
     def saturated(self, values: Tensor) -> Tensor:
-        """Which `values` carry no information: the two rows are too far apart, or too close, for all bandwidths."""
+        """Which kernel values carry no information, as booleans with the shape of `values`.
+
+        The two rows are then too far apart, or too close, for all bandwidths.
+        """
         if self.name == "energy":  # its values have no bounds
             return torch.zeros_like(values, dtype=torch.bool)
         return (values < 1e-6) | (values > 0.99)
@@ -167,7 +176,7 @@ class DotKernel:
         degree: The power p, at least 1.
         width: The divisor of x·z, usually D; above 0.
         offset: The constant c.
-        unit: Scales the gradient to a displacement, see the module's docstring.
+        unit: The factor that scales the gradient to a displacement.
 
     Raises:
         ValueError: The degree is below 1, or the width is not positive.
@@ -180,23 +189,26 @@ class DotKernel:
 
     radial = singular = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.degree < 1 or self.width <= 0:
             raise ValueError(
                 "a polynomial kernel needs a degree of at least 1 and a positive width"
             )
 
     def values(self, gram: Gram) -> Tensor:
-        """k(x_i, z_j), with shape `(n, m)`."""
+        """Kernel values k(x_i, z_j), with shape `(n, m)`."""
         return (gram.dot / self.width + self.offset).pow(self.degree)
 
     def pulls(self, gram: Gram, in_units: bool = False) -> Tensor:
-        """p with ∇₁k(x_i, z_j) = p_ij z_j, with shape `(n, m)`; `in_units` scales it by `unit`."""
+        """Pulls p with ∇₁k(x_i, z_j) = p_ij z_j, with shape `(n, m)`.
+
+        `in_units` multiplies them by `unit`.
+        """
         t = gram.dot / self.width + self.offset
         return (self.unit if in_units else 1.0) * self.degree / self.width * t.pow(self.degree - 1)
 
     def saturated(self, values: Tensor) -> Tensor:
-        """None of `values`: the values of this kernel have no bounds."""
+        """False for all `values`, because the values of this kernel have no bounds."""
         return torch.zeros_like(values, dtype=torch.bool)
 
 
@@ -204,17 +216,20 @@ Kernel = RadialKernel | DotKernel
 
 
 def polynomial(dim: int, degree: int = 3, offset: float = 1.0, sq_norm: float = 0.0) -> DotKernel:
-    """The kernel (x·z/D + c)^p. Degree 3 and offset 1 give the kernel of the Kernel Inception Distance.
+    """The polynomial kernel (x·z/D + c)^p.
+
+    Degree 3 and offset 1 give the kernel of the Kernel Inception Distance.
 
     Arguments:
-        dim: The number D of entries of a latent.
+        dim: The number D of entries of a row.
         degree: The power p, at least 1.
         offset: The constant c.
-        sq_norm: The mean ‖y‖² of the references. It sets the unit such that a pull between two typical rows
-            is about 1.
+        sq_norm: The mean ‖y‖² of the references. It sets the unit so that a pull between two
+            typical rows is about 1.
 
     References:
-        Bińkowski, Sutherland, Arbel, Gretton, Demystifying MMD GANs, ICLR 2018. https://arxiv.org/abs/1801.01401
+        Bińkowski, Sutherland, Arbel, Gretton, Demystifying MMD GANs, ICLR 2018.
+        https://arxiv.org/abs/1801.01401
     """
     typical = sq_norm / dim + offset
     return DotKernel(degree, dim, offset, unit=dim / (degree * typical ** (degree - 1)))

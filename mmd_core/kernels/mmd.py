@@ -2,9 +2,9 @@
 
     MMD²(P, Q) = Σ p_i p_i' k(x_i, x_i') + Σ q_j q_j' k(y_j, y_j') − 2 Σ p_i q_j k(x_i, y_j)
 
-with weights p (of the samples) and q (of the references) that sum to one. With equal weights this is
-the biased V-statistic of equation 5 in Gretton et al. (2012). The unbiased estimate (their equation 3) omits
-the terms k(x_i, x_i) and k(y_j, y_j), and may be slightly negative.
+with weights p (of the samples) and q (of the references) that sum to one. With equal weights this
+is the biased V-statistic of equation 5 in Gretton et al. (2012). The unbiased estimate (their
+equation 3) omits the terms k(x_i, x_i) and k(y_j, y_j), and may be slightly negative.
 
 References:
     Gretton et al., A Kernel Two-Sample Test, JMLR 2012. https://jmlr.org/papers/v13/gretton12a.html
@@ -33,7 +33,7 @@ def _self_similarity(values: Tensor, weights: Tensor, unbiased: bool) -> Tensor:
 def mmd2_from_values(
     kxx: Tensor, kxy: Tensor, kyy: Tensor, p: Tensor, q: Tensor, unbiased: bool = False
 ) -> Tensor:
-    """MMD² from kernel values.
+    """MMD² from kernel values, a scalar.
 
     Arguments:
         kxx: k(x_i, x_i'), with shape `(B, B)`.
@@ -51,12 +51,15 @@ def mmd2_from_values(
 def mmd2(
     x: Tensor, y: Tensor, kernel: Kernel, weights: Tensor | None = None, unbiased: bool = False
 ) -> Tensor:
-    """MMD² between samples and references.
+    """MMD² between samples and references, a scalar.
 
     Arguments:
         x: Samples, with shape `(B, *)`.
         y: References, with shape `(N, *)`.
-        weights: Weights of the references, with shape `(N,)`, not negative; normalised here.
+        kernel: The kernel between flattened latents.
+        weights: Weights of the references, with shape `(N,)`, not negative; they are normalised
+            here. None stands for equal weights.
+        unbiased: Whether to take the unbiased estimate; needs at least 2 of each.
 
     Raises:
         ValueError: The unbiased estimate was requested with fewer than 2 samples or references.
@@ -83,10 +86,13 @@ def mmd2_grad(
     Arguments:
         x: Samples, with shape `(B, *)`.
         y: References, with shape `(N, *)`.
-        weights: Weights of the references, with shape `(N,)`, not negative; normalised here.
+        kernel: The kernel between flattened latents.
+        weights: Weights of the references, with shape `(N,)`, not negative; they are normalised
+            here. None stands for equal weights.
         unbiased: Whether to take the gradient of the unbiased estimate; needs at least 2 samples.
-        pairs: Prompt weights, which multiply the kernel values: between samples, with shape `(B, B)`, symmetric,
-            and between samples and references, with shape `(B, N)`.
+        pairs: Prompt weights, which multiply the kernel values. The first are between samples and
+            symmetric, with shape `(B, B)`; the second are between samples and references, with
+            shape `(B, N)`. None stands for 1.
     """
     rows, refs = centred_rows(x, y, kernel)
     q = uniform(len(refs), refs) if weights is None else (weights / weights.sum()).to(refs)
@@ -103,12 +109,13 @@ def grad_of_rows(
     unbiased: bool = False,
     pairs: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """`mmd2_grad` for rows that are prepared already, with shape `(B, D)`.
+    """`mmd2_grad` for rows from `centred_rows`; the result has the shape `(B, D)`.
 
     Arguments:
-        rows: Samples from `centred_rows`, with shape `(B, D)`.
-        refs: References from `centred_rows`, with shape `(N, D)`.
+        rows: Samples, with shape `(B, D)`.
+        refs: References, with shape `(N, D)`.
         grams: Inner products of `rows` with `rows`, and of `rows` with `refs`.
+        kernel: The kernel between rows.
         q: Weights of the references, with shape `(N,)`, sum 1.
         unbiased, pairs: As in `mmd2_grad`.
     """
@@ -125,19 +132,20 @@ def grad_of_rows(
 
 
 def self_pulls(kernel: Kernel, gram: Gram, in_units: bool = False) -> Tensor:
-    """`kernel.pulls` between rows and themselves, with shape `(n, n)`; the diagonal of a radial kernel is set to 0.
+    """`kernel.pulls` between rows and themselves, with shape `(n, n)`.
 
-    A row exerts no pull on itself, but a singular kernel at distance 0 would give rounding noise there.
+    For a radial kernel the diagonal is set to 0: a row exerts no pull on itself, but a singular
+    kernel would give rounding noise at distance 0.
     """
     pulls = kernel.pulls(gram, in_units)
     return pulls - torch.diag(pulls.diagonal()) if kernel.radial else pulls
 
 
 def centred_rows(x: Tensor, y: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
-    """`x` and `y` as rows `(B, D)` and `(N, D)`, in fp32 or better; for a radial kernel, minus the mean of `y`.
+    """`x` and `y` as rows `(B, D)` and `(N, D)`, in fp32 or better.
 
-    This shift does not change distances. It reduces the rounding error of distances that are computed from
-    inner products.
+    For a radial kernel, the mean of `y` is subtracted from both. This does not change distances,
+    and it reduces the rounding error of distances that are computed from inner products.
     """
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     x, y = x.flatten(1).to(dtype), y.flatten(1).to(dtype)

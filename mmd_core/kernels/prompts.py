@@ -1,7 +1,8 @@
 """Prompt kernels: the similarity between the prompt of a sample and the caption of a reference.
 
-The product kernel is k((x, p), (z, r)) = k(x, z) · k_prompt(p, r). Prompts do not change while sampling, so the prompt
-kernel only gives each pair a constant weight (equations 10 and 11 of https://arxiv.org/abs/2601.08379).
+The kernel between pairs of latent and prompt is the product k((x, p), (z, r)) = k(x, z) ·
+k_prompt(p, r). Prompts do not change while sampling, so the prompt kernel only gives each pair a
+constant weight (equations 10 and 11 of https://arxiv.org/abs/2601.08379).
 """
 
 import torch
@@ -27,7 +28,11 @@ PROMPT_KERNELS = {"cosine": _cosine, "rbf": _rbf}
 
 
 def caption_bandwidth(captions: Tensor) -> float:
-    """The median distance between different captions. `captions` are their features, with shape `(N, E)`."""
+    """The median distance between different captions.
+
+    Arguments:
+        captions: Caption features, with shape `(N, E)`.
+    """
     distinct = torch.unique(captions, dim=0)
     distinct = distinct - distinct.mean(0)
     return median_distance(distinct @ distinct.T)
@@ -60,18 +65,20 @@ def prompt_weights(name: str, p: Tensor, r: Tensor, bandwidth: float = 1.0) -> T
 def balanced(
     pp: Tensor, pr: Tensor, rr: Tensor, p: Tensor, q: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rescaled prompt weights: for each sample the total weight of references equals the total weight of samples.
+    """Prompt weights, scaled so that attraction and repulsion of a sample have equal total weight.
 
-    The product kernel assumes that prompts and captions have the same distribution; in that case the weights do not
-    change. Otherwise repulsion can exceed attraction. Example: all samples have one prompt, and half of the references
-    have other captions. Then only half of the references attract, but all samples repel each other, and the images
-    diverge. Therefore each row of `pr` is scaled until its total weight equals that of the same row of `pp`. `rr` is
-    reweighted by how much the samples use each reference. A sample whose prompt is similar to no caption has weight 0
-    in the rows of `pp` and `pr`, so guidance does not move it.
+    The product kernel assumes that prompts and captions have the same distribution; in that case
+    the weights do not change. Otherwise repulsion can exceed attraction. Example: all samples have
+    one prompt, and half of the references have other captions. Then only half of the references
+    attract, but all samples repel each other, and the images diverge.
+
+    Therefore each row of `pr` is scaled until its total weight equals that of the same row of `pp`.
+    `rr` is scaled by how much the samples use each reference. A sample whose prompt is similar to
+    no caption has weight 0 in its rows of `pp` and `pr`, so guidance does not move it.
 
     Arguments:
-        pp, pr, rr: Prompt weights κ between samples, between samples and references, and between references, with
-            shapes `(B, B)`, `(B, N)`, `(N, N)`.
+        pp, pr, rr: Prompt weights κ between samples, between samples and references, and between
+            references, with shapes `(B, B)`, `(B, N)`, `(N, N)`.
         p, q: Weights of samples and references, with shapes `(B,)` and `(N,)`, each with sum 1.
 
     Returns:

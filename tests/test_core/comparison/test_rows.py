@@ -344,7 +344,7 @@ def test_a_sample_of_references_stands_for_many(monkeypatch, rng):
     y, x0, x = make(rng, n=400)
     whole = run_of(GuidanceConfig(30.0), y, math.inf, weighted=False)
     small(monkeypatch, DIM, 0)
-    monkeypatch.setattr(gram_space, "MOST", 150)
+    monkeypatch.setattr(gram_space, "MAX_SAMPLED_REFERENCES", 150)
     some = run_of(GuidanceConfig(30.0), y, 0, weighted=False)
     index, gram = some.comparison.space.sample
     assert len(index) == len(gram) == 134  # each third
@@ -391,7 +391,8 @@ def test_streamed_references_are_never_together(monkeypatch, rng):
             made = tensors_made(build, on_gpu=False)
             assert made.peak < 5 * piece + grams and made.kept < gram + piece
         else:
-            monkeypatch.setattr("mmd_pack.mmd_core.comparison.gram_space.MOST", 20)
+            name = "mmd_pack.mmd_core.comparison.gram_space.MAX_SAMPLED_REFERENCES"
+            monkeypatch.setattr(name, 20)
             made = tensors_made(build, on_gpu=False)
             assert made.peak < 6 * piece < n * numbers
         call = tensors_made(lambda run=made.result: run(x0, x, 2.5), on_gpu=False)

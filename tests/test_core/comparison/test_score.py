@@ -120,7 +120,7 @@ def test_every_feature_space_can_be_scored(space, rng):
 def test_of_very_many_references_some_are_compared(rng, monkeypatch):
     from mmd_pack.mmd_core.comparison import score as module
 
-    monkeypatch.setattr(module, "MOST", 50)
+    monkeypatch.setattr(module, "MAX_SCORED_REFERENCES", 50)
     y, x = randn(rng, 300, 3, 1), randn(rng, 8, 3, 1)
     found = score(x, y, equal(300), KernelConfig())
     assert found.compared == 50 and found.tested == 50
