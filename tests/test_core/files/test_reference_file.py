@@ -24,6 +24,7 @@ from mmd_pack.mmd_core.files.reference_file import (
     read,
     write,
 )
+from mmd_tests.support.crashes import deaths
 from mmd_tests.support.packages import ROOT
 
 FIELDS = [field.name for field in dataclasses.fields(References)]
@@ -298,6 +299,27 @@ def test_a_node_that_writes_into_loaded_latents_does_not_change_the_file(path):
     before = path.read_bytes()
     read(path).latents.zero_()
     assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals of POSIX")
+def test_a_writer_that_is_killed_at_any_step_leaves_the_old_set_or_the_new_one(path, monkeypatch):
+    monkeypatch.setattr(tensor_file, "PIECE", 50)  # a set takes several writes
+    old, new = (references(seed=seed) for seed in (1, 2))
+    for steps in deaths(lambda: write(new, path), lambda: write(old, path)):
+        there = new if "replace" in steps[:-1] else old
+        assert_equal(read(path), there, but=["thumbnails"])
+        drafts = [file.name for file in path.parent.iterdir() if file != path]
+        inside = "open" in steps[:-1] and "replace" not in steps[:-1]
+        assert len(drafts) == inside, steps
+        for name in drafts:  # a name that nobody reads
+            assert name.startswith(".") and name.endswith(".tmp")
+            (path.parent / name).unlink()
+    assert steps == [
+        "open", *["write"] * 7, "flush", "fsync", "close", "replace",
+        "unlink",  # the draft, which has its name by now
+        "fsync",  # the folder
+    ]  # fmt: skip
+    assert_equal(read(path), new, but=["thumbnails"])
 
 
 # The format

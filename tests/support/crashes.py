@@ -1,0 +1,154 @@
+"""Kills a writer at each of its steps in turn, so that a test sees what every death leaves on the disk.
+
+A step is what the writer asks of the file system: to make a folder, to open a file for writing, to write, flush,
+synchronize and close it, to rename or remove it. The writer runs in a forked process, which SIGKILL ends right before
+a step, or in the middle of a write. No chance and no clock decides where.
+"""
+
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from types import ModuleType
+from typing import BinaryIO
+
+import torch
+from mmd_pack.mmd_core.files import tensor_file
+
+EVENTS = {"os.mkdir": "mkdir", "os.rename": "replace", "os.remove": "unlink"}  # audit events
+CALLS = ((os, "fsync"),)  # no audit event tells of these
+PATIENCE = 300  # seconds; a child that takes longer hangs
+
+Watched = Iterable[tuple[object, str]]  # functions: what holds each, and its name
+
+
+def deaths(
+    work: Callable[[], object],
+    prepare: Callable[[], object] = lambda: None,
+    files: Iterable[ModuleType] = (tensor_file,),
+    calls: Watched = CALLS,
+) -> Iterator[list[str]]:
+    """Runs `work` again and again: it dies at its first step, then at its second one, and so on until it survives.
+
+    Arguments:
+        work: Takes the same steps each time.
+        prepare: Called before each `work`; its steps do not count.
+        files: Modules whose files are watched: `write`, `flush` and `close` are steps.
+        calls: Functions of which each call is a step.
+
+    Yields:
+        After each death, the names of the steps. All but the last one are done; a `write` that is last is half done.
+    """
+    before: list[str] = []
+    while True:
+        prepare()
+        steps, died = _in_child(lambda steps: _watched(work, steps, files, calls), len(before))
+        assert steps[: len(before)] == before, "the writer took other steps than before"
+        if not died:
+            assert steps == before
+            return
+        yield steps
+        before = steps
+
+
+class Steps:
+    """The steps of the writer in this process, which dies at the one after `survived` steps."""
+
+    def __init__(self, survived: int, pipe: int):
+        self.left, self.pipe = survived, pipe
+
+    def reach(self, name: str, half: Callable[[], None] = lambda: None) -> None:
+        """Called before the step `name`; `half` does half of it."""
+        os.write(self.pipe, f"{name}\n".encode())
+        if self.left == 0:
+            half()
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left -= 1
+
+
+class WatchedFile:
+    """A file for writing. Each call is a step."""
+
+    def __init__(self, file: BinaryIO, steps: Steps):
+        self.file, self.steps = file, steps
+        self.fileno = file.fileno
+
+    def write(self, data: bytes) -> int:
+        self.steps.reach("write", lambda: self._write_half(data))
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.steps.reach("flush")
+        self.file.flush()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.steps.reach("close")
+        self.file.close()
+
+    def _write_half(self, data: bytes) -> None:
+        self.file.write(data[: len(data) // 2])
+        self.file.flush()
+
+
+def _in_child(run: Callable[[Steps], None], survived: int) -> tuple[list[str], bool]:
+    """Forks a process for `run`. Returns the steps that it took, and whether it died at the last one."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads hold none of its locks
+        child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(PATIENCE)
+            torch.set_num_threads(1)  # a fork has none of its parent's threads
+            run(Steps(survived, writing))
+            os._exit(0)
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:  # whatever is raised, the child never runs the tests of its parent
+            os._exit(1)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        steps = pipe.read().split()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), f"the writer failed by itself ({status})"
+    return steps, status != 0
+
+
+def _watched(
+    work: Callable[[], object], steps: Steps, files: Iterable[ModuleType], calls: Watched
+) -> None:
+    """Runs `work` in a child, which ends with it: what is changed here is never changed back."""
+    for module in files:
+        module.open = _opener(steps)
+    for holder, name in calls:
+        setattr(holder, name, _step(steps, name, getattr(holder, name)))
+
+    def heard(event: str, about: tuple) -> None:
+        if event in EVENTS:
+            steps.reach(EVENTS[event])
+        elif event == "open" and about[2] & (os.O_WRONLY | os.O_RDWR):
+            steps.reach("open")
+
+    sys.addaudithook(heard)
+    work()
+
+
+def _opener(steps: Steps) -> Callable:
+    def opened(path, mode="r", **options):
+        file = open(path, mode, **options)  # noqa: SIM115
+        return file if "r" in mode else WatchedFile(file, steps)
+
+    return opened
+
+
+def _step(steps: Steps, name: str, function: Callable) -> Callable:
+    def call(*args, **options):
+        steps.reach(name)
+        return function(*args, **options)
+
+    return call
