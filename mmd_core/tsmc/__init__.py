@@ -9,38 +9,40 @@ temperature λ (`reward_scale`), target π ∝ P e^{λ r(z)}, proposal Q_θ, imp
 up to the constant Z = E_P[e^{λ r(z)}].
 """
 
-from .chain import Transition, transitions
-from .config import FEATURES, FINALS, TSMCConfig
+from .config import FINALS, TWIST_FEATURES, TSMCConfig
 from .expansion import KernelExpansion
 from .jacobian import DenoiserJacobian
 from .learning import Learning, Pass
 from .paths import (
+    Denoise,
+    Noise,
     Paths,
     Recording,
     propose,
     replayed,
 )
-from .smc import Swarm, smc
+from .smc import Potential, Swarm, smc
 from .surrogate import fitted
-from .twist import (
-    MOST,
-    GradientTwist,
-    Twist,
-    white,
-)
+from .transition import Transition, transitions
+from .twist import MAX_SHIFT, Gradient, GradientTwist, Jacobian, Twist, white
 from .weights import effective, log_mean_exp, systematic
 from .witness import Witness
 
 __all__ = [
-    "DenoiserJacobian",
-    "FEATURES",
     "FINALS",
-    "MOST",
+    "MAX_SHIFT",
+    "TWIST_FEATURES",
+    "Denoise",
+    "DenoiserJacobian",
+    "Gradient",
     "GradientTwist",
+    "Jacobian",
     "KernelExpansion",
     "Learning",
+    "Noise",
     "Pass",
     "Paths",
+    "Potential",
     "Recording",
     "Swarm",
     "TSMCConfig",

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-__all__ = ["FEATURES", "FINALS", "TSMCConfig"]
+__all__ = ["TWIST_FEATURES", "FINALS", "TSMCConfig"]
 
-FEATURES = ("auto", "gradient", "surrogate", "none")
+TWIST_FEATURES = ("auto", "gradient", "surrogate", "none")
 FINALS = ("best", "resample", "all", "smc")
 PATHS_PER_PARAMETER = 16
 
@@ -21,7 +21,7 @@ class TSMCConfig:
             paths carry the weight.
         reward_scale: λ, the strength of the tilt e^{λ r}, at least 0.
         standardize: Whether r is measured in standard deviations of the reward of the first batch.
-        feature: The gradient that steers the chain, one of `FEATURES`: `gradient` is the gradient of the reward,
+        feature: The gradient that steers the chain, one of `TWIST_FEATURES`: `gradient` is the gradient of the reward,
             `surrogate` that of a regression that is fitted to the scores, `none` means no steering (plain importance
             sampling). `auto` takes `gradient` if the reward has one, else `surrogate`.
         time_blocks: The number of blocks that the chain is divided into. Each block has its own θ.
@@ -62,9 +62,9 @@ class TSMCConfig:
             raise ValueError(
                 f"reward_scale must be 0 or a positive number, not {self.reward_scale}"
             )
-        if self.feature not in FEATURES:
+        if self.feature not in TWIST_FEATURES:
             raise ValueError(
-                f"unknown feature {self.feature!r}: choose one of {', '.join(FEATURES)}"
+                f"unknown feature {self.feature!r}: choose one of {', '.join(TWIST_FEATURES)}"
             )
         if self.time_blocks < 1:
             raise ValueError(f"time_blocks must be at least 1, not {self.time_blocks}")

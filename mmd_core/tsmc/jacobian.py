@@ -5,7 +5,7 @@ gradient at x̂0 into a gradient at x. If x0 is Gaussian with variance v along a
 
     α v / (α² v + σ²)
 
-With v = 1 this is c(σ) of `chain.py`. But images vary along few directions, with variances much larger than 1. Along
+With v = 1 this is c(σ) of `transition.py`. But images vary along few directions, with variances much larger than 1. Along
 these directions x̂0 already depends on x at high noise, where c(σ) is small. So this module takes v as the variance of
 samples along the gradient. This is a single number, so few samples are enough. The direction of the gradient does not
 change.
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.precision import full_precision
-from .chain import Transition
+from .transition import Transition
 
 __all__ = ["DenoiserJacobian"]
 

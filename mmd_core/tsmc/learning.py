@@ -1,5 +1,7 @@
 """The iterations of TRI-TSMC: all paths so far, their importance weights, and θ of the next batch."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
 
@@ -72,26 +74,25 @@ class Learning:
 
     config: TSMCConfig
     theta: Tensor
+    h: Tensor
+    H: Tensor
+    rewards: Tensor
     proposals: tuple[Tensor, ...] = ()
     counts: tuple[int, ...] = ()
-    h: Tensor | None = None
-    H: Tensor | None = None
-    rewards: Tensor | None = None
     mean: float = 0.0
     sd: float = 1.0
     passes: tuple[Pass, ...] = ()
     apart: bool = False
 
     @classmethod
-    def start(cls, config: TSMCConfig, size: int, pilot: bool = False) -> "Learning":
-        """The state before the first batch.
+    def start(cls, config: TSMCConfig, size: int) -> Learning:
+        """The state before any batch, with θ = θ_0.
 
         Arguments:
             size: p, the number of parameters.
-            pilot: Whether the first batch is drawn from the model itself (θ = 0), to learn the scale of the rewards.
         """
-        first = 0.0 if pilot else config.theta_init
-        return cls(config, torch.full((size,), first, dtype=torch.float64))
+        theta = torch.full((size,), config.theta_init, dtype=torch.float64)
+        return cls(config, theta, *_no_paths(size))
 
     @staticmethod
     def scale_of(rewards: Tensor) -> tuple[float, float]:
@@ -107,37 +108,42 @@ class Learning:
             )
         return usable.mean().item(), usable.std(correction=0).item()
 
-    def piloted(self, h: Tensor, H: Tensor, rewards: Tensor, apart: bool = False) -> "Learning":
-        """Adds the pilot batch, which was drawn from the model itself. The next batch uses θ_0, without an update.
+    @classmethod
+    def piloted(
+        cls, config: TSMCConfig, h: Tensor, H: Tensor, rewards: Tensor, apart: bool = False
+    ) -> Learning:
+        """The state after a pilot batch, which was drawn from the model itself (θ = 0).
 
-        An update under the trust region would give a θ far below θ_0. So θ_0 is taken as it is, but scaled down
-        until the KL divergence from the model is at most log n nats, since the weights of n paths cannot measure more,
-        and at most `max_total_kl`. If all rewards are equal, θ is 0.
+        The pilot batch gives the scale of the rewards. The next batch uses θ_0, without an update:
+        an update under the trust region would give a θ far below θ_0. θ_0 is scaled down until the
+        KL divergence from the model is at most log n nats, since the weights of n paths cannot
+        measure more, and at most `max_total_kl`. If all rewards are equal, θ is 0.
 
         Arguments:
             h, H, rewards: As for `learned`.
-            apart: Whether the reward function was made from these paths. They are then not independent of it, and have
-                no weight once there are other paths.
+            apart: Whether the reward function was made from these paths. They are then not
+                independent of it, and have no weight once there are other paths.
 
         Raises:
             ValueError: No reward is finite.
         """
-        config = self.config
         h, H, rewards = _sound(h, H, rewards)
-        mean, sd = self.scale_of(rewards)
+        mean, sd = cls.scale_of(rewards)
         if not config.standardize:
             mean, sd = 0.0, 1.0
         constant = sd <= CONSTANT * max(1.0, abs(mean))
         begin = torch.full((h.shape[1],), config.theta_init, dtype=torch.float64)
-        drawn = replace(
-            self, theta=torch.zeros_like(begin), mean=mean, sd=1.0 if constant else sd, apart=apart
-        )
-        drawn = drawn._with(h, H, rewards)
-        most = min(config.max_total_kl, math.log(len(rewards)))
-        theta = drawn._capped(begin * (not constant), drawn.H.mean(0), most)
+        empty = _no_paths(len(begin))
+        before = cls(
+            config, torch.zeros_like(begin), *empty, mean=mean, sd=1.0 if constant else sd,
+            apart=apart,
+        )  # fmt: skip
+        drawn = before._with(h, H, rewards)
+        limit = min(config.max_total_kl, math.log(len(rewards)))
+        theta = drawn._capped(begin * (not constant), drawn.H.mean(0), limit)
         return replace(drawn, theta=theta, passes=(drawn._row(None, None),))
 
-    def learned(self, h: Tensor, H: Tensor, rewards: Tensor) -> "Learning":
+    def learned(self, h: Tensor, H: Tensor, rewards: Tensor) -> Learning:
         """Adds a batch that was drawn with the current `theta`, then updates θ from all paths.
 
         Arguments:
@@ -163,24 +169,22 @@ class Learning:
         passes = (*self.passes, drawn._row(step.tau, step.kl))
         return replace(drawn, theta=theta, passes=passes)
 
-    def _with(self, h: Tensor, H: Tensor, rewards: Tensor) -> "Learning":
-        def joined(old: Tensor | None, new: Tensor) -> Tensor:
-            return new if old is None else torch.cat([old, new])
-
+    def _with(self, h: Tensor, H: Tensor, rewards: Tensor) -> Learning:
+        """The state with one more batch, drawn with the current θ."""
         return replace(
             self,
             proposals=(*self.proposals, self.theta),
             counts=(*self.counts, len(rewards)),
-            h=joined(self.h, h),
-            H=joined(self.H, H),
-            rewards=joined(self.rewards, rewards),
+            h=torch.cat([self.h, h]),
+            H=torch.cat([self.H, H]),
+            rewards=torch.cat([self.rewards, rewards]),
         )
 
     @staticmethod
-    def _capped(theta: Tensor, information: Tensor, most: float) -> Tensor:
-        """θ, scaled down until ½ θᵀ `information` θ, its KL divergence from the model, is at most `most` nats."""
+    def _capped(theta: Tensor, information: Tensor, limit: float) -> Tensor:
+        """θ, scaled down until ½ θᵀ `information` θ, its KL divergence from the model, is at most `limit` nats."""
         kl = (0.5 * theta @ information @ theta).item()
-        return theta * min(1.0, math.sqrt(most / kl) if kl > 0 else 1.0)
+        return theta * min(1.0, math.sqrt(limit / kl) if kl > 0 else 1.0)
 
     def _row(self, tau: float | None, kl: float | None) -> Pass:
         """The summary of the last batch."""
@@ -206,8 +210,12 @@ class Learning:
     @property
     def tilt(self) -> Tensor:
         """λ (r − mean)/sd of all paths, with shape `(n,)`; −∞ where the reward is not finite."""
-        tilt = self.config.reward_scale * (self.rewards - self.mean) / self.sd
+        tilt = self.tilt_of(self.rewards)
         return torch.where(torch.isfinite(tilt), tilt, -math.inf)
+
+    def tilt_of(self, rewards: Tensor) -> Tensor:
+        """λ (r − mean)/sd of any rewards, with shape `(B,)`, float64."""
+        return self.config.reward_scale * (rewards.double() - self.mean) / self.sd
 
     def log_ratio(self, theta: Tensor) -> Tensor:
         """log dQ_θ/dP of all paths, with shape `(n,)`."""
@@ -246,6 +254,14 @@ class Learning:
     def ess(self) -> float:
         """The effective sample size of all paths."""
         return effective(self.log_weights)
+
+
+def _no_paths(size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """h, H and rewards of no paths, with p = `size`."""
+    h, H, rewards = (
+        torch.zeros(0, *rest, dtype=torch.float64) for rest in ((size,), (size, size), ())
+    )
+    return h, H, rewards
 
 
 def _sound(h: Tensor, H: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .chain import Transition
+from .transition import Transition
 from .twist import Twist, drift
 
-__all__ = ["Paths", "Recording", "Sums", "propose", "replayed"]
+__all__ = ["Denoise", "Noise", "Paths", "Recording", "Sums", "propose", "replayed"]
 
 Denoise = Callable[[Tensor, int], Tensor]  # (x, step) → x̂0
 Noise = Callable[[int], Tensor]  # step → ξ, with the shape of x
@@ -141,7 +141,10 @@ def _small(x: Tensor) -> Tensor:
 
 
 def replayed(
-    recording: Recording, steps: Sequence[Transition], twist: Twist, device=None
+    recording: Recording,
+    steps: Sequence[Transition],
+    twist: Twist,
+    device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
     """h and H of recorded paths under a twist that was not known when they were drawn; shapes as in `Paths`."""
     sums = Sums(len(recording.x0[0]), twist.size)

@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .chain import Transition
 from .paths import Denoise, Noise
+from .transition import Transition
 from .twist import Twist, drift
 from .weights import effective, log_mean_exp, systematic
 
-__all__ = ["Swarm", "smc"]
+__all__ = ["Potential", "Swarm", "smc"]
 
+Potential = Callable[[Tensor, int], Tensor]  # (x̂0, step) → V, with shape `(B,)`
 THRESHOLD = 0.5  # particles are resampled if the effective sample size is below this fraction of their number
 
 
@@ -56,7 +57,7 @@ def smc(
     noise: Noise,
     uniform: Callable[[int], float],
     tilt: Callable[[Tensor], Tensor] | None = None,
-    potential: Callable[[Tensor, int], Tensor] | None = None,
+    potential: Potential | None = None,
     twist: Twist | None = None,
     theta: Tensor | None = None,
 ) -> Swarm:

@@ -13,11 +13,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .chain import Transition
+from .transition import Transition
 
-__all__ = ["MOST", "GradientTwist", "Twist", "drift", "white"]
+__all__ = ["MAX_SHIFT", "Gradient", "GradientTwist", "Jacobian", "Twist", "drift", "white"]
 
-MOST = 4.0  # the largest s‖φ‖: with θ = 1, a step shifts a sample by at most this many standard deviations s
+MAX_SHIFT = 4.0  # the largest s‖φ‖: with θ = 1, a step shifts a sample by at most this many standard deviations s
 
 
 class Twist(Protocol):
@@ -43,6 +43,7 @@ def drift(theta: Tensor, which: slice, features: Tensor) -> Tensor:
     return (weights @ features.flatten(2)).reshape(features[:, 0].shape)
 
 
+Gradient = Callable[[Tensor], Tensor]  # latents `(B, *)` → ∇f, with the same shape
 Jacobian = Callable[[Tensor, Transition], Tensor]  # (gradient, step) → J · gradient
 
 
@@ -53,7 +54,7 @@ def white(gradient: Tensor, step: Transition) -> Tensor:
 
 class GradientTwist:
     """φ_k = J_k(σ) ∇f(x̂0), where J_k is an estimate of the Jacobian ∂x̂0/∂x. With Σ θ = 1 the drift is the plain
-    gradient of f at the denoised estimate. Features are shortened to s‖φ‖ ≤ `MOST`.
+    gradient of f at the denoised estimate. Features are shortened to s‖φ‖ ≤ `MAX_SHIFT`.
 
     Arguments:
         gradient: ∇f as a function of latents `(B, *)`, with f = λ r or an estimate of it.
@@ -65,7 +66,7 @@ class GradientTwist:
 
     def __init__(
         self,
-        gradient: Callable[[Tensor], Tensor],
+        gradient: Gradient,
         steps: Sequence[Transition],
         blocks: int = 1,
         mask: Tensor | None = None,
@@ -86,5 +87,5 @@ class GradientTwist:
         gradient, mask = self.gradient(x0), 1.0 if self.mask is None else self.mask
         phi = torch.stack([jacobian(gradient, at) * mask for jacobian in self.jacobians], 1)
         norms = phi.flatten(2).norm(dim=2) * at.noise
-        scale = (MOST / norms.clamp_min(MOST)).reshape(*norms.shape, *[1] * (x0.ndim - 1))
+        scale = (MAX_SHIFT / norms.clamp_min(MAX_SHIFT)).reshape(*norms.shape, *[1] * (x0.ndim - 1))
         return slice(first, first + len(self.jacobians)), phi * scale

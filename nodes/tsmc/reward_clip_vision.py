@@ -16,7 +16,7 @@ from .rewards.decode import check_vae
 from .rewards.reward import settled_witness
 
 NODE = "TSMCRewardCLIPVision"
-MEAN, MAX, WITNESS = MODES = ("mean cosine", "max cosine", "MMD witness")
+MEAN, MAX, WITNESS = CLIP_MODES = ("mean cosine", "max cosine", "MMD witness")
 
 
 def embeddings(clip_vision, images: Iterable[Tensor]) -> Tensor:
@@ -45,7 +45,7 @@ class CLIPVisionReward:
         clip_vision: The CLIP vision model of ComfyUI.
         vae: Decodes samples to images.
         references: The embeddings of the reference images, with shape `(m, F)`.
-        mode: One of `MODES`.
+        mode: One of `CLIP_MODES`.
         witness: The witness function of the mode `MMD witness`; None until samples of the model are known.
     """
 
@@ -115,7 +115,7 @@ class TSMCRewardCLIPVision(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mode",
-                    options=list(MODES),
+                    options=list(CLIP_MODES),
                     default=MEAN,
                     tooltip="mean cosine: like all pictures on average. max cosine: like any one of them. MMD "
                     "witness: likelier among the pictures than among what the model draws by itself.",

@@ -26,7 +26,7 @@ def check_scores_images(reward: Reward) -> None:
         )
 
 
-def report(scores: Tensor, name: str) -> str:
+def scores_report(scores: Tensor, name: str) -> str:
     """The scores as text."""
     n, usable = len(scores), scores[torch.isfinite(scores)]
     lines = [f"{n} image{'s' * (n > 1)} scored by {name}."]
@@ -83,4 +83,4 @@ class TSMCScoreImages(io.ComfyNode):
         reward = reward[0]
         check_scores_images(reward)
         scores = torch.cat([reward.value(batch) for batch in images])
-        return io.NodeOutput(scores.tolist(), report(scores, reward.name))
+        return io.NodeOutput(scores.tolist(), scores_report(scores, reward.name))

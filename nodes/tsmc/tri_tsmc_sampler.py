@@ -6,17 +6,12 @@ from ...mmd_core.tsmc import FINALS
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, RewardSocket, StateSocket
 from ..host.progress import executing_node, show_text
-from .run.account import (
-    Budget,
-    ending,
-    line,
-    report,
-)
-from .run.drawing import drawn, evaluations, known
-from .run.finishing import handed_out, swarmed
-from .run.settings import chain_inputs, config_of, learning_inputs
-from .run.state import empty_state
-from .run.steering import begun, passes, scored_by
+from .run.account import Budget, batch_line, result_line, run_report
+from .run.drawing import draw_batch, evaluations, with_model
+from .run.finishing import final_smc, selected_latent
+from .run.iterations import batch_sizes, feature_for, score_batch, with_reward
+from .run.settings import config_of, learning_inputs, schedule_inputs
+from .run.state import Pilot, planned_state
 from .run.watch import Watch
 
 NODE = "TRITSMCSampler"
@@ -42,7 +37,7 @@ class TRITSMCSampler(io.ComfyNode):
                     tooltip="The model with its prompts: CFGGuider, BasicGuider or another. LoRA, ControlNet and other "
                     "patches of the model belong to it.",
                 ),
-                *chain_inputs(),
+                *schedule_inputs(),
                 RewardSocket.Input(
                     "reward",
                     tooltip="What images should score high in (r), from one of the TSMC Reward nodes. For scores of your "
@@ -109,35 +104,34 @@ class TRITSMCSampler(io.ComfyNode):
         )  # fmt: skip
         if final not in FINALS:
             raise ValueError(f"{NODE}: unknown final {final!r}: choose one of {', '.join(FINALS)}")
-        state = empty_state(config, noise, sigmas, latent, micro_batch, NODE)
-        state = begun(known(state, guider, NODE), reward, NODE)
-        counts, node_id, per_estimate = (
-            passes(config, state.feature),
-            executing_node(),
-            evaluations(guider),
-        )
+        state = planned_state(config, noise, sigmas, latent, micro_batch, NODE)
+        state = with_reward(with_model(state, guider, NODE), reward, NODE)
+        counts = batch_sizes(config, feature_for(config.feature, reward, NODE))
+        node_id, per_estimate = executing_node(), evaluations(guider)
+        steps = len(state.model.steps)
         swarm = config.particles if final == "smc" else 0
         budget = Budget.of(
-            counts, len(state.steps), latent["samples"][0].numel(), per_estimate, state.learning is None, swarm,
-            reward.space == "latent",
+            counts, steps, latent["samples"][0].numel(), per_estimate, isinstance(state, Pilot),
+            swarm, reward.space == "latent",
         )  # fmt: skip
-        size = micro_batch or max(counts)
-        calls = (sum(-(-count // size) for count in counts) + (swarm > 0)) * len(state.steps)
+        size = state.plan.at_once(max(counts))
+        calls = (sum(-(-count // size) for count in counts) + (swarm > 0)) * steps
         watch = Watch(NODE, node_id, guider, calls)
         watch.say(str(budget))
         for i, count in enumerate(counts):
-            state = scored_by(drawn(state, guider, count, watch), state.reward)
-            watch.say(line(i, state.learning.passes[-1]))
-        told: tuple[str, ...] = ()
+            proposed = draw_batch(state, guider, count, watch)
+            state = score_batch(proposed, proposed.reward)
+            watch.say(batch_line(i, state.learning.passes[-1]))
+        more: tuple[str, ...] = ()
         if final == "smc":
-            state, given, sentence = swarmed(state, guider, out_count, watch)
-            told = (sentence,)
+            state, chosen, sentence = final_smc(state, guider, out_count, watch)
+            more = (sentence,)
         else:
-            given = handed_out(state, final, out_count)
-        everything = handed_out(state, "all", out_count)
-        show_text(ending(state), node_id)
+            chosen = selected_latent(state, final, out_count)
+        everything = selected_latent(state, "all", out_count)
+        show_text(result_line(state), node_id)
         learning = state.learning
         return io.NodeOutput(
-            given, everything, learning.weights.tolist(), learning.log_z, learning.ess,
-            report(state, per_estimate, told), state,
+            chosen, everything, learning.weights.tolist(), learning.log_z, learning.ess,
+            run_report(state, per_estimate, more), state,
         )  # fmt: skip

@@ -4,8 +4,8 @@ from comfy_api.latest import io
 
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, StateSocket
-from .run.settings import chain_inputs, config_of, learning_inputs
-from .run.state import empty_state
+from .run.settings import config_of, learning_inputs, schedule_inputs
+from .run.state import planned_state
 
 NODE = "TSMCInit"
 
@@ -24,7 +24,7 @@ class TSMCInit(io.ComfyNode):
                     "noise",
                     tooltip="The noise to begin with, and the seed of the run: RandomNoise.",
                 ),
-                *chain_inputs(),
+                *schedule_inputs(),
                 *learning_inputs(),
             ],
             outputs=[StateSocket.Output("state", tooltip="The run, for TSMCPropose.")],
@@ -41,4 +41,4 @@ class TSMCInit(io.ComfyNode):
             standardize_reward=standardize_reward, feature=feature, kl_budget=kl_budget, time_blocks=time_blocks,
             theta_init=theta_init, theta_prior_sd=theta_prior_sd, eta=eta, max_total_kl=max_total_kl,
         )  # fmt: skip
-        return io.NodeOutput(empty_state(config, noise, sigmas, latent, micro_batch, NODE))
+        return io.NodeOutput(planned_state(config, noise, sigmas, latent, micro_batch, NODE))

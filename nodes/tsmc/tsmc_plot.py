@@ -20,7 +20,7 @@ from ..pictures.chart import (
 )
 from ..pictures.lettering import BACKGROUND
 from ..pictures.picture_rows import Row, picture_rows
-from .run.state import TSMCState
+from .run.state import Learned
 
 NODE = "TSMCPlot"
 WIDTH, HEIGHT, EDGE = 1280, 400, 14
@@ -49,11 +49,11 @@ def around(lines: list[Line]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def figures(state: TSMCState) -> list[str]:
+def figures(state: Learned) -> list[str]:
     """The result of a run, as short texts."""
     learning = state.learning
     return [
-        f"{state.drawn} images",
+        f"{state.count} images",
         f"ESS {learning.ess:.1f}",
         f"log Z {learning.log_z:.3g}",
         f"best reward {max(done.best for done in learning.passes):.4g}",
@@ -92,7 +92,7 @@ def charts(learning: Learning, size: tuple[int, int]) -> list[Image.Image]:
     ]
 
 
-def plot(state: TSMCState, images: torch.Tensor | None = None) -> Image.Image:
+def plot(state: Learned, images: torch.Tensor | None = None) -> Image.Image:
     """The charts of a run in one image; with `images`, a row of them is above the charts."""
     notes = figures(state)
     if images is None:
@@ -138,7 +138,7 @@ class TSMCPlot(io.ComfyNode):
 
     @classmethod
     def execute(cls, state, images=None):
-        if state.learning is None:
+        if not isinstance(state, Learned):
             raise ValueError(
                 f"{NODE}: nothing was scored yet: connect state of TSMCUpdate or TRITSMCSampler"
             )

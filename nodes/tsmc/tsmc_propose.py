@@ -5,8 +5,9 @@ from comfy_api.latest import io
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, StateSocket
 from ..host.progress import executing_node
-from .run.drawing import drawn, known
-from .run.steering import first_count
+from .run.drawing import draw_batch, with_model
+from .run.iterations import first_batch_size
+from .run.state import Pilot, PilotProposed, Proposed
 from .run.watch import Watch
 
 NODE = "TSMCPropose"
@@ -41,19 +42,21 @@ class TSMCPropose(io.ComfyNode):
 
     @classmethod
     def execute(cls, state, guider):
-        if state.batch is not None:
+        if isinstance(state, (PilotProposed, Proposed)):
             raise ValueError(
                 f"{NODE}: the batch before this one was not scored yet: put TSMCUpdate between two TSMCPropose"
             )
-        state = known(state, guider, NODE)
-        count = first_count(state.config) if state.learning is None else state.config.particles
-        size = state.micro_batch or count
-        watch = Watch(NODE, executing_node(), guider, -(-count // size) * len(state.steps))
-        watch.say(f"{count} images, {count * len(state.steps)} denoised estimates")
-        state = drawn(state, guider, count, watch)
-        first = state.drawn
+        state = with_model(state, guider, NODE)
+        config = state.config
+        pilot = isinstance(state, Pilot)
+        count = first_batch_size(config) if pilot else config.particles
+        calls = -(-count // state.plan.at_once(count)) * len(state.model.steps)
+        watch = Watch(NODE, executing_node(), guider, calls)
+        watch.say(f"{count} images, {count * len(state.model.steps)} denoised estimates")
+        first = 0 if pilot else state.count
+        state = draw_batch(state, guider, count, watch)
         latent = {
-            **state.latent,
+            **state.plan.latent,
             "samples": state.batch.samples,
             "batch_index": list(range(first, first + count)),
         }

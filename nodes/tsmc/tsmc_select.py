@@ -4,11 +4,12 @@ from comfy_api.latest import io
 
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, StateSocket
-from .run.account import report
-from .run.finishing import handed_out
+from .run.account import run_report
+from .run.finishing import selected_latent
+from .run.state import Learned
 
 NODE = "TSMCSelect"
-MODES = ("best", "resample", "all")
+SELECTIONS = ("best", "resample", "all")
 
 
 class TSMCSelect(io.ComfyNode):
@@ -24,7 +25,7 @@ class TSMCSelect(io.ComfyNode):
                 StateSocket.Input("state", tooltip="From TSMCUpdate or TRITSMCSampler."),
                 io.Combo.Input(
                     "mode",
-                    options=list(MODES),
+                    options=list(SELECTIONS),
                     default="best",
                     tooltip="best: the images of the highest reward. resample: images drawn by their weights, which are "
                     "samples of the tilted model; some come twice if few count. all: every image.",
@@ -53,11 +54,13 @@ class TSMCSelect(io.ComfyNode):
 
     @classmethod
     def execute(cls, state, mode, count):
-        if mode not in MODES:
-            raise ValueError(f"{NODE}: unknown mode {mode!r}: choose one of {', '.join(MODES)}")
-        if state.learning is None:
+        if mode not in SELECTIONS:
+            raise ValueError(
+                f"{NODE}: unknown mode {mode!r}: choose one of {', '.join(SELECTIONS)}"
+            )
+        if not isinstance(state, Learned):
             raise ValueError(f"{NODE}: nothing was scored yet: connect state of TSMCUpdate")
-        learning, latent = state.learning, handed_out(state, mode, count)
+        learning, latent = state.learning, selected_latent(state, mode, count)
         return io.NodeOutput(
-            latent, learning.weights.tolist(), learning.log_z, learning.ess, report(state)
+            latent, learning.weights.tolist(), learning.log_z, learning.ess, run_report(state)
         )

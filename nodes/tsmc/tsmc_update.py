@@ -1,5 +1,7 @@
 """TSMCUpdate: updates the twist with the scores of a batch."""
 
+from collections.abc import Sequence
+
 import torch
 from comfy_api.latest import io
 from torch import Tensor
@@ -7,14 +9,16 @@ from torch import Tensor
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, RewardSocket, StateSocket
 from ..host.progress import executing_node, show_text
-from .run.account import ending, report
-from .run.state import TSMCState
-from .run.steering import resolved, scored, scored_by
+from .rewards.reward import Reward
+from .run.account import result_line, run_report
+from .run.iterations import add_scores, feature_for, score_batch
+from .run.state import Learned, PilotProposed, Proposed, TSMCState
 
 NODE = "TSMCUpdate"
+Scores = Sequence[float | Sequence[float] | Tensor]
 
 
-def numbers(scores, count: int) -> Tensor:
+def numbers(scores: Scores, count: int) -> Tensor:
     """One score for each of `count` images, from numbers, lists and tensors; with shape `(count,)`, float64.
 
     Raises:
@@ -69,11 +73,11 @@ class TSMCUpdate(io.ComfyNode):
         # Every input is a list, since is_input_list is set.
         (state, *_), reward = state, reward[0] if reward else None
         state = updated(state, scores, reward)
-        show_text(ending(state), executing_node())
-        return io.NodeOutput(state, report(state))
+        show_text(result_line(state), executing_node())
+        return io.NodeOutput(state, run_report(state))
 
 
-def updated(state: TSMCState, scores, reward) -> TSMCState:
+def updated(state: TSMCState, scores: Scores | None, reward: Reward | None) -> Learned:
     """The state whose waiting batch is scored, by `scores` or by `reward`.
 
     After the first batch, the stored reward is used, not `reward`.
@@ -82,19 +86,19 @@ def updated(state: TSMCState, scores, reward) -> TSMCState:
         ValueError: No batch waits; both or none of scores and reward are given; there is a reward, but the batch before
             was scored by numbers; or the feature `gradient` needs a reward of latents.
     """
-    if state.batch is None:
+    if not isinstance(state, (PilotProposed, Proposed)):
         raise ValueError(f"{NODE}: there is no batch to score: connect state of TSMCPropose")
     if (scores is None) == (reward is None):
         both = "both are" if reward is not None else "neither is"
         raise ValueError(f"{NODE}: connect scores or a reward; {both} connected")
-    if state.learning is None:
-        resolved(state.config.feature, reward, NODE)
+    if isinstance(state, PilotProposed):
+        feature_for(state.config.feature, reward, NODE)
     if reward is None:
-        return scored(state, numbers(scores, len(state.batch.samples)))
-    if state.learning is not None:
+        return add_scores(state, numbers(scores, len(state.batch.samples)))
+    if isinstance(state, Proposed):
         if state.reward is None:
             raise ValueError(
                 f"{NODE}: the first batch was scored by scores: score all batches in the same way"
             )
-        return scored_by(state, state.reward)  # in the form that the first batch fixed
-    return scored_by(state, reward.on(state.latent_format, state.device))
+        return score_batch(state, state.reward)  # in the form that the first batch fixed
+    return score_batch(state, reward.on(state.model.latent_format, state.model.device))

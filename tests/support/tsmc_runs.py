@@ -83,3 +83,19 @@ def steered(given: dict, reward, **changed):
         return TRITSMCSampler.execute(
             **given, reward=reward, **settings(**changed), **finishing
         ).result
+
+
+def learned_state(learning, steps=(), latent=None):
+    """A run whose scored batches are those of `learning`, steered by the identity."""
+    from mmd_pack.nodes.tsmc.run.plan import ModelInfo, Plan
+    from mmd_pack.nodes.tsmc.run.state import Cost, Learned
+    from mmd_pack.nodes.tsmc.run.steering import Steered
+
+    latent = latent or {"samples": torch.zeros(1, 4, 2, 2)}
+    n = len(learning.rewards)
+    return Learned(
+        plan=Plan(learning.config, None, torch.zeros(5), latent, 4),
+        model=ModelInfo(steps, None, torch.device("cpu")), cost=Cost(n * len(steps), n),
+        learning=learning, steering=Steered(feature="gradient", gradient=lambda x: x),
+        scored=tuple(torch.zeros(count, 4, 2, 2) for count in learning.counts),
+    )  # fmt: skip

@@ -1,13 +1,12 @@
 """The interface of rewards, and the functions that rewards share."""
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ....mmd_core import KernelConfig
-from ....mmd_core.tsmc import Witness
+from ....mmd_core.tsmc import Gradient, Witness
 from .decode import decoded
 
 GROUP = 16  # decoded images in memory at once
@@ -30,7 +29,7 @@ class Reward(Protocol):
     space: str
     vae: object | None
     fixed: bool
-    gradient: Callable[[Tensor], Tensor] | None
+    gradient: Gradient | None
 
     def on(self, latent_format, device) -> "Reward":
         """The reward for a model with this latent format, computed on `device`. Call it before the other methods.

@@ -4,11 +4,12 @@ from typing import NamedTuple
 
 import torch
 
-from ....mmd_core.tsmc import MOST, Pass
+from ....mmd_core.tsmc import MAX_SHIFT, Pass
 from ...guidance.run.report import Remark
-from .state import TSMCState
+from .state import Learned
+from .steering import Steered
 
-__all__ = ["Budget", "ending", "line", "remarks", "report"]
+__all__ = ["Budget", "batch_line", "remarks", "result_line", "run_report"]
 
 LITTLE_TAU = 0.1
 IDLE = 0.01  # nats
@@ -73,7 +74,7 @@ def _batches(count: int) -> str:
     return f"{count} batch{'es' * (count > 1)}"
 
 
-def line(index: int, done: Pass) -> str:
+def batch_line(index: int, done: Pass) -> str:
     """The result of one batch, in one line."""
     theta = ", ".join(f"{value:.2f}" for value in done.theta)
     parts = [
@@ -87,13 +88,11 @@ def line(index: int, done: Pass) -> str:
     return f"batch {index + 1}: " + " · ".join(parts)
 
 
-def remarks(state: TSMCState) -> list[Remark]:
+def remarks(state: Learned) -> list[Remark]:
     """All problems of a run that the user should know of."""
     config, learning = state.config, state.learning
     said = [Remark("note", notice) for notice in state.notices]
-    if learning is None:
-        return said
-    done, paths = learning.passes, state.drawn
+    done, paths = learning.passes, state.count
     if learning.constant:
         said.append(
             Remark(
@@ -143,15 +142,15 @@ def remarks(state: TSMCState) -> list[Remark]:
                 "Take another feature, or raise particles.",
             )
         )
-    if state.slope is not None and _limited(state) > 0.5:
+    if isinstance(state.steering, Steered) and _limited(state) > 0.5:
         said.append(
             Remark(
                 "at the limit",
-                f"At most steps the reward's gradient is larger than what may move an image ({MOST:g} standard deviations "
+                f"At most steps the reward's gradient is larger than what may move an image ({MAX_SHIFT:g} standard deviations "
                 "of the step's noise) and was cut. Lower reward_scale.",
             )
         )
-    if state.slope is not None and len(done) > 1 and done[-1].kl_spent < IDLE:
+    if isinstance(state.steering, Steered) and len(done) > 1 and done[-1].kl_spent < IDLE:
         said.append(
             Remark(
                 "hardly steered",
@@ -167,31 +166,31 @@ def remarks(state: TSMCState) -> list[Remark]:
                 "please the reward only. Lower reward_scale.",
             )
         )
-    if state.latent.get("noise_mask") is not None:
+    if state.plan.latent.get("noise_mask") is not None:
         said.append(
             Remark("masked", "With a noise mask only the part that is drawn anew is steered.")
         )
     return said
 
 
-def _limited(state: TSMCState) -> float:
-    """About the fraction of steps at which φ had its largest norm `MOST`, summed over the features of a step."""
-    drawing = sum(step.noise > 0 for step in state.steps)
+def _limited(state: Learned) -> float:
+    """About the fraction of steps at which φ had its largest norm `MAX_SHIFT`, summed over the features of a step."""
+    drawing = sum(step.noise > 0 for step in state.model.steps)
     traces = torch.diagonal(state.learning.H, dim1=1, dim2=2).sum(1)
-    return (traces.mean() / (MOST**2 * drawing)).item()
+    return (traces.mean() / (MAX_SHIFT**2 * drawing)).item()
 
 
-def ending(state: TSMCState) -> str:
+def result_line(state: Learned) -> str:
     """The result of the run, in one short line for the node."""
     learning = state.learning
     said = [
         f"⚠ {remark.short}" for remark in remarks(state) if remark.short not in ("note", "masked")
     ]
-    parts = [f"ESS {learning.ess:.1f} of {state.drawn}", f"log Z {learning.log_z:.3g}"]
+    parts = [f"ESS {learning.ess:.1f} of {state.count}", f"log Z {learning.log_z:.3g}"]
     return " · ".join(parts + said)
 
 
-def report(state: TSMCState, per_estimate: int = 1, more: tuple[str, ...] = ()) -> str:
+def run_report(state: Learned, per_estimate: int = 1, more: tuple[str, ...] = ()) -> str:
     """The report of a run.
 
     Arguments:
@@ -201,12 +200,12 @@ def report(state: TSMCState, per_estimate: int = 1, more: tuple[str, ...] = ()) 
     config, learning = state.config, state.learning
     reward = f", reward {state.reward.name}" if state.reward is not None else ""
     lines = [
-        f"TRI-TSMC: {state.drawn} images in {_batches(len(learning.passes))}, reward_scale {config.reward_scale:g}"
-        f"{' (standardized)' if config.standardize else ''}, feature {state.feature}{reward}.",
-        f"Cost: {state.estimates} denoised estimates ({state.estimates * per_estimate} network evaluations), "
-        f"{state.scored} rewards.",
+        f"TRI-TSMC: {state.count} images in {_batches(len(learning.passes))}, reward_scale {config.reward_scale:g}"
+        f"{' (standardized)' if config.standardize else ''}, feature {state.steering.feature}{reward}.",
+        f"Cost: {state.cost.estimates} denoised estimates ({state.cost.estimates * per_estimate} network evaluations), "
+        f"{state.cost.scores} rewards.",
     ]
-    lines += [line(i, done) for i, done in enumerate(learning.passes)]
+    lines += [batch_line(i, done) for i, done in enumerate(learning.passes)]
     tilted = torch.where(torch.isfinite(learning.rewards), learning.rewards, 0.0)
     mean = (learning.weights * tilted).sum().item()
     unit = (
@@ -215,7 +214,7 @@ def report(state: TSMCState, per_estimate: int = 1, more: tuple[str, ...] = ()) 
         else ""
     )
     lines += [
-        f"Tilted distribution: mean reward {mean:.4g}; effective number {learning.ess:.1f} of {state.drawn} images.",
+        f"Tilted distribution: mean reward {mean:.4g}; effective number {learning.ess:.1f} of {state.count} images.",
         f"log Z {learning.log_z:.4g} from all images, {learning.passes[-1].log_z:.4g} from the last batch alone (unbiased Z)"
         f"{unit}.",
     ]

@@ -1,14 +1,18 @@
 """Draws paths with a ComfyUI guider. Only this module of TRI-TSMC runs guiders, samplers and models.
 
-The chain is a ComfyUI SAMPLER, which core's SamplerCustomAdvanced runs. So everything that the guider contains (prompts,
-cfg, LoRA, ControlNet, MMD guidance with a fixed generated half) is part of the base model.
+The base chain is a ComfyUI SAMPLER, which core's SamplerCustomAdvanced runs. So everything that the
+guider contains (prompts, cfg, LoRA, ControlNet, MMD guidance with a fixed generated half) is part
+of the base model.
 """
+
+from __future__ import annotations
 
 import copy
 import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.model_sampling
@@ -17,6 +21,9 @@ import torch
 from torch import Tensor
 
 from ....mmd_core.tsmc import (
+    Denoise,
+    Paths,
+    Potential,
     Recording,
     Swarm,
     propose,
@@ -27,16 +34,25 @@ from ...guidance.run.hook import is_coupled
 from ...host.faults import out_of_memory
 from ...host.micro_batch import micro_batched
 from ...host.particle_noise import ParticleNoise, uniforms
-from .state import Batch, TSMCState
+from .plan import ModelInfo
+from .state import Batch, Learned, Pilot, PilotBatch, PilotProposed, Planned, Proposed, Running
 
-__all__ = ["drawn", "evaluations", "known", "swarm"]
+if TYPE_CHECKING:
+    from comfy.samplers import CFGGuider
+
+__all__ = ["draw_batch", "draw_smc", "evaluations", "with_model"]
 
 log = logging.getLogger("mmd_guidance")
-Watch = Callable[[Tensor], None]  # is called with each batch of denoised estimates
+OnEstimate = Callable[[Tensor], None]  # is called with each batch of denoised estimates
+Run = Callable[[Denoise, Tensor, "Tensor | None"], Tensor]  # (denoise, x, mask) → final samples
+COUPLED = (
+    "The model is guided by MMD too, which lets the images of a batch see each other: weights and "
+    "log Z are only approximate."
+)
 
 
-def known(state: TSMCState, guider, node: str) -> TSMCState:
-    """The state with the data of the guider: chain, latent format and device. Checks all inputs before sampling.
+def with_model(state: Planned | Learned, guider: CFGGuider, node: str) -> Pilot | Learned:
+    """The state with the facts about the model of the guider. Checks all inputs before sampling.
 
     Raises:
         ValueError: The schedule does not decrease to 0, or the conditioning holds several prompts.
@@ -46,78 +62,86 @@ def known(state: TSMCState, guider, node: str) -> TSMCState:
             tokens = entry.get("cross_attn")
             if tokens is not None and len(tokens) > 1:
                 raise ValueError(
-                    f"{node}: the conditioning of guider holds {len(tokens)} prompts, one for each image. All images "
-                    "are samples of one distribution here: connect a single prompt"
+                    f"{node}: the conditioning of guider holds {len(tokens)} prompts, one for each "
+                    "image. All images are samples of one distribution here: connect a single "
+                    "prompt"
                 )
-    model = guider.model_patcher
-    sampling = model.get_model_object("model_sampling")
+    patcher = guider.model_patcher
+    sampling = patcher.get_model_object("model_sampling")
     flow = isinstance(sampling, comfy.model_sampling.CONST)
     scale = float(getattr(sampling, "noise_scale", 1.0)) if flow else 1.0  # as core's sampler does
     try:
-        steps = transitions(state.sigmas.tolist(), flow, state.config.eta, scale)
+        steps = transitions(state.plan.sigmas.tolist(), flow, state.config.eta, scale)
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from error
     notices = state.notices
-    coupled = (
-        "The model is guided by MMD too, which lets the images of a batch see each other: weights and log Z are only "
-        "approximate."
-    )
-    if is_coupled(model) and coupled not in notices:
-        notices += (coupled,)
-    return replace(
-        state,
-        steps=steps,
-        latent_format=model.get_model_object("latent_format"),
-        device=model.load_device,
-        notices=notices,
-    )
+    if is_coupled(patcher) and COUPLED not in notices:
+        notices += (COUPLED,)
+    model = ModelInfo(steps, patcher.get_model_object("latent_format"), patcher.load_device)
+    if isinstance(state, Planned):
+        return Pilot(plan=state.plan, notices=notices, model=model)
+    return replace(state, notices=notices, model=model)
 
 
-def evaluations(guider) -> int:
-    """The number of network evaluations for one denoised estimate: 1 if cfg is 1, else one per conditioning."""
+def evaluations(guider: CFGGuider) -> int:
+    """The number of network evaluations for one denoised estimate.
+
+    This is 1 if cfg is 1, else one per conditioning.
+    """
     if math.isclose(getattr(guider, "cfg", 1.0), 1.0):
         return 1
     return max(1, len(guider.original_conds))
 
 
 @dataclass
-class _Chain:
+class _PathSampler:
     """A ComfyUI sampler function that calls `run`.
 
     Arguments:
         run: Maps `(denoise, x, mask)` to the final samples.
-        watch: Is called with each batch of denoised estimates.
+        on_estimate: Is called with each batch of denoised estimates.
     """
 
-    run: Callable
-    watch: Watch
+    run: Run
+    on_estimate: OnEstimate
 
-    def __call__(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
+    def __call__(
+        self,
+        model: Callable[..., Tensor],
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict[str, Any] | None = None,
+        callback: Callable[..., None] | None = None,
+        disable: bool | None = None,
+    ) -> Tensor:
         # `callback` is not called: it would count the steps of this micro-batch as the whole run.
         extra_args, ones = extra_args or {}, x.new_ones(len(x))
 
         def denoise(x: Tensor, step: int) -> Tensor:
             comfy.model_management.throw_exception_if_processing_interrupted()
             x0 = model(x, sigmas[step] * ones, **extra_args)
-            self.watch(x0)
+            self.on_estimate(x0)
             return x0
 
         return self.run(denoise, x, extra_args.get("denoise_mask"))
 
 
-def _sampled(state: TSMCState, guider, indices: range, run: Callable, watch: Watch) -> Tensor:
-    """Runs the chain for the particles `indices`; returns raw LATENT samples on the CPU."""
+def _sample(
+    state: Running, guider: CFGGuider, indices: range, run: Run, on_estimate: OnEstimate
+) -> Tensor:
+    """Runs the base chain for the particles `indices`; returns raw LATENT samples on the CPU."""
     from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
-    latent = {**state.latent, "batch_index": list(indices)}
+    plan = state.plan
+    latent = {**plan.latent, "batch_index": list(indices)}
     samples = latent["samples"]
     latent["samples"] = samples.expand(len(indices), *samples.shape[1:]).clone()
-    sampler = comfy.samplers.KSAMPLER(_Chain(run, watch))
+    sampler = comfy.samplers.KSAMPLER(_PathSampler(run, on_estimate))
     try:
-        result = SamplerCustomAdvanced.execute(state.noise, guider, sampler, state.sigmas, latent)
+        result = SamplerCustomAdvanced.execute(plan.noise, guider, sampler, plan.sigmas, latent)
     except Exception as error:
         if out_of_memory(error):
-            at_once = min(state.micro_batch or len(indices), len(indices))
+            at_once = min(plan.at_once(len(indices)), len(indices))
             advice = f"Set micro_batch to {at_once // 2}" if at_once > 1 else "Draw smaller images"
             log.error(
                 "TRI-TSMC: the memory is not enough for %s images at once. %s.", at_once, advice
@@ -126,62 +150,75 @@ def _sampled(state: TSMCState, guider, indices: range, run: Callable, watch: Wat
     return result[0]["samples"].float().cpu()
 
 
-def drawn(state: TSMCState, guider, count: int, watch: Watch) -> TSMCState:
-    """The state with a new batch of `count` independent paths from the proposal, drawn `micro_batch` at a time."""
-    first, pilot = state.drawn, state.learning is None
-    paths, samples, masks = [], [], []
+def draw_batch(
+    state: Pilot | Learned, guider: CFGGuider, count: int, on_estimate: OnEstimate
+) -> PilotProposed | Proposed:
+    """Draws `count` independent paths from the proposal, `micro_batch` at a time."""
+    pilot = isinstance(state, Pilot)
+    first = 0 if pilot else state.count
+    paths: list[Paths] = []
+    samples: list[Tensor] = []
+    masks: list[Tensor] = []
 
-    def run(denoise, x, mask):
-        noise = ParticleNoise(state.noise.seed, indices)
-        twist = None if pilot else state.twist(mask)
-        theta = None if pilot else state.learning.theta
+    def run(denoise: Denoise, x: Tensor, mask: Tensor | None) -> Tensor:
+        noise = ParticleNoise(state.plan.noise.seed, indices)
+        twist, theta = (None, None) if pilot else (state.twist(mask), state.learning.theta)
         if state.reward is not None and state.reward.space == "latent":
             state.reward.check(x)
         if mask is not None:
             masks.append(mask[:1].cpu())
-        found = propose(denoise, x, state.steps, lambda _: noise(x), twist, theta, record=pilot)
-        paths.append(replace(found, z=None))
+        found = propose(
+            denoise, x, state.model.steps, lambda _: noise(x), twist, theta, record=pilot
+        )
+        paths.append(found)
         return found.z
 
-    size = state.micro_batch or count
+    size = state.plan.at_once(count)
     for start in range(0, count, size):
         indices = range(first + start, first + min(start + size, count))
-        samples.append(_sampled(state, guider, indices, run, watch))
-    recording = Recording.joined([part.recording for part in paths]) if pilot else None
-    batch = Batch(
-        torch.cat(samples),
-        torch.cat([part.h for part in paths]),
-        torch.cat([part.H for part in paths]),
-        recording,
-        masks[0] if masks else None,
-    )
-    return replace(state, batch=batch, estimates=state.estimates + count * len(state.steps))
+        samples.append(_sample(state, guider, indices, run, on_estimate))
+    cost = state.cost.plus(estimates=count * len(state.model.steps))
+    if pilot:
+        recording = Recording.joined([part.recording for part in paths])
+        batch = PilotBatch(torch.cat(samples), recording, masks[0] if masks else None)
+        return PilotProposed(
+            plan=state.plan, notices=state.notices, model=state.model, reward=state.reward,
+            cost=cost, batch=batch,
+        )  # fmt: skip
+    h, H = torch.cat([part.h for part in paths]), torch.cat([part.H for part in paths])
+    return Proposed(
+        plan=state.plan, notices=state.notices, model=state.model, reward=state.reward, cost=cost,
+        learning=state.learning, steering=state.steering, scored=state.scored,
+        batch=Batch(torch.cat(samples), h, H),
+    )  # fmt: skip
 
 
-def swarm(
-    state: TSMCState, guider, potential: Callable | None, watch: Watch
-) -> tuple[TSMCState, Tensor, Swarm]:
+def draw_smc(
+    state: Learned, guider: CFGGuider, potential: Potential | None, on_estimate: OnEstimate
+) -> tuple[Learned, Tensor, Swarm]:
     """One pass of sequential Monte Carlo with the learned twist.
 
-    Returns the state with the added cost, the samples as raw LATENT, and the particles, which are not scored yet. All
-    particles move together, because they are resampled; the network still works on `micro_batch` at a time.
+    Returns the state with the added cost, the samples as raw LATENT, and the particles, which are
+    not scored yet. All particles move together, because they are resampled; the network still works
+    on `micro_batch` at a time.
     """
-    config, first, found = state.config, state.drawn, []
+    plan, steps, particles = state.plan, state.model.steps, state.config.particles
+    found: list[Swarm] = []
     guider = copy.copy(guider)
-    guider.model_patcher = micro_batched(guider.model_patcher, state.micro_batch)
+    guider.model_patcher = micro_batched(guider.model_patcher, plan.micro_batch)
     guider.model_options = guider.model_patcher.model_options
-    indices = range(first, first + config.particles)
+    indices = range(state.count, state.count + particles)
 
-    def run(denoise, x, mask):
-        noise = ParticleNoise(state.noise.seed, indices)
-        random = uniforms(state.noise.seed, len(state.steps))
-        result = smc(
-            denoise, x, state.steps, lambda _: noise(x), random.__getitem__, potential=potential,
+    def run(denoise: Denoise, x: Tensor, mask: Tensor | None) -> Tensor:
+        noise = ParticleNoise(plan.noise.seed, indices)
+        random = uniforms(plan.noise.seed, len(steps))
+        swarm = smc(
+            denoise, x, steps, lambda _: noise(x), random.__getitem__, potential=potential,
             twist=state.twist(mask), theta=state.learning.theta,
         )  # fmt: skip
-        found.append(replace(result, z=None))
-        return result.z
+        found.append(swarm)
+        return swarm.z
 
-    samples = _sampled(state, guider, indices, run, watch)
-    made = state.estimates + config.particles * len(state.steps)
-    return replace(state, estimates=made), samples, found[0]
+    samples = _sample(state, guider, indices, run, on_estimate)
+    cost = state.cost.plus(estimates=particles * len(steps))
+    return replace(state, cost=cost), samples, found[0]

@@ -1,77 +1,96 @@
 """The final images of a run: a selection of all paths, or a last pass of SMC."""
 
+from __future__ import annotations
+
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from ....mmd_core.tsmc import effective, systematic
+from ....mmd_core.tsmc import Potential, Swarm, effective, systematic
 from ...host.particle_noise import uniforms
 from ..rewards.reward import score_latents
-from .drawing import swarm
-from .state import TSMCState
-from .steering import chosen, tilt_of
+from .drawing import draw_smc
+from .plan import Latent
+from .state import Learned
 from .watch import Watch
 
-__all__ = ["handed_out", "swarmed"]
+if TYPE_CHECKING:
+    from comfy.samplers import CFGGuider
+
+__all__ = ["final_smc", "potential_of", "selected_latent"]
 
 
-def handed_out(state: TSMCState, mode: str, count: int) -> dict:
-    """The LATENT of the paths that `mode` selects (see `chosen` in `steering.py`)."""
-    indices = chosen(state, mode, count)
-    return {**state.latent, "samples": state.samples[indices], "batch_index": indices}
+def selected_paths(state: Learned, mode: str, count: int) -> list[int]:
+    """The indices of some paths: the `best` by reward, a `resample` by weight, or `all`."""
+    learning = state.learning
+    if mode == "all":
+        return list(range(state.count))
+    if mode == "best":
+        rewards = learning.rewards.nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+        return rewards.argsort(descending=True, stable=True)[:count].tolist()
+    (u,) = uniforms(state.plan.noise.seed, 1)
+    return systematic(learning.weights, u, count).tolist()
 
 
-def potential_of(state: TSMCState):
-    """V = κ λ r of denoised estimates at a step, with the reward of latents or its surrogate; None means V = 0."""
-    reward, surrogate = state.reward, state.surrogate
+def selected_latent(state: Learned, mode: str, count: int) -> Latent:
+    """The LATENT of the paths that `selected_paths` gives."""
+    indices = selected_paths(state, mode, count)
+    return {**state.plan.latent, "samples": state.samples[indices], "batch_index": indices}
+
+
+def potential_of(state: Learned) -> Potential | None:
+    """V = κ λ r of denoised estimates at a step; None means V = 0.
+
+    A reward of latents is computed on the estimates. For another reward, its surrogate is used.
+    """
+    reward, surrogate, steps = state.reward, state.steering.surrogate, state.model.steps
     if reward.space == "latent":
-
-        def potential(x0: Tensor, step: int) -> Tensor:
-            return state.steps[step].settled * tilt_of(state, reward.value(x0))
-    elif surrogate is not None:
-
-        def potential(x0: Tensor, step: int) -> Tensor:
-            return state.steps[step].settled * surrogate.value(x0)
-    else:
-        return None
-    return potential
+        return lambda x0, i: steps[i].settled * state.learning.tilt_of(reward.value(x0))
+    if surrogate is not None:
+        return lambda x0, i: steps[i].settled * surrogate.value(x0)
+    return None
 
 
-def swarmed(state: TSMCState, guider, count: int, watch: Watch) -> tuple[TSMCState, dict, str]:
-    """A last pass of SMC: the state with the added cost, `count` images as LATENT, and a sentence for the report.
+def final_smc(
+    state: Learned, guider: CFGGuider, count: int, watch: Watch
+) -> tuple[Learned, Latent, str]:
+    """A last pass of SMC.
 
-    The images are scored after the pass, so that the VAE and the model need not be in memory together.
+    Returns the state with the added cost, `count` images as LATENT, and a sentence for the report.
+    The images are scored after the pass, so that the VAE and the model need not be in memory
+    together.
 
     Raises:
         ValueError: No score is finite.
     """
-    state, samples, particles = swarm(state, guider, potential_of(state), watch)
-    scores = score_latents(state.reward, samples, state.latent_format)
-    on_the_way = len(state.steps) - 1 if state.reward.space == "latent" else 0
-    state = replace(state, scored=state.scored + len(samples) * (1 + on_the_way))
-    particles = particles.rewarded(tilt_of(state, scores))
-    if not torch.isfinite(particles.log_weights).any():
+    state, samples, swarm = draw_smc(state, guider, potential_of(state), watch)
+    scores = score_latents(state.reward, samples, state.model.latent_format)
+    on_the_way = len(state.model.steps) - 1 if state.reward.space == "latent" else 0
+    state = replace(state, cost=state.cost.plus(scores=len(samples) * (1 + on_the_way)))
+    swarm = swarm.rewarded(state.learning.tilt_of(scores))
+    if not torch.isfinite(swarm.log_weights).any():
         raise ValueError(
-            "TRITSMCSampler: all scores of the last batch (final smc) are NaN or infinite: look for what is wrong with "
-            "the scorer"
+            "TRITSMCSampler: all scores of the last batch (final smc) are NaN or infinite: look "
+            "for what is wrong with the scorer"
         )
-    _, u = uniforms(state.noise.seed, 2)
-    weights = torch.softmax(particles.log_weights, 0)
-    index = systematic(weights, u, count)
-    first = state.drawn
-    given = {
-        **state.latent,
-        "samples": samples[index],
-        "batch_index": [first + i for i in index.tolist()],
+    _, u = uniforms(state.plan.noise.seed, 2)
+    weights = torch.softmax(swarm.log_weights, 0)
+    indices = systematic(weights, u, count)
+    latent = {
+        **state.plan.latent,
+        "samples": samples[indices],
+        "batch_index": [state.count + i for i in indices.tolist()],
     }
     mean = (weights * scores.double().nan_to_num(0, 0, 0)).sum().item()
+    return state, latent, _sentence(len(samples), mean, swarm)
+
+
+def _sentence(images: int, mean: float, swarm: Swarm) -> str:
+    """The sentence of the report about a last pass of SMC."""
+    initial = len(set(swarm.ancestors.tolist()))
     return (
-        state,
-        given,
-        (
-            f"Last batch by SMC: {len(samples)} images from {len(set(particles.ancestors.tolist()))} beginnings, resampled "
-            f"{particles.resampled} times, effective number {effective(particles.log_weights):.1f}, mean reward {mean:.4g}, "
-            f"log Z {particles.log_z:.4g} (unbiased Z)."
-        ),
+        f"Last batch by SMC: {images} images from {initial} beginnings, resampled "
+        f"{swarm.resampled} times, effective number {effective(swarm.log_weights):.1f}, mean "
+        f"reward {mean:.4g}, log Z {swarm.log_z:.4g} (unbiased Z)."
     )

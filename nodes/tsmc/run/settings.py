@@ -2,15 +2,15 @@
 
 from comfy_api.latest import io
 
-from ....mmd_core.tsmc import FEATURES, TSMCConfig
+from ....mmd_core.tsmc import TWIST_FEATURES, TSMCConfig
 from ...base.schema import advanced
 
-__all__ = ["chain_inputs", "config_of", "learning_inputs"]
+__all__ = ["config_of", "learning_inputs", "schedule_inputs"]
 
 DEFAULTS = TSMCConfig()
 
 
-def chain_inputs() -> list:
+def schedule_inputs() -> list:
     """The inputs of the chain: noise schedule and initial latent."""
     return [
         io.Sigmas.Input(
@@ -58,7 +58,7 @@ def learning_inputs() -> list:
         ),
         io.Combo.Input(
             "feature",
-            options=list(FEATURES),
+            options=list(TWIST_FEATURES),
             default=DEFAULTS.feature,
             tooltip="What turns the images on their way (φ). gradient: the reward's own, of rewards of latents. surrogate: "
             "that of a regression fitted to the scores of the first batch, for every other reward. none: nothing, the "

@@ -1,150 +1,190 @@
-"""The state of a run of TRI-TSMC. It is immutable: each node returns a new state, so ComfyUI may cache it."""
+"""The state of a run of TRI-TSMC. Each stage of a run has its own class.
 
-from collections.abc import Callable
+    Planned ─→ Pilot ─→ PilotProposed ─→ Learned ─→ Proposed ─→ Learned ─→ …
+
+TSMCInit makes a `Planned`. With a guider it becomes a `Pilot`, whose first batch is drawn without
+steering. A batch that waits for its scores is a `PilotProposed` or a `Proposed`; its scores make it
+a `Learned`, which can draw the next batch. TRITSMCSampler skips the pilot if the scale of its
+reward is known already.
+
+States are immutable: each node returns a new one, so ComfyUI may cache them.
+"""
+
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ....mmd_core.tsmc import (
-    GradientTwist,
-    Learning,
-    Recording,
-    Transition,
-    TSMCConfig,
-    white,
-)
+from ....mmd_core.tsmc import Learning, Recording, TSMCConfig, Twist
+from ..rewards.reward import Reward
+from .plan import Latent, ModelInfo, Noise, Plan, one_image, plan_notices
+from .steering import Steering
 
-__all__ = ["Batch", "TSMCState", "empty_state"]
+__all__ = [
+    "Batch",
+    "Cost",
+    "Learned",
+    "Pilot",
+    "PilotBatch",
+    "PilotProposed",
+    "Planned",
+    "Proposed",
+    "TSMCState",
+    "planned_state",
+]
 
 
-class EachByItself:
-    """Evaluates a twist on one sample at a time: the rounding of matrix products depends on the number of rows."""
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a run so far.
 
-    def __init__(self, twist: GradientTwist):
-        self.twist, self.size = twist, twist.size
+    Attributes:
+        estimates: The number of denoised estimates: images times steps.
+        scores: The number of scores.
+    """
 
-    def __call__(self, x0: Tensor, step: int) -> tuple[slice, Tensor]:
-        parts = [self.twist(one, step) for one in x0.split(1)]
-        return parts[0][0], torch.cat([features for _, features in parts])
+    estimates: int = 0
+    scores: int = 0
+
+    def plus(self, estimates: int = 0, scores: int = 0) -> Cost:
+        return Cost(self.estimates + estimates, self.scores + scores)
+
+
+@dataclass(frozen=True, eq=False)
+class PilotBatch:
+    """Unsteered paths whose scores are not known yet.
+
+    Attributes:
+        samples: The final samples as raw LATENT, with shape `(B, C, *)`.
+        recording: The recording of the paths. From it, h and H follow for a later twist.
+        mask: Where images are drawn anew, with shape `(1, *)`; None means everywhere.
+    """
+
+    samples: Tensor
+    recording: Recording
+    mask: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Paths whose scores are not known yet.
+    """Paths of the current proposal whose scores are not known yet.
 
     Attributes:
         samples: The final samples as raw LATENT, with shape `(B, C, *)`.
-        h, H: As in `Paths`; p = 0 for a pilot batch, whose twist is not known yet.
-        recording: The recording of a pilot batch; else None.
-        mask: Where images are drawn anew, with shape `(1, *)`, or None.
+        h, H: As in `Paths`.
     """
 
     samples: Tensor
     h: Tensor
     H: Tensor
-    recording: Recording | None = None
-    mask: Tensor | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TSMCState:
-    """The state of a run.
+    """What all stages have in common.
 
     Attributes:
-        config: The settings.
-        noise: The NOISE of the initial samples; its seed is the seed of the run.
-        sigmas: The noise schedule.
-        latent: The initial LATENT of all particles, with one image.
-        micro_batch: The number of particles in one call of the model; 0 means all.
-        steps: The chain; empty before the first batch.
-        latent_format: The latent format of the model.
-        device: The device of the model.
-        feature: The feature in use: `gradient`, `surrogate` or `none`; "" until it is known.
-        slope: ∇f as a function of latents in the space of the model, with f = λ r or its surrogate; None means no
-            steering.
-        jacobians: The estimates of ∂x̂0/∂x; after a pilot batch, one of them is made from its samples.
-        surrogate: The fitted surrogate f, with its gradient; None if there is none.
-        reward: The reward that scores the batches; None if the scores come from other nodes.
-        learning: All scored paths and θ; None before the first batch is scored.
-        samples: The final samples of all scored paths as raw LATENT, with shape `(n, C, *)`.
-        batch: The paths that wait for their scores, or None.
-        estimates: The number of denoised estimates so far.
-        scored: The number of scores so far.
+        plan: The settings.
         notices: Sentences for the user.
     """
 
-    config: TSMCConfig
-    noise: object
-    sigmas: Tensor
-    latent: dict
-    micro_batch: int
-    steps: tuple[Transition, ...] = ()
-    latent_format: object = None
-    device: torch.device | None = None
-    feature: str = ""
-    slope: Callable[[Tensor], Tensor] | None = None
-    jacobians: tuple[Callable, ...] = (white,)
-    surrogate: object = None
-    reward: object = None
-    learning: Learning | None = None
-    samples: Tensor | None = None
-    batch: Batch | None = None
-    estimates: int = 0
-    scored: int = 0
+    plan: Plan
     notices: tuple[str, ...] = ()
 
     @property
-    def size(self) -> int:
-        """p, the number of parameters of the twist."""
-        return 0 if self.slope is None else self.config.time_blocks * len(self.jacobians)
+    def config(self) -> TSMCConfig:
+        return self.plan.config
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Planned(TSMCState):
+    """Only the settings are known."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Running(TSMCState):
+    """What all stages with a guider have in common.
+
+    Attributes:
+        model: The facts about the model of the guider.
+        reward: The reward that scores the batches; None if the scores come from other nodes.
+        cost: The cost so far.
+    """
+
+    model: ModelInfo
+    reward: Reward | None = None
+    cost: Cost = Cost()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pilot(Running):
+    """The next batch is the first one. It is drawn without steering, and recorded."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PilotProposed(Running):
+    """The first batch waits for its scores."""
+
+    batch: PilotBatch
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Learned(Running):
+    """θ of the next batch is known.
+
+    Attributes:
+        learning: All scored paths and θ.
+        steering: What steers the next batch.
+        scored: The final samples of each scored batch as raw LATENT, with shapes `(B, C, *)`.
+    """
+
+    learning: Learning
+    steering: Steering
+    scored: tuple[Tensor, ...] = ()
 
     @property
-    def drawn(self) -> int:
-        """The number of scored paths."""
-        return 0 if self.samples is None else len(self.samples)
+    def samples(self) -> Tensor:
+        """The final samples of all scored paths as raw LATENT, with shape `(n, C, *)`."""
+        return torch.cat(self.scored)
 
-    def twist(self, mask: Tensor | None) -> EachByItself | None:
-        """The twist, multiplied by `mask` with shape `(1, *)`; None if nothing steers the chain."""
-        if self.slope is None:
-            return None
-        mask = None if mask is None else mask[:1].to(self.device)
-        blocks = self.config.time_blocks
-        return EachByItself(GradientTwist(self.slope, self.steps, blocks, mask, self.jacobians))
+    @property
+    def count(self) -> int:
+        """n, the number of scored paths."""
+        return sum(map(len, self.scored))
+
+    def twist(self, mask: Tensor | None) -> Twist | None:
+        """As `Steering.twist`, with the model and the settings of this run."""
+        return self.steering.twist(self.model, self.config.time_blocks, mask)
 
 
-def template(latent: dict, node: str) -> tuple[dict, tuple[str, ...]]:
-    """The first image of a LATENT, and a notice if there are more images.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Proposed(Learned):
+    """A batch of the current proposal waits for its scores."""
+
+    batch: Batch
+
+    def with_scores(self, learning: Learning, reward: Reward | None) -> Learned:
+        """The next stage, once `learning` holds the scores that `reward` gave this batch."""
+        return Learned(
+            plan=self.plan, notices=self.notices, model=self.model, reward=reward,
+            cost=self.cost.plus(scores=len(self.batch.samples)), learning=learning,
+            steering=self.steering, scored=(*self.scored, self.batch.samples),
+        )  # fmt: skip
+
+
+def planned_state(
+    config: TSMCConfig, noise: Noise, sigmas: Tensor, latent: Latent, micro_batch: int, node: str
+) -> Planned:
+    """The first state of a run.
+
+    Arguments:
+        latent: The initial LATENT; only its first image is used.
+        node: The name of the node, for messages.
 
     Raises:
-        ValueError: The LATENT is nested: it holds latents of several kinds.
+        ValueError: The LATENT is nested.
     """
-    samples = latent["samples"]
-    if getattr(samples, "is_nested", False):
-        raise ValueError(
-            f"{node}: latents of several kinds at once (picture and sound) cannot be steered: connect a latent of "
-            "pictures"
-        )
-    first = {**latent, "samples": samples[:1]}
-    first.pop("batch_index", None)
-    mask = latent.get("noise_mask")
-    if mask is not None:
-        first["noise_mask"] = mask[:1]
-    if len(samples) == 1:
-        return first, ()
-    return first, (
-        f"Of the {len(samples)} images of latent only the first was used: particles says how many are drawn.",
-    )
-
-
-def empty_state(
-    config: TSMCConfig, noise, sigmas, latent, micro_batch: int, node: str
-) -> TSMCState:
-    """The state before anything is drawn."""
-    first, notices = template(latent, node)
-    if config.time_blocks > 1 and config.too_many_parameters:
-        notices += (
-            f"time_blocks {config.time_blocks} is more than {config.paths} images can settle: keep it at "
-            f"{max(1, config.paths // 32)} or less, or raise particles.",
-        )
-    return TSMCState(config, noise, sigmas, first, micro_batch, notices=notices)
+    plan = Plan(config, noise, sigmas, one_image(latent, node), micro_batch)
+    return Planned(plan=plan, notices=plan_notices(config, len(latent["samples"])))

@@ -46,20 +46,21 @@ class DigitsChain:
     def state(self, seed: int, particles: int):
         """A run before its first batch."""
         from mmd_pack.mmd_core.tsmc import TSMCConfig
-        from mmd_pack.nodes.tsmc.run.drawing import known
-        from mmd_pack.nodes.tsmc.run.state import empty_state
+        from mmd_pack.nodes.tsmc.run.drawing import with_model
+        from mmd_pack.nodes.tsmc.run.state import planned_state
 
         given = self.inputs(seed)
-        state = empty_state(
+        state = planned_state(
             TSMCConfig(particles), given["noise"], self.sigmas, self.latent, 0, "digits"
         )
-        return known(state, self.guider, "digits")
+        return with_model(state, self.guider, "digits")
 
     def unsteered(self, seed: int, count: int) -> Tensor:
         """z of the first `count` paths that a run with this seed would draw without steering."""
-        from mmd_pack.nodes.tsmc.run.drawing import drawn
+        from mmd_pack.nodes.tsmc.run.drawing import draw_batch
 
-        return drawn(self.state(seed, count), self.guider, count, silent).batch.samples
+        state = self.state(seed, count)
+        return draw_batch(state, self.guider, count, silent).batch.samples
 
 
 def silent(x0: Tensor) -> None:

@@ -55,10 +55,9 @@ def truth_of(state, samples: Tensor, rewards: Tensor | None = None) -> Truth:
         rewards: Of these, if they are known.
     """
     from mmd_pack.mmd_core.tsmc import effective, log_mean_exp
-    from mmd_pack.nodes.tsmc.run.steering import tilt_of
 
     rewards = (scores_of(state, samples) if rewards is None else rewards).double()
-    tilt = tilt_of(state, rewards)
+    tilt = state.learning.tilt_of(rewards)
     weights, log_z = torch.softmax(tilt, 0), log_mean_exp(tilt)
     error = (1 / effective(tilt) - 1 / len(tilt)) ** 0.5
     center, spread = rewards.mean().item(), rewards.std().item()

@@ -65,26 +65,25 @@ def tri_tsmc(chain: DigitsChain, seed: int, reward, **settings) -> tuple[Spent, 
     given = {"best": best["samples"], "resample": resampled["samples"]}
     rewards = state.learning.rewards
     mean = _weighted(state.learning.weights, rewards)
-    return Spent(given, rewards, log_z, mean, ess, state.scored, made, said), state
+    return Spent(given, rewards, log_z, mean, ess, state.cost.scores, made, said), state
 
 
 def scores_of(state, samples: Tensor) -> Tensor:
     """r of samples, by the run's fixed reward."""
     from mmd_pack.nodes.tsmc.rewards.reward import score_latents
 
-    return score_latents(state.reward, samples, state.latent_format)
+    return score_latents(state.reward, samples, state.model.latent_format)
 
 
 def best_of_n(chain: DigitsChain, seed: int, state) -> Spent:
     """64 unsteered paths; importance weights for everything but the best."""
     from mmd_pack.mmd_core.tsmc import effective, log_mean_exp, systematic
-    from mmd_pack.nodes.tsmc.run.steering import tilt_of
 
     before = sum(chain.calls)
     samples = chain.unsteered(seed, PATHS)
     first = state.learning.counts[0]
     rewards = torch.cat([state.learning.rewards[:first], scores_of(state, samples[first:])])
-    log_weights = tilt_of(state, rewards)
+    log_weights = state.learning.tilt_of(rewards)
     weights = torch.softmax(log_weights, 0)
     given = {"best": _best(samples, rewards), "resample": samples[systematic(weights, 0.5, OUT)]}
     return Spent(
@@ -98,14 +97,14 @@ def swarm_of(
 ) -> Spent:
     """A pass of SMC with the twist of `state`."""
     from mmd_pack.mmd_core.tsmc import effective, systematic
-    from mmd_pack.nodes.tsmc.run.drawing import swarm
-    from mmd_pack.nodes.tsmc.run.steering import tilt_of
+    from mmd_pack.nodes.tsmc.run.drawing import draw_smc
 
     before = sum(chain.calls)
-    state = replace(state, config=replace(state.config, particles=particles))
-    state, samples, found = swarm(state, chain.guider, potential, silent)
+    config = replace(state.config, particles=particles)
+    state = replace(state, plan=replace(state.plan, config=config))
+    state, samples, found = draw_smc(state, chain.guider, potential, silent)
     rewards = scores_of(state, samples).double()
-    found = found.rewarded(tilt_of(state, rewards))
+    found = found.rewarded(state.learning.tilt_of(rewards))
     weights = torch.softmax(found.log_weights, 0)
     given = {"resample": samples[systematic(weights, 0.5, OUT)]}
     if best:
@@ -118,12 +117,14 @@ def swarm_of(
 
 def _untwisted(chain: DigitsChain, state, scale: Callable[[int], float]) -> Spent:
     """SMC with the model's own proposal, and V of a multiple of λ r(x̂0)."""
-    from mmd_pack.nodes.tsmc.run.steering import tilt_of
+    from mmd_pack.nodes.tsmc.run.steering import Unsteered
 
     def potential(x0: Tensor, step: int) -> Tensor:
-        return scale(step) * tilt_of(state, scores_of(state, state.latent_format.process_out(x0)))
+        return scale(step) * state.learning.tilt_of(
+            scores_of(state, state.model.latent_format.process_out(x0))
+        )
 
-    bare = replace(state, slope=None, surrogate=None)
+    bare = replace(state, steering=Unsteered(feature="none"))
     return swarm_of(chain, bare, PATHS, potential, PATHS * chain.steps, True)
 
 
@@ -134,7 +135,7 @@ def fk_steering(chain: DigitsChain, state) -> Spent:
 
 def plain_smc(chain: DigitsChain, state) -> Spent:
     """V = κ λ r(x̂0)."""
-    return _untwisted(chain, state, lambda step: state.steps[step].settled)
+    return _untwisted(chain, state, lambda step: state.model.steps[step].settled)
 
 
 def tri_with_smc(chain: DigitsChain, seed: int, reward, **settings) -> Spent:

@@ -5,9 +5,9 @@ resampled       one SMC pass: plain SMC, FK steering, gradient with SMC
 tri_tsmc        TRI-TSMC: the core's iterations
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from mmd_pack.mmd_core.tsmc import (
@@ -159,23 +159,29 @@ def tri_tsmc(
         config = replace(usual, iterations=2) if black_box else usual
     rng = torch.Generator().manual_seed(seed)
     blocks, pilot = config.time_blocks, pilot or black_box
-    learnings = [Learning.start(config, blocks, pilot) for _ in range(replicates)]
+    learnings = [Learning.start(config, blocks) for _ in range(replicates)]
+    unsteered = torch.zeros(replicates, blocks, dtype=F64)
     twists: Sequence[Twist] = [world.twist(blocks)]
     for k in range(config.iterations + 1):
         n = config.particles * (2 if black_box and k == 0 else 1)
-        twist = Each(twists, torch.stack([learning.theta for learning in learnings]))
+        first = pilot and k == 0
+        thetas = [learning.theta for learning in learnings]
+        twist = Each(twists, unsteered if first else torch.stack(thetas))
         paths = propose(
             world.denoise, world.start(replicates * n, rng), world.steps,
-            _noise(world, replicates * n, rng), twist, twist.theta, record=pilot and k == 0,
+            _noise(world, replicates * n, rng), twist, twist.theta, record=first,
         )  # fmt: skip
         rewards = world.reward.value(paths.z).split(n)
         h, H = paths.h[:, :-1].split(n), paths.H[:, :-1, :-1].split(n)
-        if pilot and k == 0:
+        if first:
             ends = zip(_parts(paths.recording, n), paths.z.split(n), rewards, strict=True)
             found = [_piloted(world, *each, blocks, black_box) for each in ends]
             twists, h, H = zip(*found, strict=True)
-        learn = Learning.piloted if pilot and k == 0 else Learning.learned
-        learnings = list(itertools.starmap(learn, zip(learnings, h, H, rewards, strict=True)))
+        learn = [each.learned for each in learnings]
+        if first:
+            learn = [partial(Learning.piloted, config)] * replicates
+        drawn = zip(learn, h, H, rewards, strict=True)
+        learnings = [add(*each) for add, *each in drawn]
     return _learned(learnings)
 
 

@@ -42,7 +42,7 @@ def test_both_begin_with_the_same_paths_and_cost_the_same(chain, runs):
         first = state.learning.counts[0]
         assert torch.equal(state.samples[:first], chain.unsteered(seed, 64)[:first])
         assert torch.equal(tri.rewards[:first], best.rewards[:first])
-        assert tri.estimates == best.estimates == state.estimates == 64 * STEPS
+        assert tri.estimates == best.estimates == state.cost.estimates == 64 * STEPS
         assert tri.reward_calls == best.reward_calls == 64
 
 

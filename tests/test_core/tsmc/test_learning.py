@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -25,11 +26,18 @@ def batch(learning, rng, n=16, twist=None):
     return paths.h, paths.H, world.reward.value(paths.z)
 
 
+def unsteered(config, size=1):
+    """A state whose next batch is drawn from the model itself: θ = 0."""
+    start = Learning.start(config, size)
+    return dataclasses.replace(start, theta=torch.zeros(size, dtype=F64))
+
+
 def learned(rng, config=CONFIG, size=2, batches=3, pilot=False):
-    learning = Learning.start(config, size, pilot)
+    learning = (unsteered if pilot else Learning.start)(config, size)
     for k in range(batches):
         drawn = batch(learning, rng)
-        learning = learning.piloted(*drawn) if pilot and k == 0 else learning.learned(*drawn)
+        first = pilot and k == 0
+        learning = Learning.piloted(config, *drawn) if first else learning.learned(*drawn)
     return learning
 
 
@@ -146,9 +154,9 @@ def test_an_unusable_score_has_no_weight(bad, rng):
     assert found.log_z == pytest.approx(expected.log_z)
     assert found.passes[-1].unusable == 1
     assert math.isfinite(found.passes[-1].reward) and math.isfinite(found.passes[-1].best)
-    pilot = Learning.start(dataclasses.replace(CONFIG, standardize=True), 1, pilot=True)
     usable = torch.cat([rewards[:5], rewards[6:]])
-    assert pilot.piloted(h, H, broken).mean == pytest.approx(usable.mean().item())
+    pilot = Learning.piloted(dataclasses.replace(CONFIG, standardize=True), h, H, broken)
+    assert pilot.mean == pytest.approx(usable.mean().item())
     # And in a later batch, beside paths of the first.
     assert found.learned(h, H, broken).weights[[5, 21]].tolist() == [0, 0]
 
@@ -156,21 +164,23 @@ def test_an_unusable_score_has_no_weight(bad, rng):
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("pilot", [False, True])
 def test_no_usable_score_is_an_error(pilot, standardize, rng):
-    start = Learning.start(dataclasses.replace(CONFIG, standardize=standardize), 1, pilot)
+    config = dataclasses.replace(CONFIG, standardize=standardize)
+    start = (unsteered if pilot else Learning.start)(config, 1)
     h, H, rewards = batch(start, rng)
+    learn = partial(Learning.piloted, config) if pilot else start.learned
     with pytest.raises(ValueError, match="all rewards are NaN or infinite"):
-        (start.piloted if pilot else start.learned)(h, H, torch.full_like(rewards, math.nan))
+        learn(h, H, torch.full_like(rewards, math.nan))
 
 
 @pytest.mark.parametrize("pilot", [False, True])
 def test_a_path_of_a_broken_model_has_no_weight(pilot, rng):
     """Its sums are NaN, its score may be any number."""
-    start = Learning.start(CONFIG, 1, pilot)
-    learn = Learning.piloted if pilot else Learning.learned
+    start = (unsteered if pilot else Learning.start)(CONFIG, 1)
+    learn = partial(Learning.piloted, CONFIG) if pilot else start.learned
     h, H, rewards = batch(start, rng)
     broken, scores = h.clone(), rewards.clone()
     broken[5], scores[5] = math.nan, math.nan
-    found, expected = learn(start, broken, H, rewards), learn(start, h, H, scores)
+    found, expected = learn(broken, H, rewards), learn(h, H, scores)
     assert found.weights[5] == 0
     torch.testing.assert_close(found.weights, expected.weights)
     torch.testing.assert_close(found.theta, expected.theta)
@@ -181,15 +191,14 @@ def test_a_path_of_a_broken_model_has_no_weight(pilot, rng):
 
 def test_a_constant_reward_teaches_nothing(rng):
     config = dataclasses.replace(CONFIG, standardize=True)
-    start = Learning.start(config, 1, pilot=True)
-    h, H, rewards = batch(start, rng)
+    h, H, rewards = batch(unsteered(config), rng)
     for value in (0.0, 7.0, 1e6):
-        constant = start.piloted(h, H, torch.full_like(rewards, value))
+        constant = Learning.piloted(config, h, H, torch.full_like(rewards, value))
         assert constant.constant
         assert constant.theta.tolist() == [0.0]
         torch.testing.assert_close(constant.weights, torch.full((16,), 1 / 16, dtype=F64))
         assert constant.log_z == pytest.approx(0, abs=1e-6)
-    assert not start.piloted(h, H, rewards).constant
+    assert not Learning.piloted(config, h, H, rewards).constant
 
 
 @pytest.mark.parametrize("pilot", [False, True])
@@ -236,7 +245,7 @@ def test_what_was_learned_never_changes(rng):
     first = start.learned(*drawn)
     for each in drawn:
         each.zero_()
-    assert start.h is None and (first.h != 0).any() and (first.rewards != 0).any()
+    assert len(start.h) == 0 and (first.h != 0).any() and (first.rewards != 0).any()
     before = learned(rng)
     tensors, rest = values_of(before)
     drawn = batch(before, rng)
@@ -278,18 +287,17 @@ def test_scaling_features_down_is_scaling_theta_up(size, rng):
 
 def test_the_jump_from_a_pilot_goes_no_farther_than_its_paths_can_tell(rng):
     config = dataclasses.replace(CONFIG, theta_init=0.5, max_total_kl=1e9)
-    start = Learning.start(config, 1, pilot=True)
     rewards = torch.randn(16, generator=rng, dtype=F64)
     for information, expected in ((0.4, 0.05), (4000.0, math.log(16))):
         H = torch.full((16, 1, 1), information, dtype=F64)
-        theta = start.piloted(torch.zeros(16, 1, dtype=F64), H, rewards).theta
+        theta = Learning.piloted(config, torch.zeros(16, 1, dtype=F64), H, rewards).theta
         assert 0.5 * theta.item() ** 2 * information == pytest.approx(expected)
 
 
 def test_a_first_batch_apart_has_no_weight_once_there_is_another(rng):
     """As if the others were all there is, but for the scale, which it still sets."""
-    start = Learning.start(dataclasses.replace(CONFIG, standardize=True), 2, pilot=True)
-    alone = start.piloted(*batch(start, rng), apart=True)
+    config = dataclasses.replace(CONFIG, standardize=True)
+    alone = Learning.piloted(config, *batch(unsteered(config, 2), rng), apart=True)
     assert torch.isfinite(alone.log_weights).all() and math.isfinite(alone.log_z)
     learning = alone.learned(*batch(alone, rng))
     learning = learning.learned(*batch(learning, rng))

@@ -10,7 +10,7 @@ from mmd_pack.mmd_core.tsmc import (
     propose,
     replayed,
 )
-from mmd_pack.mmd_core.tsmc.twist import MOST
+from mmd_pack.mmd_core.tsmc.twist import MAX_SHIFT
 from mmd_tests.studies.steering.worlds import F64, linear, normals, witness
 
 BLOCKS = 3
@@ -63,7 +63,7 @@ def test_the_ratio_is_the_sum_of_log_density_differences(flow, masked):
         phi = step.slope * world.scale * x0.cos() * world.reward.a
         if masked:
             phi = phi * mask
-        assert (phi.norm(dim=1) * step.noise < MOST).all()
+        assert (phi.norm(dim=1) * step.noise < MAX_SHIFT).all()
         moved = step.mean(x, x0) + step.noise**2 * THETA[min(int(share * 3), 2)] * phi
         expected += normal_log_density(after, moved, step.noise)
         expected -= normal_log_density(after, step.mean(x, x0), step.noise)
@@ -103,7 +103,9 @@ def test_a_feature_moves_a_sample_by_at_most_so_many_standard_deviations():
     x0 = normals(0, 3, world.dim)
     for i, step in enumerate(world.steps[:-1]):
         features = twist(x0, i)[1][:, 0]
-        assert torch.allclose(features.norm(dim=1) * step.noise, torch.full((3,), MOST, dtype=F64))
+        assert torch.allclose(
+            features.norm(dim=1) * step.noise, torch.full((3,), MAX_SHIFT, dtype=F64)
+        )
         assert torch.allclose(
             features / features.norm(dim=1, keepdim=True), x0 / x0.norm(dim=1, keepdim=True)
         )

@@ -1,6 +1,7 @@
 """What a run of TRI-TSMC says of itself: every way to fail is told, with its mend, and only where it is."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -13,26 +14,21 @@ SIZE = 16
 def state_of(rewards=None, h=None, H=None, passes=3, theta=None, latent=None, **changed):
     """A state after some batches of made-up paths, p = 1."""
     from mmd_pack.mmd_core.tsmc import Learning, TSMCConfig, transitions
-    from mmd_pack.nodes.tsmc.run.state import TSMCState
+    from mmd_tests.support.tsmc_runs import learned_state
 
     config = TSMCConfig(**changed)
     random = torch.Generator().manual_seed(1)
     steps = transitions([10.0, 3.0, 1.0, 0.3, 0.0])
-    learning = Learning.start(config, 1, pilot=True)
+    learning = None
     for i in range(passes):
         scores = torch.randn(SIZE, generator=random).double() if rewards is None else rewards(i)
         ours = torch.full((SIZE, 1), 0.3).double() if h is None else h(i)
         square = torch.full((SIZE, 1, 1), 0.5).double() if H is None else H
-        learned = learning.learned if i else learning.piloted
-        learning = learned(ours, square, scores)
+        learn = partial(Learning.piloted, config) if learning is None else learning.learned
+        learning = learn(ours, square, scores)
         if theta is not None:
             learning = replace(learning, theta=torch.tensor([theta(i)]).double())
-    n = SIZE * passes
-    return TSMCState(
-        config, None, torch.zeros(5), latent or {"samples": torch.zeros(1, 4, 2, 2)}, 4, steps=steps,
-        feature="gradient", slope=lambda x: x, learning=learning, samples=torch.zeros(n, 4, 2, 2),
-        estimates=n * 4, scored=n,
-    )  # fmt: skip
+    return learned_state(learning, steps, latent)
 
 
 def shorts(state) -> list[str]:
@@ -71,11 +67,11 @@ def test_each_failure_is_told(short):
 
 def test_too_many_parameters_are_told():
     from mmd_pack.mmd_core.tsmc import TSMCConfig
-    from mmd_pack.nodes.tsmc.run.state import empty_state
+    from mmd_pack.nodes.tsmc.run.state import planned_state
 
     latent = {"samples": torch.zeros(1, 4, 2, 2)}
-    few = empty_state(TSMCConfig(time_blocks=2), None, None, latent, 4, "X")
-    many = empty_state(TSMCConfig(time_blocks=3), None, None, latent, 4, "X")
+    few = planned_state(TSMCConfig(time_blocks=2), None, None, latent, 4, "X")
+    many = planned_state(TSMCConfig(time_blocks=3), None, None, latent, 4, "X")
     assert few.notices == () and "keep it at 2 or less" in many.notices[0]
 
 
@@ -88,16 +84,16 @@ def test_every_remark_says_what_to_do_or_why():
 
 
 def test_report_has_the_figures_of_the_run():
-    from mmd_pack.nodes.tsmc.run.account import ending, report
+    from mmd_pack.nodes.tsmc.run.account import result_line, run_report
 
     state = state_of(reward_scale=1.0)
-    learning, words = state.learning, report(state, 2)
+    learning, words = state.learning, run_report(state, 2)
     for figure in (
         "48 images in 3 batches", "192 denoised estimates (384 network evaluations)", "48 rewards",
         f"log Z {learning.log_z:.4g} from all", f"effective number {learning.ess:.1f} of 48",
         f"θ {learning.passes[1].theta[0]:.2f}", "unsteered",
     ):  # fmt: skip
         assert figure in words
-    assert f"ESS {learning.ess:.1f} of 48" in ending(state)
+    assert f"ESS {learning.ess:.1f} of 48" in result_line(state)
     mean = (learning.weights * learning.rewards).sum().item()
     assert f"mean reward {mean:.4g}" in words

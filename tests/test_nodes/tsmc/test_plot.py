@@ -1,12 +1,12 @@
 """TSMCPlot: a run of TRI-TSMC at a glance, of any number of batches."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmd_pack.mmd_core.tsmc import Learning, TSMCConfig
+from mmd_tests.support.tsmc_runs import learned_state
 
 pytestmark = pytest.mark.comfy
 
@@ -19,7 +19,7 @@ def finished(batches, n=16, pilot=True, missing=(), steered=True, offset=0.0, sc
     rng = torch.Generator().manual_seed(0)
     most = math.log(n)
     config = TSMCConfig(n, batches - 1, min(1.0, most / 2), reward_scale=scale, standardize=pilot)
-    learning = Learning.start(config, int(steered), pilot)
+    learning = Learning.start(config, int(steered))
     for i in range(batches):
         theta = learning.theta if i or not pilot else torch.zeros(int(steered))
         noise = torch.randn(n, generator=rng, dtype=torch.float64)
@@ -29,8 +29,11 @@ def finished(batches, n=16, pilot=True, missing=(), steered=True, offset=0.0, sc
         rewards = offset + noise + drift
         for place, value in missing:
             rewards[place] = value
-        learning = (learning.piloted if pilot and not i else learning.learned)(h, H, rewards)
-    return SimpleNamespace(learning=learning, drawn=batches * n, config=config)
+        if pilot and not i:
+            learning = Learning.piloted(config, h, H, rewards)
+        else:
+            learning = learning.learned(h, H, rewards)
+    return learned_state(learning)
 
 
 def plot(*args):
@@ -111,8 +114,10 @@ def test_the_gray_line_is_what_the_model_draws_by_itself():
 
 
 def test_a_plot_before_anything_was_scored_says_how_to_mend_it():
+    from mmd_pack.nodes.tsmc.run.state import Planned
+
     with pytest.raises(ValueError, match="TSMCPlot: nothing was scored yet: connect state of TSMC"):
-        plot(SimpleNamespace(learning=None))
+        plot(Planned(plan=None))
 
 
 def test_rewards_all_alike_have_an_axis_too():

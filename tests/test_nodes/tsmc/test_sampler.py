@@ -175,7 +175,7 @@ def test_cost_that_is_shown_is_the_cost(cfg, network, feature, final, iterations
     announced = caplog.records[0].getMessage()
     assert f"{sum(calls)} network evaluations, {scored} rewards" in announced
     assert f"({sum(calls)} network evaluations), {scored} rewards" in out[REPORT]
-    assert sum(calls) == network * out[STATE].estimates
+    assert sum(calls) == network * out[STATE].cost.estimates
 
 
 def test_the_guider_and_its_model_stay_as_they_were():
@@ -293,7 +293,7 @@ def test_other_guiders(name):
     out = steered(given, LinearReward(direction()), final="smc", micro_batch=2)
     assert out[STATE].learning.passes[-1].kl_spent > 0
     assert torch.isfinite(out[LATENT]["samples"]).all()
-    assert sum(calls) in (out[STATE].estimates, 3 * out[STATE].estimates)
+    assert sum(calls) in (out[STATE].cost.estimates, 3 * out[STATE].cost.estimates)
 
 
 def test_lora_and_other_patches_are_part_of_the_model():

@@ -50,7 +50,9 @@ def select(state, mode="best", count=4):
 def scores_of(latent: dict, state) -> list[float]:
     """What a scorer of one's own might give: a number for each image."""
     return (
-        LinearReward(direction()).value(state.latent_format.process_in(latent["samples"])).tolist()
+        LinearReward(direction())
+        .value(state.model.latent_format.process_in(latent["samples"]))
+        .tolist()
     )
 
 
@@ -69,7 +71,7 @@ def test_with_scores_it_is_the_surrogate_of_the_sampler(model):
     given = graph(model)
     state = steps(given, 2)
     whole = steered(given, LinearReward(direction()), feature="surrogate", final="all")
-    assert state.feature == "surrogate" and len(state.samples) == 12
+    assert state.steering.feature == "surrogate" and len(state.samples) == 12
     assert torch.equal(state.samples, whole[1]["samples"])
     latent, weights, log_z, ess, _ = select(state, "resample", 5)
     assert weights == whole[2] and (log_z, ess) == (whole[3], whole[4])
@@ -83,7 +85,7 @@ def test_with_a_reward_it_is_its_gradient(model):
     given = graph(model)
     state = steps(given, 3, LinearReward(direction()), feature="gradient")
     whole = steered(given, LinearReward(direction()), final="all")
-    assert state.feature == "gradient"
+    assert state.steering.feature == "gradient"
     assert torch.equal(state.samples, whole[1]["samples"])
     assert state.learning.log_z == whole[3]
 
@@ -142,7 +144,7 @@ def test_a_single_score_that_is_usable_teaches_nothing_and_breaks_nothing(model)
     given = graph(model)
     _, state = propose(begin(given), given)
     state, report = update(state, [1.0] + [float("nan")] * 7)
-    assert state.slope is None and "there is nothing to learn" in report
+    assert not state.learning.theta.any() and "there is nothing to learn" in report
     assert select(state, "best", 1)[0]["batch_index"] == [0]
 
 
@@ -208,7 +210,7 @@ def test_no_path_of_the_first_batch_is_weighed_by_what_it_taught(model, kind):
     unsettled = unsettled.on(model.model.latent_format, "cpu")
     latent, state = propose(begin(given, feature="auto"), given)
     recording = state.batch.recording
-    z = state.latent_format.process_in(latent["samples"])
+    z = state.model.latent_format.process_in(latent["samples"])
     if kind == "surrogate":
         state, _ = update(state, scores_of(latent, state))
     else:
@@ -222,8 +224,8 @@ def test_no_path_of_the_first_batch_is_weighed_by_what_it_taught(model, kind):
         reward = unsettled.settled(z[others])[1]
         gradient = lambda x: reward.gradient(x) * (2.0 / learning.sd)  # noqa: E731
     jacobians = white, DenoiserJacobian(z[others])
-    twist = GradientTwist(gradient, state.steps, jacobians=jacobians)
-    h, H = replayed(list(recording.paths())[i], state.steps, twist)
+    twist = GradientTwist(gradient, state.model.steps, jacobians=jacobians)
+    h, H = replayed(list(recording.paths())[i], state.model.steps, twist)
     torch.testing.assert_close(learning.h[i : i + 1], h, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(learning.H[i : i + 1], H, rtol=1e-4, atol=1e-5)
     assert learning.apart == (kind == "witness")

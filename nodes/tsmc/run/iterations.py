@@ -1,0 +1,210 @@
+"""The iterations of TRI-TSMC: `drawing.py` draws a batch; this module learns from its scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ....mmd_core.tsmc import (
+    DenoiserJacobian,
+    Gradient,
+    Learning,
+    TSMCConfig,
+    fitted,
+    replayed,
+    white,
+)
+from ..rewards.reward import Reward, score_latents, settle_latents
+from .state import Learned, Pilot, PilotProposed, Proposed
+from .steering import Steered, Steering, Unsteered
+
+__all__ = [
+    "add_scores",
+    "batch_sizes",
+    "feature_for",
+    "first_batch_size",
+    "score_batch",
+    "with_reward",
+]
+
+
+def batch_sizes(config: TSMCConfig, feature: str) -> list[int]:
+    """The number of paths of each batch.
+
+    A surrogate is fitted to the first batch, which then has twice as many paths. There is one batch
+    less, so that the total number of paths is the same.
+    """
+    if feature == "surrogate" and config.iterations > 1:
+        return [2 * config.particles] + [config.particles] * (config.iterations - 1)
+    return [config.particles] * (config.iterations + 1)
+
+
+def first_batch_size(config: TSMCConfig) -> int:
+    """The number of paths of the first batch of TSMCPropose, whose scores come from other nodes."""
+    return config.particles * (2 if config.feature in ("auto", "surrogate") else 1)
+
+
+def feature_for(feature: str, reward: Reward | None, node: str) -> str:
+    """The feature in use: `gradient`, `surrogate` or `none`.
+
+    Arguments:
+        feature: The setting, which may be `auto`.
+        reward: The reward; None if only scores are known.
+        node: The name of the node, for messages.
+
+    Raises:
+        ValueError: `feature` is `gradient`, but the reward has no gradient.
+    """
+    has_gradient = reward is not None and reward.space == "latent"
+    if feature == "auto":
+        return "gradient" if has_gradient else "surrogate"
+    if feature == "gradient" and not has_gradient:
+        raise ValueError(
+            f"{node}: feature is gradient, but this reward is only known by its scores: set "
+            "feature to surrogate or auto"
+        )
+    return feature
+
+
+def with_reward(state: Pilot, reward: Reward, node: str) -> Pilot | Learned:
+    """The state with the reward that will score all batches.
+
+    The result is `Learned`, without a pilot batch, if the reward is fixed, not standardised, and
+    needs no surrogate.
+
+    Raises:
+        ValueError: The reward does not fit the model or the settings.
+    """
+    config, model = state.config, state.model
+    feature = feature_for(config.feature, reward, node)
+    reward = reward.on(model.latent_format, model.device)
+    if config.standardize or feature == "surrogate" or not reward.fixed:
+        return replace(state, reward=reward)
+    steering: Steering = Unsteered(feature=feature)
+    if feature == "gradient":
+        gradient = scaled(reward.gradient, config.reward_scale)
+        steering = Steered(feature=feature, gradient=gradient)
+    return Learned(
+        plan=state.plan, notices=state.notices, model=model, reward=reward, cost=state.cost,
+        learning=Learning.start(config, steering.size(config.time_blocks)), steering=steering,
+    )  # fmt: skip
+
+
+def scaled(gradient: Gradient, factor: float) -> Gradient:
+    """The function `factor` times `gradient`."""
+    return lambda x0: gradient(x0) * factor
+
+
+def score_batch(state: PilotProposed | Proposed, reward: Reward) -> Learned:
+    """Scores the waiting batch with `reward`, then calls `add_scores`."""
+    samples, latent_format = state.batch.samples, state.model.latent_format
+    if reward.fixed:
+        return add_scores(state, score_latents(reward, samples, latent_format), reward)
+    scores, fixed = settle_latents(reward, samples, latent_format)
+    return add_scores(state, scores, fixed, unsettled=reward)
+
+
+def add_scores(
+    state: PilotProposed | Proposed,
+    scores: Tensor,
+    reward: Reward | None = None,
+    unsettled: Reward | None = None,
+) -> Learned:
+    """Adds the scores of the waiting batch, and learns θ of the next one.
+
+    Arguments:
+        scores: r of each path, with shape `(B,)`; a path whose score is NaN or infinite has no
+            weight.
+        reward: The reward that gave the scores, in its fixed form; None if other nodes gave them.
+        unsettled: The reward before `settled`, if this batch settled it.
+
+    Raises:
+        ValueError: No score is finite.
+    """
+    scores = scores.detach().cpu().double()
+    if isinstance(state, Proposed):
+        learning = state.learning.learned(state.batch.h, state.batch.H, scores)
+        return state.with_scores(learning, reward)
+    config = state.config
+    feature = feature_for(config.feature, reward, "TSMCUpdate")
+    steering, h, H = _fit(PilotFit(state, scores, feature, reward, unsettled))
+    learning = Learning.piloted(config, h, H, scores, apart=unsettled is not None)
+    if learning.constant:
+        steering = Unsteered(feature="none", surrogate=steering.surrogate)
+        learning = Learning.piloted(config, h[:, :0], H[:, :0, :0], scores)
+    return Learned(
+        plan=state.plan, notices=state.notices, model=state.model, reward=reward,
+        cost=state.cost.plus(scores=len(scores)), learning=learning, steering=steering,
+        scored=(state.batch.samples,),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class PilotFit:
+    """What is known when a gradient is fitted to the pilot batch.
+
+    Attributes:
+        state: The pilot batch and its run.
+        scores: r of each path, with shape `(B,)`.
+        feature: The feature in use.
+        reward: The reward in its fixed form; None if the scores came from other nodes.
+        unsettled: The reward before `settled`; None if this batch did not settle it.
+    """
+
+    state: PilotProposed
+    scores: Tensor
+    feature: str
+    reward: Reward | None
+    unsettled: Reward | None
+
+    def steering(self, samples: Tensor, which: Tensor, reward: Reward | None) -> Steered:
+        """The steering that some samples of the batch give.
+
+        Arguments:
+            samples: All samples of the batch, in the latent space of the model.
+            which: True for the samples to use, with shape `(B,)`.
+            reward: The reward whose gradient steers.
+        """
+        config, feature = self.state.config, self.feature
+        mean, sd = Learning.scale_of(self.scores) if config.standardize else (0.0, 1.0)
+        sd, some = sd or 1.0, samples[which.to(samples.device)]
+        jacobians = (white, DenoiserJacobian(some))
+        if feature == "surrogate":
+            surrogate = fitted(some, config.reward_scale * (self.scores[which] - mean) / sd)
+            return Steered(
+                feature=feature, surrogate=surrogate, gradient=surrogate.gradient,
+                jacobians=jacobians,
+            )  # fmt: skip
+        gradient = scaled(reward.gradient, config.reward_scale / sd)
+        return Steered(feature=feature, gradient=gradient, jacobians=jacobians)
+
+    def steering_by(self, samples: Tensor, which: Tensor) -> Steered:
+        """As `steering`, with the reward as these samples alone settle it."""
+        reward = self.reward
+        if self.feature == "gradient" and self.unsettled is not None:
+            _, reward = self.unsettled.settled(samples[which.to(samples.device)])
+        return self.steering(samples, which, reward)
+
+
+def _fit(fit: PilotFit) -> tuple[Steering, Tensor, Tensor]:
+    """The steering from now on, and h and H of the pilot batch under this steering.
+
+    h and H are leave-one-out: for each path, the gradient is fitted to the other paths only. Else
+    the weight of a path would depend on a function that was fitted to the path itself.
+    """
+    state, scores = fit.state, fit.scores
+    model, blocks, batch = state.model, state.config.time_blocks, state.batch
+    samples, n = model.latents(batch.samples), len(scores)
+    usable = torch.isfinite(samples.flatten(1)).all(1).cpu() & torch.isfinite(scores)
+    if fit.feature == "none" or usable.sum() < 2:
+        h, H = (torch.zeros(n, *size, dtype=torch.float64) for size in ((0,), (0, 0)))
+        return Unsteered(feature=fit.feature), h, H
+    sums = []
+    for i, path in enumerate(batch.recording.paths()):
+        others = usable & (torch.arange(n) != i)
+        twist = fit.steering_by(samples, others).twist(model, blocks, batch.mask)
+        sums.append(replayed(path, model.steps, twist, model.device))
+    h, H = (torch.cat(each) for each in zip(*sums, strict=True))
+    return fit.steering(samples, usable, fit.reward), h, H
