@@ -1,1 +1,4 @@
-"""Code that all nodes share: socket types, schema helpers and safe file paths. Open `sockets.py` first."""
+"""Code that all nodes share: socket types, schema helpers, remarks and safe file paths.
+
+Open `sockets.py` first.
+"""

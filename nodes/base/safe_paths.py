@@ -1,4 +1,7 @@
-"""Protection against path traversal: a workflow can name only paths inside allowed folders of the server."""
+"""Protection against path traversal.
+
+A workflow can name only paths inside allowed folders of the server.
+"""
 
 import re
 import stat
@@ -10,21 +13,24 @@ from ...mmd_core.files.reference_file import NOT_IN_NAMES
 
 # Windows reserves these names for devices, with any file extension.
 DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE)
-MAX_BYTES = (
-    200  # of one path component; the usual limit is 255, and a number and the extension are added
-)
+# Bytes of one path component. The usual limit is 255; a number and the extension are added.
+MAX_BYTES = 200
 
 
 def inside(path: Path, roots: Iterable[Path]) -> bool:
-    """Whether `path` is one of `roots` or lies below one. The caller has resolved the links of all paths."""
+    """Whether `path` is one of `roots` or lies below one.
+
+    The caller has resolved the links of all paths.
+    """
     return any(path == root or root in path.parents for root in roots)
 
 
 def below(root: str | Path, name: str, others: Iterable[Path] = ()) -> Path | None:
-    """The path `root / name` with links resolved; None if it is outside of `root` and of all `others`.
+    """The path `root / name` with links resolved.
 
-    `name` may contain the separators of any operating system, so that workflows can be shared. A symbolic link
-    may lead into one of the `others`; the caller has resolved the links of these.
+    The result is None if the path is outside of `root` and of all `others`. `name` may contain the
+    separators of any operating system, so that workflows can be shared. A symbolic link may lead
+    into one of the `others`; the caller has resolved the links of these.
     """
     name = name.replace("\\", "/")
     if name.startswith("/") or PureWindowsPath(name).drive:
@@ -38,18 +44,21 @@ def below(root: str | Path, name: str, others: Iterable[Path] = ()) -> Path | No
 
 
 def name_parts(name: str) -> list[str]:
-    """The path components of a new file or folder. `name` may contain the separators of any operating system.
+    """The path components of a new file or folder.
+
+    `name` may contain the separators of any operating system.
 
     Raises:
-        ValueError: A component is not a valid file name on every operating system, or is "." or "..".
+        ValueError: A component is not a valid file name on every operating system, or is "." or
+            "..".
     """
     parts = name.replace("\\", "/").split("/")
-    for trouble in filter(None, map(_trouble_with, parts)):
-        raise ValueError(trouble)
+    for problem in filter(None, map(_name_problem, parts)):
+        raise ValueError(problem)
     return parts
 
 
-def _trouble_with(part: str) -> str | None:
+def _name_problem(part: str) -> str | None:
     """Why `part` is not a safe file name on every operating system; None if it is safe."""
     if not part:
         return "a part of it is empty"
@@ -65,15 +74,17 @@ def _trouble_with(part: str) -> str | None:
 
 
 def open_file(path: Path, limit: int) -> BinaryIO:
-    """Opens a regular file for binary reading. Pipes (which can block) and devices (side effects) are refused.
+    """Opens a regular file for binary reading.
+
+    Pipes are refused because they can block, devices because reading them can have side effects.
 
     Raises:
         OSError: The file cannot be opened.
         ValueError: The path is not a regular file, or the file has more than `limit` bytes.
     """
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise ValueError("is not a file")
-    if about.st_size > limit:
+    if status.st_size > limit:
         raise ValueError(f"has more than {limit >> 20} MB")
     return path.open("rb")

@@ -1,4 +1,7 @@
-"""The socket types of this pack, and the menu category of its nodes. Each comment names the class of the value."""
+"""The socket types of this pack, and the menu category of its nodes.
+
+Each comment names the class of the value.
+"""
 
 from comfy_api.latest import io
 

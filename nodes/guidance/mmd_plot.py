@@ -22,7 +22,7 @@ from ..pictures.lettering import (
     length,
     write,
 )
-from ..pictures.picture_rows import Row, picture_rows
+from ..pictures.picture_grid import Row, picture_rows
 from .run.trace import Trace
 
 WIDTH, HEIGHT, EDGE = 1280, 420, 14

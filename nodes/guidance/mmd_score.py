@@ -10,8 +10,8 @@ from ...mmd_core.comparison.score import TESTABLE, Score, score
 from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, KernelSocket, ReferencesSocket
 from ..host.vae_match import other_vae, pixel_unit
-from ..pictures.captioned_sheet import Cell, captioned_sheet
 from ..pictures.fit_image import fit_image
+from ..pictures.picture_grid import Cell, captioned_sheet
 from ..pictures.reference_pictures import first_frames, reference_pictures
 from .run.report import COPY
 

@@ -1,1 +1,4 @@
-"""Adapters to ComfyUI's models, samplers, VAEs and memory management. Open `micro_batch.py` first."""
+"""Adapters to ComfyUI's models, samplers, VAEs and memory management.
+
+Open `micro_batch.py` first.
+"""

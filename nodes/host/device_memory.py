@@ -1,15 +1,22 @@
 """How much memory of the compute device the references may use beside ComfyUI's model."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import comfy.model_management as management
 from torch import Tensor
 
 from .micro_batch import AT_ONCE
 
+if TYPE_CHECKING:
+    from comfy.model_base import BaseModel
 
-def room(inner_model, noise: Tensor, transformer_options: dict) -> float:
-    """Bytes that references may use: free memory minus what the model needs for sampling. Larger sets are streamed.
 
-    On the CPU, this is half of the free memory.
+def room(inner_model: BaseModel, noise: Tensor, transformer_options: dict[str, Any]) -> float:
+    """Bytes that references may use: free memory minus what the model needs for sampling.
+
+    Larger sets are streamed to the device. On the CPU, the result is half of the free memory.
 
     Arguments:
         inner_model: ComfyUI's BaseModel, which estimates its memory for a batch.

@@ -1,10 +1,20 @@
-"""Fingerprints (hashes) of networks: of their weights and, for cache keys, of everything else that affects results."""
+"""Fingerprints of networks.
+
+A fingerprint is a hash of the weights. For cache keys, it also covers everything else that affects
+results.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import re
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from comfy.sd import CLIP, VAE
 
 SAMPLE = 4096  # numbers per weight tensor: a sample is enough, since training changes all numbers
 # Names of the VAE weights that only decode start like this.
@@ -16,11 +26,12 @@ PATCHES = (
 )  # fmt: skip
 
 
-def vae_fingerprint(vae) -> str:
+def vae_fingerprint(vae: VAE) -> str:
     """A fingerprint of the encoder weights; "" for a VAE without accessible weights.
 
-    VAEs that differ only in their decoders have the same fingerprint, because they make the same latents.
-    Copies in float32 and bfloat16 (ComfyUI's usual types) and on different devices also have the same one.
+    VAEs that differ only in their decoders have the same fingerprint, because they make the same
+    latents. Copies in float32 and bfloat16 (ComfyUI's usual types) and on different devices also
+    have the same one.
     """
     weights = getattr(getattr(vae, "first_stage_model", None), "state_dict", dict)()
     weights = {n: w for n, w in weights.items() if w.is_floating_point() and not w.is_meta}
@@ -29,22 +40,31 @@ def vae_fingerprint(vae) -> str:
     return digest.hexdigest() if weights else ""
 
 
-def vae_key(vae) -> str:
-    """A cache key: two VAEs have the same key only if they encode bit-identically; "" if that is unknown."""
+def vae_key(vae: VAE) -> str:
+    """A cache key: two VAEs have the same key only if they encode bit-identically.
+
+    The key is "" if that is unknown.
+    """
     model = getattr(vae, "first_stage_model", None)
     output_type = getattr(vae, "vae_output_dtype", lambda: None)()
     return _network_key(vae, model, {"types": (getattr(vae, "vae_dtype", None), output_type)})
 
 
-def clip_key(clip) -> str:
-    """A cache key: two text encoders have the same key only if they encode tokens bit-identically; "" if unknown."""
+def clip_key(clip: CLIP) -> str:
+    """A cache key: two text encoders have the same key only if they encode bit-identically.
+
+    The key is "" if that is unknown.
+    """
     parts = ("cond_stage_model", "tokenizer", "patcher")
     options = {k: v for k, v in getattr(clip, "__dict__", {}).items() if k not in parts}
     return _network_key(clip, getattr(clip, "cond_stage_model", None), options)
 
 
-def is_plain(value) -> bool:
-    """Whether `repr` describes the value completely: numbers and strings, also in lists and dictionaries."""
+def is_plain(value: object) -> bool:
+    """Whether `repr` describes the value completely.
+
+    It does for numbers and strings, and for lists and dictionaries of them.
+    """
     if isinstance(value, dict):
         return all(map(is_plain, value.keys())) and all(map(is_plain, value.values()))
     if isinstance(value, list | tuple):
@@ -53,7 +73,7 @@ def is_plain(value) -> bool:
     return value is None or isinstance(value, known)
 
 
-def _network_key(owner, model, options: dict) -> str:
+def _network_key(owner: VAE | CLIP, model: object, options: dict[str, Any]) -> str:
     patcher = getattr(owner, "patcher", None)
     if patcher is None or not isinstance(model, torch.nn.Module):
         return ""
@@ -76,13 +96,15 @@ def _encoding(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n: w for n, w in weights.items() if not DECODES.match(n)} or weights
 
 
-def _is_altered(part) -> bool:
+def _is_altered(part: object) -> bool:
     """Whether another node replaced methods or added hooks, for example for seamless textures."""
     hooks = (getattr(part, name, None) for name in ("_forward_hooks", "_forward_pre_hooks"))
     return any(hooks) or any(callable(getattr(type(part), name, None)) for name in vars(part))
 
 
-def _add_weights(digest, weights: dict[str, Tensor], dtype: torch.dtype | None = None) -> None:
+def _add_weights(
+    digest: hashlib._Hash, weights: dict[str, Tensor], dtype: torch.dtype | None = None
+) -> None:
     """Adds a sample of each weight to the digest, converted to `dtype` if it is given."""
     for name in sorted(weights):
         weight = weights[name].detach()

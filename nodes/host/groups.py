@@ -1,5 +1,7 @@
 """Sampling a batch in groups: selects the images, noise and prompts of each group."""
 
+from typing import Any
+
 import torch
 
 
@@ -10,12 +12,18 @@ def group_indices(batch: int, group_size: int) -> list[list[int]]:
 
 
 def take(tensor: torch.Tensor, indices: list[int]) -> torch.Tensor:
-    """The rows of `tensor` for images `indices`. Image i uses row i % n of n rows, as in ComfyUI."""
+    """The rows of `tensor` for images `indices`.
+
+    Image i uses row i % n of n rows, as in ComfyUI.
+    """
     return tensor if len(tensor) == 1 else tensor[[i % len(tensor) for i in indices]]
 
 
-def group_latent(latent: dict, indices: list[int]) -> dict:
-    """The part of a LATENT with images `indices`. `batch_index` gives them the same noise as in the whole batch."""
+def group_latent(latent: dict[str, Any], indices: list[int]) -> dict[str, Any]:
+    """The part of a LATENT with images `indices`.
+
+    Its `batch_index` gives the images the same noise as in the whole batch.
+    """
     batch_index = latent.get("batch_index") or range(len(latent["samples"]))
     part = {
         **latent,
@@ -28,7 +36,10 @@ def group_latent(latent: dict, indices: list[int]) -> dict:
 
 
 def group_conditioning(conditioning: list, indices: list[int], batch: int) -> list:
-    """The part of a CONDITIONING that images `indices` use. Each image of the batch may have its own prompt."""
+    """The part of a CONDITIONING that images `indices` use.
+
+    Each image of the batch may have its own prompt.
+    """
     groups = []
     for tokens, options in conditioning:
         rows = {batch, len(tokens)}

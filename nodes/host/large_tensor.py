@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import tempfile
+from typing import BinaryIO
 
 import folder_paths
 import torch
@@ -18,10 +19,12 @@ log = logging.getLogger("mmd_guidance")
 
 
 def allocate(shape: tuple[int, ...]) -> Tensor:
-    """An uninitialised float32 tensor on the CPU. Above `IN_MEMORY` bytes, it is mapped to a temporary file.
+    """An uninitialized float32 tensor on the CPU.
 
-    The file is deleted with the tensor (on Windows, at the next start of ComfyUI). If the file cannot be
-    created, for example because the disk is full, the tensor is in memory.
+    Above `IN_MEMORY` bytes, it is mapped to a temporary file.
+
+    The file is deleted with the tensor (on Windows, at the next start of ComfyUI). If the file
+    cannot be created, for example because the disk is full, the tensor is in memory.
     """
     size = 4 * math.prod(shape)
     if size > IN_MEMORY:
@@ -46,7 +49,7 @@ def _mapped(size: int) -> Tensor:
             os.unlink(path)
 
 
-def _reserve(file, folder: str, size: int) -> None:
+def _reserve(file: BinaryIO, folder: str, size: int) -> None:
     """Reserves `size` bytes for the file now, because a full disk would later kill the process.
 
     Raises:
@@ -61,9 +64,10 @@ def _reserve(file, folder: str, size: int) -> None:
 
 
 def spread(latents: Tensor) -> tuple[float, float]:
-    """Two standard deviations: that of all numbers, and that between latents, averaged over the elements.
+    """Two standard deviations of latents with shape `(N, *)`.
 
-    Works on pieces, because `latents`, with shape `(N, *)`, may be larger than the memory.
+    The first is that of all numbers. The second is that between latents, averaged over the
+    elements. Works on pieces, because the latents may be larger than the memory.
     """
     n, d = len(latents), latents[0].numel()
     total, squares = torch.zeros(2, d, dtype=torch.float64)

@@ -1,13 +1,20 @@
-"""What the user sees while a sampler runs: a line of text on the node, and a preview of the whole batch."""
+"""Progress of a sampler for the user: a line of text on the node, and a preview of the batch."""
+
+from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import comfy.utils
 import latent_preview
 import torch
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from comfy.latent_formats import LatentFormat
 
 
 def executing_node() -> str | None:
@@ -37,7 +44,9 @@ def tiled(x0: Tensor) -> Tensor:
 
 
 class BatchPreview:
-    """A sampler callback that previews all images of a batch. ComfyUI itself previews only the first image.
+    """A sampler callback that previews all images of a batch.
+
+    ComfyUI itself previews only the first image.
 
     Arguments:
         callback: The sampler's own callback, which is called first; or None.
@@ -45,22 +54,26 @@ class BatchPreview:
         latent_format: The latent format of the model.
     """
 
-    def __init__(self, callback, device, latent_format):
+    def __init__(
+        self,
+        callback: Callable[[int, Tensor, Tensor, int], None] | None,
+        device: torch.device,
+        latent_format: LatentFormat,
+    ) -> None:
         self.callback, self.bar = callback, None
         self.previewer = latent_preview.get_previewer(device, latent_format)
+        # Previews may be off in ComfyUI. This one is always shown if the format allows it.
         if self.previewer is None and latent_format.latent_rgb_factors is not None:
-            self.previewer = (
-                latent_preview.Latent2RGBPreviewer(  # previews are off in ComfyUI, but on here
-                    latent_format.latent_rgb_factors,
-                    latent_format.latent_rgb_factors_bias,
-                    latent_format.latent_rgb_factors_reshape,
-                )
+            self.previewer = latent_preview.Latent2RGBPreviewer(
+                latent_format.latent_rgb_factors,
+                latent_format.latent_rgb_factors_bias,
+                latent_format.latent_rgb_factors_reshape,
             )
 
-    def __call__(self, step, x0, x, total_steps):
+    def __call__(self, step: int, x0: Tensor, x: Tensor, total_steps: int) -> None:
         if self.callback is not None:
             self.callback(step, x0, x, total_steps)
         if self.previewer is not None:
             self.bar = self.bar or comfy.utils.ProgressBar(total_steps)
-            picture = self.previewer.decode_latent_to_preview_image("JPEG", tiled(x0))
-            self.bar.update_absolute(step + 1, total_steps, picture)
+            preview = self.previewer.decode_latent_to_preview_image("JPEG", tiled(x0))
+            self.bar.update_absolute(step + 1, total_steps, preview)

@@ -1,1 +1,4 @@
-"""Drawing with Pillow: charts, contact sheets and rows of pictures. Open `lettering.py` first: it draws all text."""
+"""Drawing with Pillow: charts and grids of images.
+
+Open `lettering.py` first: it draws all text.
+"""

@@ -10,11 +10,13 @@ from .lettering import (
     FAINT,
     INK,
     PANEL,
+    Color,
     length,
     write,
 )
 
-# Similar to the palette of Okabe and Ito, which also color-blind people can distinguish; for a dark background.
+# Similar to the palette of Okabe and Ito, which color-blind people can distinguish; for a dark
+# background.
 COLORS = (
     (86, 180, 233), (230, 159, 0), (0, 190, 140), (240, 228, 66), (213, 94, 0), (204, 121, 167),
     (160, 170, 255),
@@ -27,10 +29,13 @@ GRID = (58, 63, 72)
 
 
 class Line(NamedTuple):
-    """Points `(x, y)` with x in [0, 1], drawn in one color. The legend below the title shows `name`, if it is set."""
+    """Points `(x, y)` with x in [0, 1], drawn in one color.
+
+    The legend below the title shows `name`, if it is set.
+    """
 
     points: Sequence[tuple[float, float]]
-    color: tuple[int, int, int]
+    color: Color
     name: str = ""
 
 
@@ -44,15 +49,16 @@ class Axis(NamedTuple):
 STEPS = Axis([(share, f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)], "of the steps")
 
 
-def color_of(i: int) -> tuple[int, int, int]:
-    """The color of the i-th line; colors repeat after the last one."""
+def color_of(i: int) -> Color:
+    """The color of line i. The colors repeat after the last one."""
     return COLORS[i % len(COLORS)]
 
 
 def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
-    """Round numbers from `low` to `high` for the y axis; at least three if the candidate steps allow it.
+    """Round numbers from `low` to `high` for the y axis.
 
-    If no round number of a logarithmic axis lies in the range, these are `low` and `high`.
+    There are at least three, if the candidate steps allow it. If no round number of a logarithmic
+    axis lies in the range, the result is `low` and `high`.
     """
     if logarithmic:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -88,9 +94,10 @@ def labels(values: Sequence[float]) -> list[str]:
 
 
 def bounds(lines: Sequence[Line], logarithmic: bool) -> tuple[float, float]:
-    """The lower and upper end of the y axis. They include all finite values, for a logarithmic axis all above 0.
+    """The lower and upper end of the y axis.
 
-    A logarithmic axis covers at most five decades.
+    A linear axis starts at 0; a logarithmic axis ignores values up to 0 and covers at most five
+    decades.
     """
     values = [y for line in lines for _, y in line.points if math.isfinite(y)]
     if logarithmic:

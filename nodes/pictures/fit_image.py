@@ -1,4 +1,4 @@
-"""Resizes a picture to the size at which the VAE encodes it."""
+"""Resizes an image to the size at which the VAE encodes it."""
 
 import comfy.utils
 import torch
@@ -6,14 +6,16 @@ from torch import Tensor
 
 
 def fit_image(image: Tensor, width: int, height: int, fit: str) -> Tensor:
-    """The image at the given size, with shape `(1, height, width, C)`; unchanged if it has this size already.
+    """The image at the given size, with shape `(1, height, width, C)`.
+
+    An image that has this size already is returned unchanged.
 
     Arguments:
         image: One image with shape `(1, H, W, C)`, in [0, 1].
         width: The new width in pixels.
         height: The new height in pixels.
-        fit: "crop" keeps the middle; "stretch" ignores the aspect ratio; "pad" adds strips at two opposite edges,
-            each in the mean color of its edge.
+        fit: "crop" keeps the middle; "stretch" ignores the aspect ratio; "pad" adds strips at two
+            opposite edges, each in the mean color of its edge.
     """
     h, w = image.shape[1:3]
     if (w, h) == (width, height):

@@ -2,11 +2,13 @@
 
 from PIL import ImageDraw, ImageFont
 
+Color = tuple[int, int, int]  # RGB, 0 to 255
+
 BACKGROUND, PANEL = (24, 26, 30), (32, 35, 41)
-INK, FAINT = (232, 234, 237), (150, 156, 166)
+INK, FAINT = (232, 234, 237), (150, 156, 166)  # of important and of less important text
 
 
-def font(size: float):
+def font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's default font; `size` is in pixels."""
     return ImageFont.load_default(size)
 
@@ -17,7 +19,10 @@ def length(text: str, size: float) -> float:
 
 
 def _parts(text: str, size: float) -> list[tuple[str, float, float]]:
-    """Splits `text` into (text, font size, vertical offset) at each ², which the font lacks: a small 2 replaces it."""
+    """Splits `text` at each ² into parts: text, font size and vertical offset.
+
+    The font has no ². A small 2 replaces it.
+    """
     before, *rest = text.split("²")
     parts = [(before, size, 0.0)]
     for after in rest:
@@ -52,10 +57,13 @@ def write(
     place: tuple[float, float],
     text: str,
     size: float,
-    color=INK,
+    color: Color = INK,
     anchor: str = "la",
 ) -> None:
-    """Draws one line of text. `anchor` is as in Pillow ("la": `place` is the left top corner of the text)."""
+    """Draws one line of text.
+
+    `anchor` is as in Pillow ("la": `place` is the left top corner of the text).
+    """
     x, y = place
     x -= {"l": 0, "m": 0.5, "r": 1}[anchor[0]] * length(text, size)
     # All parts share one baseline. Its position follows from the height of the letters.

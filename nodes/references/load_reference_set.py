@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, ReferenceSetSocket
-from ..pictures.contact_sheet import contact_sheet
+from ..pictures.picture_grid import contact_sheet
 from .folder import image_folder
 from .folder.captions import CAPTION_SOURCES
 from .folder.list_files import fingerprint, list_files

@@ -5,7 +5,7 @@ from comfy_api.latest import io, ui
 from ...mmd_core import References
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket
-from ..pictures.captioned_sheet import Cell, captioned_sheet
+from ..pictures.picture_grid import Cell, captioned_sheet
 from ..pictures.reference_pictures import reference_pictures
 
 

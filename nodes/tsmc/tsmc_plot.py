@@ -19,7 +19,7 @@ from ..pictures.chart import (
     color_of,
 )
 from ..pictures.lettering import BACKGROUND
-from ..pictures.picture_rows import Row, picture_rows
+from ..pictures.picture_grid import Row, picture_rows
 from .run.state import Learned
 
 NODE = "TSMCPlot"

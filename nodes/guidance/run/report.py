@@ -2,22 +2,15 @@
 
 import math
 from statistics import fmean
-from typing import NamedTuple
 
 from ....mmd_core import FEW, TraceRow
+from ...base.remark import Remark
 from .trace import Trace
 
 SATURATED = 0.9  # of the kernel's values
 NEGLIGIBLE = 2e-3  # of the sampler's own steps
 # Of the distance between neighbors among the references; of 8000 fresh shapes 1 is as near.
 COPY = 0.3
-
-
-class Remark(NamedTuple):
-    """Something that keeps guidance from doing what it should: in two or three words, and with its fix."""
-
-    short: str
-    text: str
 
 
 FEW_IMAGES = Remark(

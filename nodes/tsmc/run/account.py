@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from ....mmd_core.tsmc import MAX_SHIFT, Pass
-from ...guidance.run.report import Remark
+from ...base.remark import Remark
 from .state import Learned
 from .steering import Steered
 

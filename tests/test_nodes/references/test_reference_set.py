@@ -274,7 +274,7 @@ def test_the_preview_is_saved_as_one_picture(comfy_folders):
 
 @pytest.mark.parametrize("shapes", [[(9, 9)], [(3000, 10)], [(5, 90)] * 3, [(16, 9), (9, 16)] * 40])
 def test_every_set_has_a_contact_sheet(shapes):
-    from mmd_pack.nodes.pictures.contact_sheet import contact_sheet
+    from mmd_pack.nodes.pictures.picture_grid import contact_sheet
 
     images = [torch.full((1, height, width, 3), 0.5) for width, height in shapes]
     sheet = contact_sheet(images)
