@@ -2,6 +2,7 @@
 
 import torch
 from denoiser import EmojiModel
+from precision import fast_math
 
 SHIFT = 2.0
 """How far the times lean towards noise, in training and in sampling."""
@@ -28,6 +29,6 @@ def flow_loss(
     """Squared error of each picture's velocity (B,)."""
     weight = time[:, None, None, None]
     noisy = (1 - weight) * latents + weight * noise
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_math():
         velocity = model(noisy, time, words)
     return (velocity.float() - (noise - latents)).square().mean((1, 2, 3))

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from files import write_at_once
 from pictures import read_pictures, read_table, shift_pixels, to_float
+from precision import fast_math
 from safetensors.torch import load_file, save_file
 from vae import EmojiVAE
 
@@ -39,7 +40,7 @@ def encode(network: EmojiVAE, pixels: torch.Tensor) -> torch.Tensor:
     parts = []
     for part in pixels.split(128):
         pictures = to_float(part).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_math():
             parts.append(network.encode(pictures).half().contiguous())
     return torch.cat(parts)
 

@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 
 import torch
+from precision import FAST
 from torch import nn
 
 
 def orthogonalise(matrix: torch.Tensor, rounds: int = 5) -> torch.Tensor:
     """Nearly the closest semi-orthogonal matrix (m, n), by a quintic Newton-Schulz iteration."""
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
+    x = (matrix.T if tall else matrix).to(FAST)
     x = x / (x.norm() + 1e-7)
     for _ in range(rounds):
         gram = x @ x.T

@@ -16,6 +16,7 @@ from cache import argument_parser
 from files import save_half, save_pictures
 from muon import Optimizers
 from pictures import read_pictures, read_table, shift_pixels, to_float
+from precision import fast_math
 from vae import EmojiVAE
 
 BATCH = 32
@@ -80,7 +81,7 @@ def main() -> None:
     start, step, total = time.monotonic(), 0, torch.zeros(2)
     while (done := (time.monotonic() - start) / (60 * arguments.minutes)) < 1:
         real = to_float(draw_batch(pixels)).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_math():
             mean, log_variance = (part.float() for part in network.posterior(real))
             latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
             decoded = network.decoder(latents).float()
