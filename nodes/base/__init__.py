@@ -1,4 +1,4 @@
-"""Code that all nodes share: socket types, schema helpers, remarks and safe file paths.
+"""Code that all nodes share: socket types, schema helpers, remarks, counts, safe file paths.
 
 Open `sockets.py` first.
 """
