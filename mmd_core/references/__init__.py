@@ -1,1 +1,1 @@
-"""References, and how they are merged and compressed."""
+"""The references, and how they are merged and compressed. Open `references.py` first."""

@@ -1,7 +1,7 @@
-"""Fewer references that stand for all: a weighted subset with a small MMD² to the whole set.
+"""Compresses references to a weighted subset with a small MMD² to the whole set.
 
-A set whose kernel values do not fit into memory is divided and conquered: chunks of it become weighted
-subsets, and the union of these, which stands for the whole set, is compressed like a set.
+If the kernel values of all pairs do not fit into memory, the set is divided: each chunk is reduced
+to a weighted subset, and the union of these subsets is compressed in place of the whole set.
 
 References:
     Shetty, Dwivedi, Mackey, Distribution Compression in Near-Linear Time, ICLR 2022 (Compress++).
@@ -16,32 +16,32 @@ import torch
 from torch import Tensor
 
 from ..kernels.config import KernelConfig
-from .herding import ROUNDS, Centred, best_weights, herd
+from .herding import ROUNDS, CenteredKernel, herd, optimal_weights
 from .piecewise_kernel import (
     CHUNK,
     PiecewiseKernel,
     Progress,
     Similarity,
     estimated_similarity,
-    part,
-    silent,
+    no_progress,
+    stage,
 )
 
 __all__ = ["Compressed", "compress"]
 
-TOGETHER = 1024  # references chosen together; more are chosen in several parts
-EXACT = 20_000  # references, at most, whose pairs are all looked at, if only to know MMD²
+TOGETHER = 1024  # references chosen in one herding run; more are chosen in several runs
+EXACT = 20_000  # for more references, MMD² is estimated, because all pairs would take too long
 
 
 class Compressed(NamedTuple):
     """A weighted subset.
 
     Attributes:
-        indices: The references chosen, ascending, with shape `(K,)`.
-        weights: Their weights, with shape `(K,)`, above 0, sum 1.
+        indices: The chosen references, ascending, with shape `(K,)`.
+        weights: Their weights, with shape `(K,)`, positive, sum 1.
         mmd2: Biased MMD² between the whole set and the subset.
-        mmd2_random: What to expect of as many references drawn at random.
-        exact: Whether the two come from all pairs of references, or are estimated from many.
+        mmd2_random: The expected MMD² of equally many references drawn at random.
+        exact: Whether the two values use all pairs of references; otherwise they are estimates.
     """
 
     indices: Tensor
@@ -61,22 +61,28 @@ def compress(
     prompts: Tensor | None = None,
     memory: int = 2**31,
     device: torch.device | str = "cpu",
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> Compressed:
-    """At most `count` references, with weights, that stand for all; the same ones every time.
+    """A weighted subset of at most `count` references with a small MMD² to the whole set.
+
+    The result is deterministic.
 
     Arguments:
-        latents: References, with shape `(N, *shape)`; read in pieces, so that they may lie in a file.
-        weights: Their weights, with shape `(N,)`, not negative; normalised here.
+        latents: References, with shape `(N, *shape)`. They are read in pieces, so they may be
+            memory-mapped.
+        weights: Their weights, with shape `(N,)`, not negative; they are normalized here.
+        count: The maximum size of the subset.
         kernel_config: The kernel. Median distances are those of at most 2048 references.
-        features: What the kernel compares: makes rows `(n, F)` of latents `(n, *shape)` on `device`.
+        features: Makes rows `(n, F)` of latents `(n, *shape)`, both on `device`; the kernel
+            compares these rows.
         prompts: Caption features, with shape `(N, E)`, for a prompt kernel.
-        memory: Bytes to stay within, besides the latents.
-        device: Where kernel values are computed, in float32; all else happens on the CPU.
-        progress: Called with the share of the work that is done, in [0, 1]; may raise, to stop.
+        memory: Bytes that may be used besides the latents.
+        device: The device that computes kernel values, in float32; the rest is done on the CPU.
+        progress: Is called with the fraction of the work that is done, in [0, 1]; it may raise an
+            exception to stop.
 
     Raises:
-        ValueError: A count below 1, or more than `memory` allows.
+        ValueError: `count` is below 1, or more than `memory` allows.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
@@ -86,92 +92,112 @@ def compress(
     n = len(members)
     if n <= count:
         return Compressed(members, q.float(), 0.0, 0.0, True)
-    limit = max(64, math.isqrt(memory // 16))  # of rows whose kernel values are held at once
+    limit = max(64, math.isqrt(memory // 16))  # references whose kernel matrix fits into memory
     if count > limit:
-        raise ValueError(
-            f"{count} references need {16 * count**2 / 2**30:.1f} GB: raise memory or lower count"
-        )
-    # In random order: neither chunks nor samples may depend on how folders are sorted.
+        needed = 16 * count**2 / 2**30
+        raise ValueError(f"count {count} needs {needed:.1f} GB: raise memory or lower count")
+    # In random order, because chunks and samples must not depend on the order of folders.
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     members, q = members[order], q[order]
-    kernel = PiecewiseKernel(latents, features, prompts, memory, device, part(progress, 0, 0.1))
+    kernel = PiecewiseKernel(latents, features, prompts, memory, device, stage(progress, 0, 0.1))
     kernel.resolve(kernel_config, members[: min(CHUNK, limit // 2)])
 
-    choice = Choice(kernel, limit)
-    chosen, w = choice(members, q, count, part(progress, 0.1, 0.7))
-    mean = kernel.embedding(chosen, members, q, part(progress, 0.7, 0.85))
-    itself, told = choice.itself, part(progress, 0.85, 1)
-    if itself is None and n <= EXACT:
-        itself = kernel.similarity(members, q, told)
-    elif itself is None:
-        itself = estimated_similarity(kernel, members, q, chosen, w, mean, told)
+    selector = _Selector(kernel, limit)
+    chosen, w = selector.select(members, q, count, stage(progress, 0.1, 0.7))
+    mean = kernel.embedding(chosen, members, q, stage(progress, 0.7, 0.85))
+    similarity, last = selector.similarity, stage(progress, 0.85, 1)
+    if similarity is None and n <= EXACT:
+        similarity = kernel.similarity(members, q, last)
+    elif similarity is None:
+        similarity = estimated_similarity(kernel, members, q, chosen, w, mean, last)
     gram = kernel.matrix(chosen).double()
-    gram += itself.norm
+    gram += similarity.norm
     gram -= mean
-    gram -= mean[:, None]  # now k̃ about the mean embedding of the whole set
-    w = best_weights(gram)
+    gram -= mean[:, None]  # now the centered kernel k̃ of the subset
+    w = optimal_weights(gram)
     mmd2 = max(float(w @ gram @ w), 0.0)
     progress(1.0)
     chosen, w = chosen[w > 0], w[w > 0]
     order = chosen.argsort()
-    random = itself.of_random(q, count)
-    return Compressed(chosen[order], w[order].float(), mmd2, random, itself.exact)
+    mmd2_random = similarity.mmd2_random(q, count)
+    return Compressed(chosen[order], w[order].float(), mmd2, mmd2_random, similarity.exact)
 
 
-class Choice:
-    """Chooses references, in chunks where it must.
+class _Selector:
+    """Selects references, in chunks if the kernel matrix of all does not fit into memory.
+
+    Arguments:
+        kernel: The kernel between references.
+        limit: The maximum number of references whose kernel matrix is in memory.
 
     Attributes:
-        itself: How similar the set is to itself, if all its kernel values were at hand.
+        similarity: The similarity of the whole set, if its kernel matrix fitted into memory.
     """
 
-    def __init__(self, kernel: PiecewiseKernel, limit: int):
+    def __init__(self, kernel: PiecewiseKernel, limit: int) -> None:
         self.kernel, self.limit = kernel, limit
-        self.itself: Similarity | None = None
+        self.similarity: Similarity | None = None
 
-    def __call__(self, members, q, count: int, progress: Progress) -> tuple[Tensor, Tensor]:
-        """`count` references that stand for `members`, whose weights are `q`, and their weights."""
+    def select(
+        self, members: Tensor, q: Tensor, count: int, progress: Progress
+    ) -> tuple[Tensor, Tensor]:
+        """`count` references that approximate `members` with weights `q`, and their weights."""
         parts = math.ceil(count / min(TOGETHER, self.limit // 2))
         found = []
-        for p, (some, weights) in enumerate(deal(members, q, parts)):
-            told = part(progress, p / parts, (p + 1) / parts)
+        for p, (some, weights) in enumerate(_split(members, q, parts)):
+            this = stage(progress, p / parts, (p + 1) / parts)
             share = count // parts + (p < count % parts)
             while len(some) > self.limit:
-                some, weights = self.thinned(some, weights, share, part(told, 0, 0.7))
-                told = part(told, 0.7, 1)
-            found.append(self.coreset(some, weights, share, told, len(some) == len(members)))
-        return joined(found)
+                some, weights = self._thinned(some, weights, share, stage(this, 0, 0.7))
+                this = stage(this, 0.7, 1)
+            whole = len(some) == len(members)
+            found.append(self._coreset(some, weights, share, this, whole))
+        return _joined(found)
 
-    def thinned(self, members, q, count: int, progress: Progress) -> tuple[Tensor, Tensor]:
-        """Weighted subsets of chunks: a fraction of `members`, but at least about twice `count`."""
+    def _thinned(
+        self, members: Tensor, q: Tensor, count: int, progress: Progress
+    ) -> tuple[Tensor, Tensor]:
+        """A fraction of `members`, but at least about `2 * count`, chosen chunk by chunk."""
         chunks = math.ceil(len(members) / min(CHUNK, self.limit))
         size = len(members) // chunks
         kept = min(size // 4, max(self.limit // chunks, size // 32))
         kept = max(kept, 2 * count // chunks, 1)
-        return joined(
+        return _joined(
             [
-                self.coreset(*chunk, kept, part(progress, i / chunks, (i + 1) / chunks), rounds=0)
-                for i, chunk in enumerate(deal(members, q, chunks))
+                self._coreset(*chunk, kept, stage(progress, i / chunks, (i + 1) / chunks), rounds=0)
+                for i, chunk in enumerate(_split(members, q, chunks))
             ]
         )
 
-    def coreset(self, members, q, count: int, progress: Progress, whole=False, rounds=ROUNDS):
-        """`count` references that stand for `members`, and weights with the same sum."""
-        members, order = members.sort()  # a file is read from start to end
+    def _coreset(
+        self,
+        members: Tensor,
+        q: Tensor,
+        count: int,
+        progress: Progress,
+        whole: bool = False,
+        rounds: int = ROUNDS,
+    ) -> tuple[Tensor, Tensor]:
+        """`count` of `members`, chosen by herding, and weights with the sum of `q`.
+
+        If `members` is the whole set, `whole` stores its similarity.
+        """
+        members, order = members.sort()  # so that a file is read from start to end
         q, total = q[order], q.sum()
-        kernel = Centred(self.kernel.matrix(members, part(progress, 0, 0.7)), q / total)
+        kernel = CenteredKernel(self.kernel.matrix(members, stage(progress, 0, 0.7)), q / total)
         if whole:
-            own = float(q @ kernel.values.diagonal().double())
-            self.itself = Similarity(float(kernel.norm), own)
-        chosen = herd(kernel, count, rounds, part(progress, 0.7, 1))
-        return members[chosen], total * best_weights(kernel.rows(chosen)[:, chosen])
+            diagonal = float(q @ kernel.values.diagonal().double())
+            self.similarity = Similarity(float(kernel.norm), diagonal)
+        chosen = herd(kernel, count, rounds, stage(progress, 0.7, 1))
+        return members[chosen], total * optimal_weights(kernel.rows(chosen)[:, chosen])
 
 
-def deal(members: Tensor, q: Tensor, hands: int) -> list[tuple[Tensor, Tensor]]:
-    """References and weights dealt like cards."""
-    return [(members[i::hands], q[i::hands]) for i in range(hands)]
+def _split(members: Tensor, q: Tensor, parts: int) -> list[tuple[Tensor, Tensor]]:
+    """The references and their weights in `parts` parts, each with every `parts`-th one."""
+    return [(members[i::parts], q[i::parts]) for i in range(parts)]
 
 
-def joined(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _joined(found: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """All references and all weights of several subsets."""
     members, q = map(torch.cat, zip(*found, strict=True))
     return members, q

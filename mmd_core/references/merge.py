@@ -1,4 +1,4 @@
-"""Several reference sets as one: the mixture of their distributions."""
+"""Merges reference sets to one set: the mixture of their distributions."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -10,27 +10,31 @@ from .references import References
 
 __all__ = ["merge"]
 
+Allocate = Callable[[tuple[int, ...]], Tensor]
+
 
 def merge(
     sets: Sequence[References],
     shares: Sequence[float],
     labels: Sequence[str] | None = None,
-    allocate: Callable[[tuple[int, ...]], Tensor] = torch.empty,
+    allocate: Allocate = torch.empty,
 ) -> References:
-    """The references of all sets, each of which counts by its share as a whole.
+    """The mixture Σ_k s_k P_k of the distributions P_k of several reference sets.
 
-    The measure is Σ_k s_k P_k with shares s_k, normalised to sum 1, of the sets P_k: weights inside a set
-    keep their proportions. Sets of share 0 are left out. What not all sets have or agree on is unknown of
-    the merged one: prompt features, thumbnails, VAE, size.
+    The shares s_k are normalized to sum 1. Within a set, weights keep their proportions. Sets with
+    share 0 are left out. Prompt features, thumbnails, VAE and size are kept only if they are known
+    for all sets and fit together.
 
     Arguments:
         sets: One or more, with latents of one shape.
-        shares: How much each set counts, not negative, whatever their sum.
-        labels: What to call the sets; put before the names of references if these would repeat.
-        allocate: Makes the tensors that rows are put together in, of the shape it is given.
+        shares: The share of each set, not negative.
+        labels: A name for each set, for errors. If reference names would occur twice, the label of
+            their set is put before them. By default "a", "b" and so on.
+        allocate: Makes an uninitialized float32 tensor of the given shape for the merged rows.
 
     Raises:
-        ValueError: Shares that are negative, not finite or all 0, or latents of different shapes.
+        ValueError: A share is negative or not finite, all shares are 0, or the latents have
+            different shapes.
     """
     labels = labels or [chr(ord("a") + k) for k in range(len(sets))]
     for label, share in zip(labels, shares, strict=True):
@@ -45,8 +49,8 @@ def merge(
         have, want = tuple(part.latents.shape[1:]), tuple(first.latents.shape[1:])
         if have != want:
             raise ValueError(
-                f"the latents of {labels[0]} have the shape {want}, those of {label} {have}: encode "
-                "both sets with the same VAE at the same size, or set one of their shares to 0"
+                f"the latents of {labels[0]} have the shape {want}, those of {label} {have}: "
+                "encode both sets with the same VAE at the same size, or set one share to 0"
             )
     if len(sets) == 1:
         return first
@@ -56,34 +60,32 @@ def merge(
             [f"{label}: {name}" for name in some] for label, some in zip(labels, names, strict=True)
         ]
     total = sum(shares)
+    weights = [
+        part.weights.double() * share / total for part, share in zip(sets, shares, strict=True)
+    ]
     return References(
-        _joined([part.latents for part in sets], allocate),
-        torch.cat(
-            [
-                part.weights.double() * share / total
-                for part, share in zip(sets, shares, strict=True)
-            ]
-        ),
-        _if_alike([part.prompts for part in sets], allocate),
-        tuple(chain(*names)),
-        tuple(chain(*(part.captions for part in sets))),
-        _if_alike([part.thumbnails for part in sets], allocate),
-        first.vae if all(part.vae == first.vae for part in sets) else "",
-        tuple(chain(*(part.sizes for part in sets))),
-        first.size if all(part.size == first.size for part in sets) else (0, 0),
+        latents=_joined([part.latents for part in sets], allocate),
+        weights=torch.cat(weights),
+        prompts=_joined_if_alike([part.prompts for part in sets], allocate),
+        names=tuple(chain(*names)),
+        captions=tuple(chain(*(part.captions for part in sets))),
+        thumbnails=_joined_if_alike([part.thumbnails for part in sets], allocate),
+        vae=first.vae if all(part.vae == first.vae for part in sets) else "",
+        sizes=tuple(chain(*(part.sizes for part in sets))),
+        size=first.size if all(part.size == first.size for part in sets) else (0, 0),
     )
 
 
-def _joined(tensors: list[Tensor], allocate: Callable) -> Tensor:
-    """All rows in one tensor, copied straight to where they stay."""
+def _joined(tensors: list[Tensor], allocate: Allocate) -> Tensor:
+    """All rows in one tensor. In contrast to `torch.cat`, it may be memory-mapped."""
     whole = allocate((sum(map(len, tensors)), *tensors[0].shape[1:]))
     for place, tensor in zip(whole.split(list(map(len, tensors))), tensors, strict=True):
         place.copy_(tensor)
     return whole
 
 
-def _if_alike(tensors: list[Tensor | None], allocate: Callable) -> Tensor | None:
-    """All rows in one tensor, if every set has some and they have one shape."""
+def _joined_if_alike(tensors: list[Tensor | None], allocate: Allocate) -> Tensor | None:
+    """All rows in one tensor; None if a tensor is missing or their rows differ in shape."""
     if any(tensor is None or tensor.shape[1:] != tensors[0].shape[1:] for tensor in tensors):
         return None
     return _joined(tensors, allocate)

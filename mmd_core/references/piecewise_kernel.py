@@ -1,4 +1,4 @@
-"""The kernel between references of a large set, few of which are in memory at a time."""
+"""The kernel between references of a set that may be larger than the memory."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,84 +11,119 @@ from ..kernels.config import KernelConfig
 from ..kernels.kernels import DotKernel, Gram, Kernel
 from ..kernels.prompts import caption_bandwidth, prompt_weights
 
-__all__ = ["PiecewiseKernel", "Progress", "Similarity", "estimated_similarity", "part", "silent"]
+__all__ = [
+    "CHUNK",
+    "PiecewiseKernel",
+    "Progress",
+    "Similarity",
+    "estimated_similarity",
+    "no_progress",
+    "stage",
+]
 
-CHUNK = 2048  # references that are compared with each other at a time, where not all can be
-SAMPLE = 1024  # references that stand for all in one term of MMD², if there are more
+CHUNK = 2048  # references that are compared with each other at a time if there are more
+SAMPLE = 1024  # references that estimate ⟨μ, μ − ν⟩ in `estimated_similarity` if there are more
 
-Progress = Callable[[float], None]
-
-
-def silent(share: float) -> None:
-    """Tells nobody."""
+Progress = Callable[[float], None]  # gets the fraction of the work that is done, in [0, 1]
 
 
-def part(progress: Progress, start: float, end: float) -> Progress:
-    """The progress of a part of the work, told as progress of the whole."""
+def no_progress(share: float) -> None:
+    """Ignores the progress."""
+
+
+def stage(progress: Progress, start: float, end: float) -> Progress:
+    """The progress of a stage that takes the whole work from `start` to `end`."""
     return lambda share: progress(start + (end - start) * share)
 
 
 class Similarity(NamedTuple):
-    """How similar the set is to itself.
+    """The mean kernel values of a reference set with weights q.
 
     Attributes:
-        norm: ‖μ‖² = Σ q_i q_j k(y_i, y_j).
-        own: Σ q_i k(y_i, y_i).
-        exact: Whether these are sums over all references.
+        norm: ‖μ‖² = Σ q_i q_j k(y_i, y_j), over all pairs.
+        diagonal: Σ q_i k(y_i, y_i), of the references with themselves.
+        exact: Whether all references were used; otherwise these are estimates.
     """
 
     norm: float
-    own: float
+    diagonal: float
     exact: bool = True
 
-    def of_random(self, q: Tensor, count: int) -> float:
-        """MMD² to expect of `count` references drawn at random; by their weights, if these differ."""
+    def mmd2_random(self, q: Tensor, count: int) -> float:
+        """The expected MMD² between the set and `count` references drawn at random.
+
+        If the weights are equal, they are drawn without replacement, otherwise with replacement, in
+        proportion to the weights.
+        """
         n = len(q)
-        unlike = 1.0 if q.max() > q.min() * (1 + 1e-5) else (n - count) / (n - 1)  # no repeats
-        return (self.own - self.norm) / count * unlike
+        correction = 1.0 if q.max() > q.min() * (1 + 1e-5) else (n - count) / (n - 1)
+        return (self.diagonal - self.norm) / count * correction
 
 
 class PiecewiseKernel:
-    """The kernel between references, few of which are in memory at a time."""
+    """The kernel between references, computed on pieces that fit into memory.
 
-    def __init__(self, latents, features, prompts, memory: int, device, progress: Progress):
+    Arguments:
+        latents: References, with shape `(N, *shape)`.
+        features: Makes rows `(n, F)` of latents `(n, *shape)`, both on `device`.
+        prompts: Caption features, with shape `(N, E)`, for a prompt kernel.
+        memory: Bytes that may be used besides `latents`.
+        device: The device that computes features and kernel values, in float32.
+        progress: The progress of computing all features, if these fit into memory.
+    """
+
+    def __init__(
+        self,
+        latents: Tensor,
+        features: Callable[[Tensor], Tensor],
+        prompts: Tensor | None,
+        memory: int,
+        device: torch.device | str,
+        progress: Progress,
+    ) -> None:
         self.latents, self.features, self.device = latents, features, device
         self.prompts, self.prompt_kernel = prompts, None
         self.kernel: Kernel = DotKernel()
-        self.centre: Tensor | float = 0.0
-        self.dim, long = self.rows(torch.tensor([0])).shape[1], latents[0].numel()
-        self.step = self.rows_at_once(memory, max(self.dim, long))
-        if self.dim < long and 4 * len(latents) * self.dim <= memory // 8:
+        self.center: Tensor | float = 0.0
+        self.dim, numbers = self.rows(torch.tensor([0])).shape[1], latents[0].numel()
+        self.step = self._rows_at_once(memory, max(self.dim, numbers))
+        if self.dim < numbers and 4 * len(latents) * self.dim <= memory // 8:
             rows = torch.empty(len(latents), self.dim)
             for piece in torch.arange(len(latents)).split(self.step):
                 rows[piece] = self.rows(piece).cpu()
                 progress(float(piece[-1]) / len(latents))
             self.latents, self.features = rows, lambda rows: rows
-            self.step = self.rows_at_once(memory, self.dim)
+            self.step = self._rows_at_once(memory, self.dim)
 
     @staticmethod
-    def rows_at_once(memory: int, longest: int) -> int:
-        """A quarter of the memory for three copies of two pieces, an eighth for their kernel values."""
+    def _rows_at_once(memory: int, longest: int) -> int:
+        """How many rows of `longest` numbers one piece has.
+
+        A quarter of the memory is for three copies of two pieces, an eighth for kernel values.
+        """
         return max(1, min(memory // (4 * 24 * longest), math.isqrt(memory // 512), CHUNK))
 
     def resolve(self, config: KernelConfig, sample: Tensor) -> None:
-        """Becomes the kernel of `config`, with bandwidths from a sample of the references."""
+        """Sets the kernel to that of `config`, with bandwidths from the references `sample`."""
         if config.radial:
             total = sum(self.rows(some).sum(0) for some in sample.split(self.step))
-            self.centre = total / len(sample)
+            self.center = total / len(sample)
         self.kernel = config.resolve(self.matrix(sample), self.dim)
         if config.prompt_kernel != "none":
             h = config.prompt_bandwidth or caption_bandwidth(self.prompts[sample])
             self.prompt_kernel = lambda p, r: prompt_weights(config.prompt_kernel, p, r, h)
 
     def rows(self, indices: Tensor) -> Tensor:
-        """What is compared, relative to the centre, with shape `(n, F)`."""
-        return self.features(self.latents[indices].to(self.device)).float() - self.centre
+        """The features of references, relative to the center, with shape `(n, F)`."""
+        return self.features(self.latents[indices].to(self.device)).float() - self.center
 
-    def blocks(self, a: Tensor, b: Tensor, upper: bool = False) -> Iterator[tuple]:
-        """Slices of references a and b, and the kernel values between them, on the CPU.
+    def blocks(
+        self, a: Tensor, b: Tensor, upper: bool = False
+    ) -> Iterator[tuple[slice, slice, Tensor]]:
+        """The kernel values between the references `a` and `b`, block by block, on the CPU.
 
-        `upper` leaves out what lies below the diagonal, where a and b are the same.
+        Yields a slice of `a`, a slice of `b` and the kernel values between them. If `upper` is set,
+        `a` and `b` must be the same, and the blocks below the diagonal are left out.
         """
         for i in range(0, len(a), self.step):
             x = self.rows(a[i : i + self.step])
@@ -103,30 +138,33 @@ class PiecewiseKernel:
                     values = values * self.prompt_kernel(*pair)
                 yield rows, columns, values
 
-    def matrix(self, indices: Tensor, progress: Progress = silent) -> Tensor:
-        """The kernel values between all of some references, with shape `(n, n)`."""
+    def matrix(self, indices: Tensor, progress: Progress = no_progress) -> Tensor:
+        """The kernel values between all pairs of the given references, with shape `(n, n)`."""
         n = len(indices)
         matrix = torch.empty(n, n)
         for rows, columns, values in self.blocks(indices, indices, upper=True):
             matrix[rows, columns] = values
             matrix[columns, rows] = values.T
-            progress(_above(rows, columns, n))
+            progress(_upper_share(rows, columns, n))
         return matrix
 
     def similarity(self, members: Tensor, q: Tensor, progress: Progress) -> Similarity:
-        """How similar the set of all `members`, whose weights are `q`, is to itself."""
-        norm = own = 0.0
+        """The exact similarity of the references `members` with weights `q`."""
+        norm = diagonal = 0.0
         for rows, columns, values in self.blocks(members, members, upper=True):
             total = float(q[rows] @ (values.double() @ q[columns]))
             norm += total if rows == columns else 2 * total
-            own += float(q[rows] @ values.diagonal().double()) if rows == columns else 0.0
-            progress(_above(rows, columns, len(q)))
-        return Similarity(norm, own)
+            diagonal += float(q[rows] @ values.diagonal().double()) if rows == columns else 0.0
+            progress(_upper_share(rows, columns, len(q)))
+        return Similarity(norm, diagonal)
 
     def embedding(
-        self, indices: Tensor, members: Tensor, q: Tensor, progress: Progress = silent
+        self, indices: Tensor, members: Tensor, q: Tensor, progress: Progress = no_progress
     ) -> Tensor:
-        """Σ q_j k(·, y_j) over members j at references `indices`, with shape `(n,)`, float64."""
+        """The mean embedding Σ q_j k(·, y_j) over `members`, at the references `indices`.
+
+        The result has shape `(n,)`, float64.
+        """
         mean = torch.zeros(len(indices), dtype=torch.float64)
         members, order = members.sort()
         q = q[order]
@@ -137,24 +175,38 @@ class PiecewiseKernel:
         return mean
 
 
-def _above(rows: slice, columns: slice, n: int) -> float:
-    """The share of the values on and above the diagonal that lies before the end of a block."""
+def _upper_share(rows: slice, columns: slice, n: int) -> float:
+    """The fraction of the upper triangle of an `n × n` matrix that is done after this block."""
     height = rows.stop - rows.start
     done = rows.start * (n - rows.start / 2) + height * (columns.stop - rows.start - height / 2)
     return min(done / (n * n / 2), 1.0)
 
 
 def estimated_similarity(
-    kernel: PiecewiseKernel, members, q, chosen, w, mean, progress: Progress
+    kernel: PiecewiseKernel,
+    members: Tensor,
+    q: Tensor,
+    chosen: Tensor,
+    w: Tensor,
+    mean: Tensor,
+    progress: Progress,
 ) -> Similarity:
-    """How similar the set is to itself, from a sample of it.
+    """The similarity of `members` with weights `q`, estimated from a sample of them.
 
-    With ν the embedding of the subset, whose weights are w, ‖μ‖² = ⟨μ, μ − ν⟩ + ⟨μ, ν⟩. The last term is known,
-    as μ is known at the subset (`mean`); the first is small and nearly the same everywhere.
+    ‖μ‖² = ⟨μ, μ − ν⟩ + ⟨μ, ν⟩, where ν is the mean embedding of the subset. The second term is
+    exact. The first is estimated: it is small and varies little between references.
+
+    Arguments:
+        kernel: The kernel.
+        members: The references of the whole set, with shape `(n,)`, in random order.
+        q: Their weights, with shape `(n,)`, float64, sum 1.
+        chosen: The references of the subset, with shape `(K,)`.
+        w: Their weights, with shape `(K,)`, float64, sum 1.
+        mean: μ at the subset, with shape `(K,)`, float64.
+        progress: The progress of the estimate.
     """
     sample, share = members[:SAMPLE], q[:SAMPLE] / q[:SAMPLE].sum()
-    difference = kernel.embedding(sample, members, q, progress) - kernel.embedding(
-        sample, chosen, w
-    )
-    own = torch.cat([kernel.matrix(some).diagonal() for some in sample.split(32)]).double()
-    return Similarity(float(share @ difference + w @ mean), float(share @ own), exact=False)
+    difference = kernel.embedding(sample, members, q, progress)
+    difference = difference - kernel.embedding(sample, chosen, w)
+    diagonal = torch.cat([kernel.matrix(some).diagonal() for some in sample.split(32)]).double()
+    return Similarity(float(share @ difference + w @ mean), float(share @ diagonal), exact=False)

@@ -27,7 +27,7 @@ import torch
 from mmd_pack.mmd_core.kernels.config import KernelConfig
 from mmd_pack.mmd_core.kernels.kernels import Gram
 from mmd_pack.mmd_core.references.compress import compress
-from mmd_pack.mmd_core.references.herding import Centred, best_weights, herd
+from mmd_pack.mmd_core.references.herding import CenteredKernel, herd, optimal_weights
 from mmd_tests.studies.quality.mixture import Dct
 from mmd_tests.studies.quality.mixture_worlds import latent_mixture
 
@@ -92,7 +92,7 @@ def kernel_values(gram: torch.Tensor, dim: int, config: KernelConfig) -> torch.T
     return values
 
 
-def classical_herding(kernel: Centred, count: int) -> list[int]:
+def classical_herding(kernel: CenteredKernel, count: int) -> list[int]:
     """Equal weights, no second thoughts: Chen, Welling and Smola 2010."""
     chosen, sums = [], torch.zeros(len(kernel.mean), dtype=torch.float64)
     for _ in range(count):
@@ -103,7 +103,7 @@ def classical_herding(kernel: Centred, count: int) -> list[int]:
     return chosen
 
 
-def ratios(kernel: Centred, count: int) -> dict[str, float]:
+def ratios(kernel: CenteredKernel, count: int) -> dict[str, float]:
     """How many times less MMD² than of a random subset each part of the method leaves."""
     n = len(kernel.mean)
     random = kernel.diagonal.mean() / count * (n - count) / (n - 1)
@@ -111,7 +111,7 @@ def ratios(kernel: Centred, count: int) -> dict[str, float]:
 
     def ratio(chosen, weighted=True):
         gram = kernel.rows(chosen)[:, chosen]
-        w = best_weights(gram) if weighted else equal
+        w = optimal_weights(gram) if weighted else equal
         return float(random / (w @ gram @ w))
 
     classical = classical_herding(kernel, count)
@@ -123,7 +123,7 @@ def ratios(kernel: Centred, count: int) -> dict[str, float]:
     }
 
 
-def bound(kernel: Centred) -> float:
+def bound(kernel: CenteredKernel) -> float:
     """The mean eigenvalue of K̃ by the least, without the one of equal weights, which is 0."""
     n = len(kernel.mean)
     matrix = kernel.rows(list(range(n))).float()
@@ -143,7 +143,7 @@ def compare(seeds: int) -> None:
             del rows
             for name, config in KERNELS.items():
                 q = torch.full((n,), 1 / n, dtype=torch.float64)
-                kernel = Centred(kernel_values(gram, set_[0].numel(), config), q)
+                kernel = CenteredKernel(kernel_values(gram, set_[0].numel(), config), q)
                 found[name].append(ratios(kernel, count))
                 if config == KernelConfig():
                     done = compress(set_, torch.ones(n), count, config)

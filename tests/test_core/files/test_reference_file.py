@@ -213,9 +213,9 @@ def test_names_cannot_disturb_messages_and_captions_keep_their_lines(path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"names": ("a", "b")}, "2 names for 3"),
-        ({"captions": ("a",)}, "1 captions for 3"),
-        ({"sizes": ((1, 1),)}, "1 sizes for 3"),
+        ({"names": ("a", "b")}, "number of names is 2, but that of the references is 3"),
+        ({"captions": ("a",)}, "number of captions is 1, but"),
+        ({"sizes": ((1, 1),)}, "number of sizes is 1, but"),
         ({"sizes": ((1, 1), (2, 2), (3,))}, "sizes must"),
         ({"sizes": ((1, 1), (2, 2), (-1, 0))}, "sizes must"),
         ({"size": (1, 2**31)}, "sizes must"),

@@ -7,7 +7,7 @@ import torch
 from mmd_pack.mmd_core.kernels.config import KERNELS, KernelConfig
 from mmd_pack.mmd_core.kernels.kernels import Gram
 from mmd_pack.mmd_core.references import herding
-from mmd_pack.mmd_core.references.herding import Centred, best_weights, herd
+from mmd_pack.mmd_core.references.herding import CenteredKernel, herd, optimal_weights
 
 F64 = torch.float64
 
@@ -36,7 +36,7 @@ def test_the_centred_kernel_is_that_of_differences_to_the_mean_embedding(name, r
     values, q = kernel_values(rng, 9, name), weights(rng, 9)
     subtract = torch.eye(9, dtype=F64) - q[:, None]  # (φ − μ)_i = Σ_j φ_j subtract_ji
     expected = subtract.T @ values @ subtract
-    kernel = Centred(values, q)
+    kernel = CenteredKernel(values, q)
     torch.testing.assert_close(kernel.rows(list(range(9))), expected)
     torch.testing.assert_close(kernel.rows(4), expected[4])
     torch.testing.assert_close(kernel.diagonal, expected.diagonal())
@@ -44,7 +44,7 @@ def test_the_centred_kernel_is_that_of_differences_to_the_mean_embedding(name, r
 
 @pytest.mark.parametrize("name", ["rbf", "energy"])
 def test_each_row_is_the_one_that_leaves_least_under_the_best_weights(name, rng):
-    kernel = Centred(kernel_values(rng, 30, name), weights(rng, 30))
+    kernel = CenteredKernel(kernel_values(rng, 30, name), weights(rng, 30))
     chosen = herd(kernel, 6, rounds=0)
     for i, j in enumerate(chosen):
         others = set(range(30)) - set(chosen[:i])
@@ -53,8 +53,8 @@ def test_each_row_is_the_one_that_leaves_least_under_the_best_weights(name, rng)
 
 @pytest.mark.parametrize("name", ["rbf", "energy"])
 def test_no_exchange_is_left_that_would_help(name, rng, monkeypatch):
-    monkeypatch.setattr(herding, "ENOUGH", 0.0)
-    kernel = Centred(kernel_values(rng, 30, name), weights(rng, 30))
+    monkeypatch.setattr(herding, "MIN_GAIN", 0.0)
+    kernel = CenteredKernel(kernel_values(rng, 30, name), weights(rng, 30))
     before, chosen = herd(kernel, 5, rounds=0), herd(kernel, 5, rounds=50)
     reached = reciprocal(kernel, chosen)
     assert reached >= reciprocal(kernel, before)
@@ -67,7 +67,7 @@ def test_no_exchange_is_left_that_would_help(name, rng, monkeypatch):
 def test_hardly_any_subset_is_better(seed):
     """Of all 1001 subsets: one exchange at a time does not always lead to the best."""
     rng = torch.Generator().manual_seed(seed)
-    kernel = Centred(kernel_values(rng, 14), weights(rng, 14))
+    kernel = CenteredKernel(kernel_values(rng, 14), weights(rng, 14))
     all_of_them = [reciprocal(kernel, s) for s in itertools.combinations(range(14), 4)]
     reached = reciprocal(kernel, herd(kernel, 4))
     assert sum(other > reached for other in all_of_them) <= 50
@@ -77,26 +77,26 @@ def test_hardly_any_subset_is_better(seed):
 @pytest.mark.parametrize("name", KERNELS)
 def test_rows_are_chosen_once_and_as_many_as_wanted(name, count, rng):
     """Also where the kernel has a rank below the count (linear: 5)."""
-    kernel = Centred(kernel_values(rng, 40, name), weights(rng, 40))
+    kernel = CenteredKernel(kernel_values(rng, 40, name), weights(rng, 40))
     chosen = herd(kernel, count)
     assert len(set(chosen)) == count and set(chosen) <= set(range(40))
 
 
 def test_float32_values_serve_as_well(rng):
     values, q = kernel_values(rng, 200), weights(rng, 200)
-    exact, kernel = Centred(values, q), Centred(values.float(), q)
+    exact, kernel = CenteredKernel(values, q), CenteredKernel(values.float(), q)
     chosen = herd(kernel, 20)
-    w = best_weights(kernel.rows(chosen)[:, chosen])
+    w = optimal_weights(kernel.rows(chosen)[:, chosen])
     assert float(w @ exact.rows(chosen)[:, chosen] @ w) == pytest.approx(
         float(w @ kernel.rows(chosen)[:, chosen] @ w), rel=1e-3
     )
 
 
 def test_equal_rows_are_no_trouble():
-    kernel = Centred(torch.ones(20, 20), torch.full((20,), 1 / 20, dtype=F64))
+    kernel = CenteredKernel(torch.ones(20, 20), torch.full((20,), 1 / 20, dtype=F64))
     assert len(set(herd(kernel, 6))) == 6
     torch.testing.assert_close(
-        best_weights(torch.zeros(6, 6, dtype=F64)).sum(), torch.tensor(1.0).to(F64)
+        optimal_weights(torch.zeros(6, 6, dtype=F64)).sum(), torch.tensor(1.0).to(F64)
     )
 
 
@@ -106,7 +106,7 @@ def test_no_direction_improves_the_best_weights(k, rank, rng):
     """Convex in w: the least value exceeds f(w) − 2 (w·Gw − min Gw)."""
     factors = torch.randn(k, rank, generator=rng, dtype=F64) + 0.5
     gram = factors @ factors.T
-    w = best_weights(gram)
+    w = optimal_weights(gram)
     assert (w >= 0).all() and w.sum() == pytest.approx(1)
     slope = gram @ w
     assert (
@@ -117,12 +117,12 @@ def test_no_direction_improves_the_best_weights(k, rank, rng):
 def test_best_weights_of_two_are_known(rng):
     """w₁ = (b − c) / (a + b − 2c) for [[a, c], [c, b]], cut to [0, 1]."""
     for a, b, c in ((1.0, 2.0, 0.5), (1.0, 3.0, -0.5), (1.0, 2.0, 1.2)):
-        w = best_weights(torch.tensor([[a, c], [c, b]], dtype=F64))
+        w = optimal_weights(torch.tensor([[a, c], [c, b]], dtype=F64))
         assert w[0] == pytest.approx(min(max((b - c) / (a + b - 2 * c), 0), 1), abs=0.01)
 
 
 def test_progress_grows_to_its_end(rng, monkeypatch):
-    monkeypatch.setattr(herding, "ENOUGH", -1.0)
+    monkeypatch.setattr(herding, "MIN_GAIN", -1.0)
     told = []
-    herd(Centred(kernel_values(rng, 30), weights(rng, 30)), 5, 3, told.append)
+    herd(CenteredKernel(kernel_values(rng, 30), weights(rng, 30)), 5, 3, told.append)
     assert told == sorted(told) and told[-1] == pytest.approx(1)

@@ -165,7 +165,7 @@ def test_a_prompt_kernel_needs_captions(rng):
 def test_more_than_memory_allows_is_refused_in_words(rng):
     given = References(torch.zeros(3000, 1))
     with pytest.raises(
-        ValueError, match="CompressReferences: 2900 references need .* GB: raise memory"
+        ValueError, match="CompressReferences: count 2900 needs .* GB: raise memory"
     ):
         compress_node().execute(given, 2900, memory=0.1)
 
