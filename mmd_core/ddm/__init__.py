@@ -3,7 +3,7 @@
 Start with `training.py`.
 """
 
-from .adjoint import accumulate, draw
+from .adjoint import Penalty, accumulate, draw
 from .chain import LinearChain
 from .checkpointing import checkpointed
 from .config import (
@@ -17,6 +17,7 @@ from .loss import DEFAULT_KERNEL, MMDLoss
 from .training import Problem, Step, Training
 
 __all__ = [
-    "DDMConfig", "DECAYS", "DEFAULT_KERNEL", "FEATURES", "KEEP", "LinearChain", "LoRA", "MMDLoss", "Problem", "Step",
-    "TARGETS", "Training", "accumulate", "checkpointed", "draw", "layers",
+    "DDMConfig", "DECAYS", "DEFAULT_KERNEL", "FEATURES", "KEEP", "LinearChain", "LoRA", "MMDLoss",
+    "Penalty", "Problem", "Step", "TARGETS", "Training", "accumulate", "checkpointed", "draw",
+    "layers",
 ]  # fmt: skip

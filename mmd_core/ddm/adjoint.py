@@ -1,18 +1,20 @@
-"""The exact gradient of a loss through the sampler, with the memory of one micro-batch and one call of the model.
+"""The exact gradient of a loss through the sampler.
 
-The MMD needs the whole batch. Plain backpropagation through K calls of the model needs the memory of K calls for each
-sample. This method needs neither:
+The MMD needs the whole batch, and plain backpropagation through K calls of the model needs the
+memory of K calls for each sample. This method needs the memory of one call for one micro-batch:
 
     pass 1   draw all samples without a graph, micro-batch by micro-batch; store u_k
     loss     λ = ∂L/∂x for all samples together
     pass 2   from the last call to the first, micro-batch by micro-batch, each call on its own:
-             G_k = C_Kk λ + Σ_{l>k} C_lk μ_l,   μ_k = (∂D_k/∂u_k)ᵀ G_k,   ∂L/∂θ += (∂D_k/∂θ)ᵀ G_k
+             G_k = C_Kk λ + Σ_{l>k} C_lk μ_l,   μ_k = (∂D_k/∂u_k)ᵀ G_k
+             ∂L/∂θ += (∂D_k/∂θ)ᵀ G_k
 
-with the coefficients C of `chain.py`. Only one call is in memory at a time. The cost is that of gradient checkpointing:
-two forward passes and one backward pass.
+with the coefficients C of `chain.py`. The cost is that of gradient checkpointing: two forward
+passes and one backward pass.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from .chain import LinearChain
 
-__all__ = ["Denoise", "Drawn", "accumulate", "draw", "parts"]
+__all__ = ["Denoise", "Drawn", "Penalty", "accumulate", "draw", "micro_batches"]
 
 Denoise = Callable[[Tensor, float, Sequence[int]], Tensor]
 """`(x, sigma, rows)` to x̂0 of the samples `rows` of the batch, with shape `(b, *)`."""
@@ -38,8 +40,24 @@ class Drawn(NamedTuple):
     states: Tensor
 
 
-def parts(count: int, size: int) -> Iterator[range]:
-    """Splits `count` samples into micro-batches of `size`; yields the index range of each."""
+@dataclass(frozen=True, eq=False)
+class Penalty:
+    """The penalty β · mean (D_θ(u_k) − D_base(u_k))², which is added to the loss.
+
+    The mean is over samples, calls and entries. The gradient also passes through u_k. If the
+    gradient passes only through the last calls, only those contribute.
+
+    Attributes:
+        base: The model without adapters.
+        weight: β, above 0.
+    """
+
+    base: Denoise
+    weight: float
+
+
+def micro_batches(count: int, size: int) -> Iterator[range]:
+    """Splits `count` samples into micro-batches of `size`; yields the indices of each."""
     for start in range(0, count, size):
         yield range(start, min(start + size, count))
 
@@ -52,14 +70,16 @@ def draw(
     """Draws samples with the chain, without gradients.
 
     Arguments:
+        chain: The sampler.
+        denoise: The model.
         start: x_0, noise at the first σ, with shape `(N, *)`.
-        noise: ξ, the noise that the sampler draws on the way, with shape `(R, N, *)`.
+        noise: ξ, the noise that the sampler adds between calls, with shape `(R, N, *)`.
         micro_batch: The number of samples in one call of the model.
         keep: Whether to keep u_k, which `accumulate` needs.
     """
     samples = torch.empty_like(start)
     states = start.new_empty(len(chain) if keep else 0, *start.shape)
-    for rows in parts(len(start), micro_batch):
+    for rows in micro_batches(len(start), micro_batch):
         piece = slice(rows.start, rows.stop)
         estimates, drawn = [], list(noise[:, piece])
         for k, sigma in enumerate(chain.sigmas):
@@ -72,25 +92,26 @@ def draw(
 
 
 def accumulate(
-    chain: LinearChain, denoise: Denoise, states: Tensor, gradient: Tensor, parameters: list[Tensor],
-    micro_batch: int, last: int = 0, base: Denoise | None = None, penalty: float = 0.0,
+    chain: LinearChain, denoise: Denoise, states: Tensor, gradient: Tensor,
+    parameters: list[Tensor], micro_batch: int, last: int = 0, penalty: Penalty | None = None,
 ) -> None:  # fmt: skip
     """Adds ∂L/∂θ to `.grad` of the parameters.
 
     Arguments:
+        chain: The sampler.
+        denoise: The model.
         states: u_k from `draw`, with shape `(K, N, *)`.
         gradient: λ = ∂L/∂x of the samples, with shape `(N, *)`.
         parameters: The trained tensors θ.
         micro_batch: The number of samples in one call of the model.
-        last: The gradient passes only through this number of last calls; 0 means all. Fewer are cheaper but biased.
-        base: The model without adapters, for the penalty.
-        penalty: β. The penalty β · mean (D_θ(u_k) − D_base(u_k))² is added to the loss, with the mean over samples, all
-            calls and entries. Its gradient also passes through u_k. With `last`, only those calls contribute.
+        last: The gradient passes only through this number of last calls; 0 means all. Fewer are
+            cheaper but biased.
+        penalty: A penalty on the distance from the untrained model, or None.
     """
     calls = len(chain)
     first = max(0, calls - last) if last else 0
     numbers = calls * gradient.numel()
-    for rows in parts(gradient.shape[0], micro_batch):
+    for rows in micro_batches(gradient.shape[0], micro_batch):
         piece = slice(rows.start, rows.stop)
         pulled: dict[int, Tensor] = {calls: gradient[piece]}  # l: μ_l; for the final sample, λ
         for k in range(calls - 1, first - 1, -1):
@@ -99,19 +120,19 @@ def accumulate(
             x = states[k, piece].detach().requires_grad_(k > first)
             with torch.enable_grad():
                 estimate = denoise(x, chain.sigmas[k], rows)
-            away = None
-            if base is not None and penalty > 0:
+            drift = None
+            if penalty is not None:
                 with torch.no_grad():
-                    away = estimate - base(x, chain.sigmas[k], rows)
-                away *= 2 * penalty / numbers
-                upstream = upstream + away
+                    drift = estimate - penalty.base(x, chain.sigmas[k], rows)
+                drift *= 2 * penalty.weight / numbers
+                upstream = upstream + drift
             if not isinstance(upstream, Tensor) or not estimate.requires_grad:
-                continue  # the sampler does not use this estimate, or it has no trained parameter
+                continue  # the sampler does not use this estimate, or no parameter is trained in it
             inputs = [x, *parameters] if x.requires_grad else parameters
             torch.autograd.backward(estimate, upstream.to(estimate), inputs=inputs)
-            if x.requires_grad and away is not None:
+            if x.requires_grad and drift is not None:
                 with torch.enable_grad():
-                    untouched = base(x, chain.sigmas[k], rows)
-                torch.autograd.backward(untouched, -away.to(untouched), inputs=[x])
+                    untrained = penalty.base(x, chain.sigmas[k], rows)
+                torch.autograd.backward(untrained, -drift.to(untrained), inputs=[x])
             if x.requires_grad:
                 pulled[k] = x.grad

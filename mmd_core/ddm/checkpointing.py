@@ -1,7 +1,8 @@
-"""Gradient checkpointing per block: the backward pass computes the activations inside a block again."""
+"""Gradient checkpointing per block: the backward pass computes a block's activations again."""
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +16,22 @@ CONTAINERS = nn.ModuleList | nn.Sequential | nn.ModuleDict
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """The outermost modules in the module lists of a network that have submodules: residual and transformer blocks."""
+    """The residual and transformer blocks of a network.
+
+    These are the outermost modules in its module lists that have submodules.
+    """
     found = []
     for child in network.children():
         if isinstance(child, CONTAINERS):
-            found += _within(child)
+            found += _blocks_in(child)
     return found
 
 
-def _within(container: nn.Module) -> list[nn.Module]:
+def _blocks_in(container: nn.Module) -> list[nn.Module]:
     found = []
     for child in container.children():
         if isinstance(child, CONTAINERS):
-            found += _within(child)
+            found += _blocks_in(child)
         elif any(True for _ in child.children()):
             found.append(child)
     return found
@@ -35,14 +39,15 @@ def _within(container: nn.Module) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def checkpointed(network: nn.Module, lora: LoRA) -> Iterator[int]:
-    """A context in which the blocks of a network store only their inputs; yields the number of blocks.
+    """A context in which the blocks of a network store only their inputs.
 
-    The network must be a private copy, because the context replaces the `forward` of its blocks. When a block is
-    computed again, the adapters are on or off as they were the first time.
+    It yields the number of blocks. The network must be a private copy, because the context replaces
+    the `forward` of its blocks. When a block is computed again, the adapters are on or off as they
+    were the first time.
     """
     changed = [(block, block.__dict__.get("forward")) for block in blocks(network)]
     for block, _ in changed:
-        block.forward = _again(block.forward, lora)
+        block.forward = _checkpointed_forward(block.forward, lora)
     try:
         yield len(changed)
     finally:
@@ -52,31 +57,33 @@ def checkpointed(network: nn.Module, lora: LoRA) -> Iterator[int]:
                 block.forward = own
 
 
-def _again(forward: Callable, lora: LoRA) -> Callable:
-    def run(*args, **kwargs):
+def _checkpointed_forward(forward: Callable, lora: LoRA) -> Callable:
+    def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        # Networks write into dictionaries that they pass from block to block. With copies, both computations start
-        # from the same content.
+        # Networks write into dictionaries that they pass from block to block. With copies, both
+        # computations start from the same content.
         args, kwargs, active = _copied(args), _copied(kwargs), lora.active
 
-        def block():
-            """The output, and whether the block modified an input tensor in place, as Flux blocks do."""
+        def block() -> tuple[Any, bool]:
+            """The output, and whether the block modified an input in place, as Flux blocks do."""
             given, named = _copied(args, True), _copied(kwargs, True)
             with lora.set_active(active):
                 output = forward(*given, **named)
             tensors = [t for t in (*given, *named.values()) if isinstance(t, Tensor)]
             return output, any(t._version for t in tensors)
 
-        return _forgetting(block)
+        return _output_of(block)
 
     return run
 
 
-def _forgetting(block: Callable):
-    """The output of `block`. The backward pass calls `block` once more to get the tensors that autograd needs.
+def _output_of(block: Callable[[], tuple[Any, bool]]) -> Any:
+    """The output of `block`, whose graph holds no activations of the block.
 
-    `torch.utils.checkpoint` is not used: it returns these tensors after later in-place writes have changed them.
+    The backward pass calls `block` once more to get the tensors that autograd needs.
+    `torch.utils.checkpoint` is not used: it returns these tensors after later in-place writes have
+    changed them.
     """
     writes, count, kept = False, 0, []
 
@@ -103,8 +110,11 @@ def _forgetting(block: Callable):
     return output
 
 
-def _copied(value, tensors: bool = False, depth: int = 3):
-    """Copies dictionaries in arguments and, with `tensors`, tensors; tensors in nested dictionaries stay shared."""
+def _copied(value: Any, tensors: bool = False, depth: int = 3) -> Any:
+    """Copies the dictionaries in arguments and, with `tensors`, also the tensors.
+
+    Tensors in nested dictionaries stay shared.
+    """
     if type(value) is tuple and depth:
         return tuple(_copied(part, tensors, depth - 1) for part in value)
     if type(value) is dict and depth:

@@ -26,13 +26,16 @@ class DDMConfig:
         alpha: α of the adapters; 0 means α = r.
         targets: Which layers get an adapter, one of `TARGETS`.
         features: Which features of the samples the MMD compares, one of `FEATURES`.
-        drift_penalty: β, the weight of the mean squared distance from the estimates of the untrained model.
-        grad_last_k: The gradient passes only through this number of last calls of the model; 0 means all.
+        drift_penalty: β, the weight of the mean squared distance from the estimates of the
+            untrained model.
+        grad_last_k: The gradient passes only through this number of last calls of the model; 0
+            means all.
         grad_clip: The largest norm of the gradient; 0 means no limit.
-        ema: The decay of the exponential moving average of the adapters, in [0, 1[; 0 means no average.
+        ema: The decay of the exponential moving average of the adapters, in [0, 1[; 0 means no
+            average.
         validate_every: The number of updates between two comparisons with the held-out references.
-        patience: With `keep` = `best`, training ends when the distance from the held-out references rose this many
-            times in a row; 0 means never.
+        patience: With `keep` = `best`, training ends when the distance from the held-out references
+            rose this many times in a row; 0 means never.
         keep: Which adapters are kept, one of `KEEP`.
         seed: The seed of all random numbers.
 
@@ -58,7 +61,7 @@ class DDMConfig:
     keep: str = "best"
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, known in (
             ("lr_decay", DECAYS),
             ("targets", tuple(TARGETS)),
@@ -70,8 +73,9 @@ class DDMConfig:
                     f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}"
                 )
         for name, least in (
-            ("batch_size", 2), ("micro_batch", 1), ("iterations", 1), ("rank", 1), ("validate_every", 1),
-            ("grad_last_k", 0), ("patience", 0), ("drift_penalty", 0), ("grad_clip", 0), ("alpha", 0),
+            ("batch_size", 2), ("micro_batch", 1), ("iterations", 1), ("rank", 1),
+            ("validate_every", 1), ("grad_last_k", 0), ("patience", 0), ("drift_penalty", 0),
+            ("grad_clip", 0), ("alpha", 0),
         ):  # fmt: skip
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= least):
@@ -79,7 +83,7 @@ class DDMConfig:
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
         if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must lie between 0 and below 1, not {self.ema}")
+            raise ValueError(f"ema must be at least 0 and below 1, not {self.ema}")
 
     def rate(self, iteration: int) -> float:
         """The factor of the learning rate in the update `iteration`, which counts from 0."""

@@ -1,16 +1,18 @@
 """LoRA adapters on a frozen network: W becomes W + (alpha / rank) · up · down, in forward hooks.
 
-The weights themselves do not change. So they may be quantised, no gradient of a full weight is computed, and the
-adapters can be switched off at any time. The tensors have the names and shapes of the usual LoRA files.
+The weights themselves do not change. So they may be quantised, no gradient of a full weight is
+computed, and the adapters can be switched off at any time. The tensors have the names and shapes of
+the usual LoRA files.
 
 References:
-    Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022. https://arxiv.org/abs/2106.09685
+    Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022.
+    https://arxiv.org/abs/2106.09685
 """
 
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +20,18 @@ from torch.nn import functional as F
 
 __all__ = ["LoRA", "TARGETS", "layers"]
 
+ATTENTION = r"attn|attention|to_[qkv]\b|to_out|qkv"
+MLP = r"\bff\b|mlp|ffn|feed_forward"
 TARGETS = {
     "all": re.compile(""),
-    "attention+mlp": re.compile(r"attn|attention|to_[qkv]\b|to_out|qkv|\bff\b|mlp|ffn|feed_forward", re.I),
-    "attention": re.compile(r"attn|attention|to_[qkv]\b|to_out|qkv", re.I),
-}  # fmt: skip
+    "attention+mlp": re.compile(f"{ATTENTION}|{MLP}", re.I),
+    "attention": re.compile(ATTENTION, re.I),
+}
 _CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 
 
-def _convolution(module: nn.Module):
+def _convolution(module: nn.Module) -> Callable[..., Tensor] | None:
+    """The function that computes a convolutional layer; None for other modules."""
     return next((f for kind, f in _CONVOLUTIONS.items() if isinstance(module, kind)), None)
 
 
@@ -49,14 +54,16 @@ def layers(network: nn.Module, targets: str) -> list[str]:
         if (convolution or linear) and TARGETS[targets].search(name):
             found.append(name)
     if not found:
-        raise ValueError(f"this model has no layer that is known as {targets}: set targets to all")
+        raise ValueError(f"this model has no layer of the kind {targets}: set targets to all")
     return found
 
 
 class _Adapter(nn.Module):
     """The two factors, down and up, of the adapter of one layer."""
 
-    def __init__(self, layer: nn.Module, rank: int, scale: float, generator: torch.Generator):
+    def __init__(
+        self, layer: nn.Module, rank: int, scale: float, generator: torch.Generator
+    ) -> None:
         super().__init__()
         self.scale, self.convolve = scale, _convolution(layer)
         if self.convolve is None:
@@ -77,7 +84,9 @@ class _Adapter(nn.Module):
 
 
 class LoRA:
-    """LoRA adapters on the named layers of a network. They are active at once, and 0 until they are trained.
+    """LoRA adapters on the named layers of a network.
+
+    They are active at once, and 0 until they are trained.
 
     Arguments:
         network: The network; its layers have forward hooks until `remove` is called.
@@ -85,7 +94,8 @@ class LoRA:
         rank: r, at least 1.
         alpha: α; the output of an adapter is multiplied by α / r.
         seed: The seed of the initial down factors.
-        initial: An earlier `state_dict` to continue from; its rank and α replace `rank` and `alpha`.
+        initial: An earlier `state_dict` to continue from, or None; its rank and α replace `rank`
+            and `alpha`.
         prefix: The prefix of the tensor names in `state_dict`.
 
     Raises:
@@ -95,7 +105,7 @@ class LoRA:
     def __init__(
         self, network: nn.Module, names: Sequence[str], rank: int, alpha: float, seed: int = 0,
         initial: dict[str, Tensor] | None = None, prefix: str = "",
-    ):  # fmt: skip
+    ) -> None:  # fmt: skip
         self.prefix, self.active = prefix, True
         if initial is not None:
             rank, alpha = self._rank_of(initial, names)
@@ -105,12 +115,15 @@ class LoRA:
         self.adapters = {
             name: _Adapter(modules[name], rank, alpha / rank, generator) for name in names
         }
-        self._hooks = [modules[name].register_forward_hook(self._hook(a)) for name, a in self.adapters.items()]  # fmt: skip
+        self._hooks = [
+            modules[name].register_forward_hook(self._hook(adapter))
+            for name, adapter in self.adapters.items()
+        ]
         if initial is not None:
             self.load(initial)
 
-    def _hook(self, adapter: _Adapter):
-        def hook(layer, args, output):
+    def _hook(self, adapter: _Adapter) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
+        def hook(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
             return output + adapter(layer, args[0]).to(output.dtype) if self.active else output
 
         return hook
@@ -121,30 +134,35 @@ class LoRA:
         ranks = {len(down) for down in found.values()}
         if set(found) != wanted or len(ranks) != 1:
             raise ValueError(
-                f"the existing LoRA is of {len(found)} layers, {len(wanted & set(found))} of them among the "
-                f"{len(wanted)} to be trained, with rank {', '.join(map(str, sorted(ranks))) or 'unknown'}: connect one "
-                "that was trained with the same targets on the same kind of model, or none"
+                f"the existing LoRA does not fit: it has {len(found)} layers, "
+                f"{len(wanted & set(found))} of the {len(wanted)} that are to be trained, and rank "
+                f"{', '.join(map(str, sorted(ranks))) or 'unknown'}. Connect one that was trained "
+                "with the same targets on the same kind of model, or none"
             )
         rank = ranks.pop()
         alphas = {float(state.get(f"{self.prefix}{name}.alpha", rank)) for name in names}
         if len(alphas) != 1:
             raise ValueError(
-                "the existing LoRA does not fit: its layers have alphas of their own, connect one of MMDTrainLoRA"
+                "the existing LoRA does not fit: its layers have different alphas. Connect one of "
+                "MMDTrainLoRA"
             )
         return rank, alphas.pop()
 
     @property
     def parameters(self) -> list[Tensor]:
+        """The factors: down and up of each layer."""
         return [
             factor for adapter in self.adapters.values() for factor in (adapter.down, adapter.up)
         ]
 
     def to(self, device: torch.device) -> "LoRA":
+        """Moves all factors to the device."""
         for adapter in self.adapters.values():
             adapter.to(device)
         return self
 
     def requires_grad(self, trained: bool) -> None:
+        """Sets whether the factors are trained."""
         for parameter in self.parameters:
             parameter.requires_grad_(trained)
 
@@ -160,7 +178,10 @@ class LoRA:
 
     @contextlib.contextmanager
     def set_active(self, active: bool) -> Iterator[None]:
-        """A context in which the adapters are on or off. Without them the network computes as before."""
+        """A context in which the adapters are on or off.
+
+        Without them the network computes as before.
+        """
         self.active, before = active, self.active
         try:
             yield
@@ -168,7 +189,11 @@ class LoRA:
             self.active = before
 
     def state_dict(self, values: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
-        """The tensors under the names of a LoRA file, float32 on the CPU; made from `values` if given."""
+        """The tensors under the names of a LoRA file, float32 on the CPU.
+
+        Arguments:
+            values: The factors to take instead of the current ones.
+        """
         values = iter(self.values() if values is None else values)
         state = {}
         for name in self.adapters:
@@ -179,13 +204,20 @@ class LoRA:
         return state
 
     def load(self, state: dict[str, Tensor]) -> None:
+        """Sets all factors from a `state_dict`.
+
+        Raises:
+            ValueError: It does not fit these layers.
+        """
         values = []
         for name, adapter in self.adapters.items():
             for part, factor in (("down", adapter.down), ("up", adapter.up)):
                 value = state.get(f"{self.prefix}{name}.lora_{part}.weight", torch.empty(0))
                 if value.numel() != factor.numel():
                     raise ValueError(
-                        f"the existing LoRA does not fit: {name} is {tuple(factor.shape)}, there {tuple(value.shape)}"
+                        f"the existing LoRA does not fit: {name} has the shape "
+                        f"{tuple(value.shape)}, not {tuple(factor.shape)}. Connect one of the same "
+                        "kind of model"
                     )
                 values.append(value.reshape(factor.shape).to(factor))
         self.put(values)

@@ -1,22 +1,25 @@
 """Finetuning of a few-step sampler with an MMD loss (MMD-DDM), with the gradient from `adjoint.py`.
 
 References:
-    Aiello, Valsesia, Magli, Fast Inference in Denoising Diffusion Models via MMD Finetuning, arXiv 2301.07969.
+    Aiello, Valsesia, Magli, Fast Inference in Denoising Diffusion Models via MMD Finetuning.
+    https://arxiv.org/abs/2301.07969
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .adjoint import (
     Denoise,
+    Penalty,
     accumulate,
     draw,
-    parts,
+    micro_batches,
 )
 from .chain import LinearChain
 from .config import DDMConfig
@@ -25,9 +28,7 @@ from .loss import MMDLoss
 
 __all__ = ["Problem", "Step", "Training"]
 
-VALIDATION = (
-    2  # validation draws this many times the samples of an update; it is cheaper, without gradients
-)
+VALIDATION_BATCHES = 2  # that each validation draws; drawing without gradients is cheaper
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +41,14 @@ class Problem:
         device: The device of the samples.
         scaled: Maps `(noise, sigma)` to x_0 at the noise level σ: the model's noise_scaling.
         denoise: Maps the prompt indices of a batch to a `Denoise` with these prompts.
-        features: Maps `(x, noise, prompts)` to the features of samples, with shape `(b, F)`, differentiable in x.
-            `noise` is standard normal with the shape of x, for features of noisy samples.
+        features: Maps `(x, noise, prompts)` to the features of samples, with shape `(b, F)`,
+            differentiable in x. `noise` is standard normal with the shape of x, for features of
+            noisy samples.
         loss: The loss relative to the training references.
         held_out: The loss relative to the held-out references; None if there are none.
         chances: The probability of each prompt, with shape `(P,)`, sum 1.
-        prompt_features: The features of the prompts, with shape `(P, E)`; None if prompts are not compared.
+        prompt_features: The features of the prompts, with shape `(P, E)`; None if prompts are not
+            compared.
     """
 
     chains: tuple[LinearChain, ...]
@@ -67,8 +70,8 @@ class Step:
     Attributes:
         iteration: The number of updates so far; 0 is the model before training.
         loss: MMD²_U of the batch of this update; NaN for iteration 0.
-        held_out: MMD²_U of the averaged adapters relative to the held-out references, on fixed noise; None without
-            validation at this iteration.
+        held_out: MMD²_U of the averaged adapters relative to the held-out references, on fixed
+            noise; None without validation at this iteration.
         samples: The samples of that validation, with shape `(n, *)`, or None.
     """
 
@@ -76,6 +79,22 @@ class Step:
     loss: float
     held_out: float | None = None
     samples: Tensor | None = None
+
+
+class _Batch(NamedTuple):
+    """The random inputs of one batch.
+
+    Attributes:
+        start: x_0, with shape `(N, *)`.
+        noise: ξ, the noise of the sampler, with shape `(R, N, *)`.
+        feature_noise: The noise of the features, with shape `(N, *)`.
+        prompts: The index of the prompt of each sample.
+    """
+
+    start: Tensor
+    noise: Tensor
+    feature_noise: Tensor
+    prompts: list[int]
 
 
 class Training:
@@ -89,7 +108,7 @@ class Training:
         ended: Why training ended early; "" if it did not.
     """
 
-    def __init__(self, config: DDMConfig, problem: Problem, lora: LoRA):
+    def __init__(self, config: DDMConfig, problem: Problem, lora: LoRA) -> None:
         self.config, self.problem, self.lora = config, problem, lora
         self.losses: list[float] = []
         self.validated: list[tuple[int, float]] = []
@@ -98,32 +117,36 @@ class Training:
         self._average = lora.values()
 
     def run(self) -> Iterator[Step]:
-        """A generator: yields iteration 0, then makes one update per yielded `Step`. In the end `values` are set.
+        """A generator: yields iteration 0, then makes one update per yielded `Step`.
+
+        In the end the adapters have the factors `values`.
 
         Raises:
             ValueError: The samples do not depend on the adapters.
         """
         config, lora = self.config, self.lora
         optimizer = torch.optim.Adam(lora.parameters, lr=config.learning_rate)
-        yield self._validated(0, math.nan)
+        yield self._validate(0, math.nan)
         for i in range(config.iterations):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * config.rate(i)
             optimizer.zero_grad(set_to_none=True)
             loss, finite = self._gradient()
             if not finite:
-                self.ended = f"after {i} updates, since the loss or its gradient was not a finite number any more"
+                self.ended = (
+                    f"after {i} updates, because the loss or its gradient was not a finite number"
+                )
                 break
             optimizer.step()
             self.losses.append(loss)
-            self._follow(i)
+            self._update_average(i)
             done = i + 1
             if done % config.validate_every == 0 or done == config.iterations:
-                yield self._validated(done, loss)
-                if done < config.iterations and self._hopeless():
+                yield self._validate(done, loss)
+                if done < config.iterations and self._only_rises():
                     self.ended = (
-                        f"after {done} updates, since the distance from held-out references rose {config.patience} "
-                        "times in a row"
+                        f"after {done} updates, because the distance from held-out references rose "
+                        f"{config.patience} times in a row"
                     )
                     break
             else:
@@ -131,21 +154,24 @@ class Training:
         lora.put(self.values)
 
     def _gradient(self) -> tuple[float, bool]:
-        """Sets the gradients of the adapters; returns MMD²_U, and whether it and the gradients are finite."""
+        """Sets the gradients of the adapters.
+
+        Returns:
+            MMD²_U, and whether it and the gradients are finite.
+        """
         config, problem = self.config, self.problem
         chain = problem.chains[int(torch.randint(len(problem.chains), (), generator=self.random))]
         batch = self._batch(chain, config.batch_size, self.random)
-        start, noise, again, prompts = batch
-        denoise = problem.denoise(prompts)
-        drawn = draw(chain, denoise, start, noise, config.micro_batch)
-        features = self._features(drawn.samples, again, prompts)
-        loss, gradient = problem.loss(features, self._prompt_features(prompts), self.random)
+        denoise = problem.denoise(batch.prompts)
+        drawn = draw(chain, denoise, batch.start, batch.noise, config.micro_batch)
+        features = self._features(drawn.samples, batch)
+        loss, gradient = problem.loss(features, self._prompt_features(batch), self.random)
         upstream = torch.empty_like(drawn.samples)
-        for rows in parts(len(start), config.micro_batch):
+        for rows in micro_batches(len(batch.start), config.micro_batch):
             piece = slice(rows.start, rows.stop)
             x = drawn.samples[piece].detach().requires_grad_()
             with torch.enable_grad():
-                found = problem.features(x, again[piece], prompts[piece])
+                found = problem.features(x, batch.feature_noise[piece], batch.prompts[piece])
             (upstream[piece],) = torch.autograd.grad(found, x, gradient[piece].to(found))
 
         def base(x: Tensor, sigma: float, rows: Sequence[int]) -> Tensor:
@@ -154,69 +180,80 @@ class Training:
 
         parameters = self.lora.parameters
         accumulate(
-            chain, denoise, drawn.states, upstream, parameters, config.micro_batch, config.grad_last_k,
-            base, config.drift_penalty,
+            chain, denoise, drawn.states, upstream, parameters, config.micro_batch,
+            config.grad_last_k,
+            Penalty(base, config.drift_penalty) if config.drift_penalty else None,
         )  # fmt: skip
         if all(parameter.grad is None for parameter in parameters):
             raise ValueError(
-                "what is trained has no part in what the model draws: train on the model without nodes that compile or "
-                "replace its network"
+                "train on the model without nodes that compile or replace its network: with them, "
+                "the LoRA has no effect on the samples"
             )
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or math.inf)
         return loss, math.isfinite(loss) and bool(norm.isfinite())
 
-    def _batch(self, chain: LinearChain, count: int, random: torch.Generator):
-        """The random inputs of a batch: x_0, the noise ξ of the sampler, the noise of the features, prompt indices."""
+    def _batch(self, chain: LinearChain, count: int, random: torch.Generator) -> _Batch:
         problem = self.problem
         numbers = torch.randn(2 + chain.draws, count, *problem.shape, generator=random)
         numbers = numbers.to(problem.device)
         prompts = balanced_choice(problem.chances, count, random)
-        return problem.scaled(numbers[0], chain.sigmas[0]), numbers[2:], numbers[1], prompts
+        start = problem.scaled(numbers[0], chain.sigmas[0])
+        return _Batch(start, numbers[2:], numbers[1], prompts)
 
     @torch.no_grad()
-    def _features(self, samples: Tensor, noise: Tensor, prompts: Sequence[int]) -> Tensor:
-        pieces = parts(len(samples), self.config.micro_batch)
+    def _features(self, samples: Tensor, batch: _Batch) -> Tensor:
+        pieces = [
+            slice(rows.start, rows.stop)
+            for rows in micro_batches(len(samples), self.config.micro_batch)
+        ]
         return torch.cat([
-            self.problem.features(samples[r.start : r.stop], noise[r.start : r.stop], prompts[r.start : r.stop])
-            for r in pieces
+            self.problem.features(samples[piece], batch.feature_noise[piece], batch.prompts[piece])
+            for piece in pieces
         ])  # fmt: skip
 
-    def _prompt_features(self, prompts: Sequence[int]) -> Tensor | None:
+    def _prompt_features(self, batch: _Batch) -> Tensor | None:
         features = self.problem.prompt_features
-        return None if features is None else features[list(prompts)]
+        return None if features is None else features[batch.prompts]
 
     @torch.no_grad()
-    def _follow(self, i: int) -> None:
-        """Updates the exponential moving average of the adapters; its decay is smaller in the first updates."""
+    def _update_average(self, i: int) -> None:
+        """Updates the exponential moving average of the adapters.
+
+        Its decay is smaller in the first updates.
+        """
         decay = min(self.config.ema, (1 + i) / (10 + i)) if self.config.ema else 0.0
         for kept, value in zip(self._average, self.lora.parameters, strict=True):
             kept.lerp_(value, 1 - decay)
 
-    def _validated(self, done: int, loss: float) -> Step:
-        """Validates the averaged adapters on the same noise each time, and keeps them if they are the best."""
+    def _validate(self, done: int, loss: float) -> Step:
+        """Validates the averaged adapters, and keeps them if they are the best.
+
+        The noise is the same each time.
+        """
         config, problem = self.config, self.problem
         if problem.held_out is None:
             self.best, self.values = done, [value.clone() for value in self._average]
             return Step(done, loss)
         random = torch.Generator().manual_seed(config.seed + 1)
         chain = problem.chains[0]
-        start, noise, again, prompts = self._batch(chain, VALIDATION * config.batch_size, random)
+        batch = self._batch(chain, VALIDATION_BATCHES * config.batch_size, random)
+        denoise = problem.denoise(batch.prompts)
         trained = self.lora.values()
         self.lora.put(self._average)
         try:
-            samples = draw(chain, problem.denoise(prompts), start, noise, config.micro_batch, False)
-            features = self._features(samples.samples, again, prompts)
-            found, _ = problem.held_out(features, self._prompt_features(prompts), random)
+            drawn = draw(chain, denoise, batch.start, batch.noise, config.micro_batch, keep=False)
+            features = self._features(drawn.samples, batch)
+            found, _ = problem.held_out(features, self._prompt_features(batch), random)
         finally:
             self.lora.put(trained)
         best = min((value for _, value in self.validated), default=math.inf)
         self.validated.append((done, found))
         if config.keep == "last" or found < best:
             self.best, self.values = done, [value.clone() for value in self._average]
-        return Step(done, loss, found, samples.samples)
+        return Step(done, loss, found, drawn.samples)
 
-    def _hopeless(self) -> bool:
-        """Whether the last `patience` validations all rose; fewer may be noise."""
+    def _only_rises(self) -> bool:
+        """Whether the last `patience` validations all rose. Fewer rises may be noise."""
         patience = self.config.patience
         last = [value for _, value in self.validated[-patience - 1 :]]
         rises = len(last) > patience and all(a < b for a, b in pairwise(last))
@@ -224,7 +261,15 @@ class Training:
 
 
 def balanced_choice(chances: Tensor, count: int, random: torch.Generator) -> list[int]:
-    """`count` prompt indices with frequencies close to `chances`: systematic sampling, in random order."""
+    """`count` prompt indices with frequencies close to `chances`.
+
+    This is systematic sampling, in random order.
+
+    Arguments:
+        chances: The probability of each prompt, with shape `(P,)`.
+        count: The number of samples.
+        random: The generator.
+    """
     edges = chances.double().cumsum(0)
     places = (torch.arange(count) + torch.rand((), generator=random).double()) / count * edges[-1]
     chosen = torch.searchsorted(edges, places.double(), right=True).clamp_max(len(chances) - 1)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmd_pack.mmd_core.ddm import LinearChain, accumulate, draw
+from mmd_pack.mmd_core.ddm import LinearChain, Penalty, accumulate, draw
 from mmd_tests.support.ddm_samplers import F64, SAMPLERS, Network, euler, heun, multistep
 
 N = 7
@@ -62,7 +62,8 @@ def adjoint(s, size, penalty=0.0, last=0):
     for parameter in s.parameters:
         parameter.grad = None
     states, upstream = drawn(s, size)
-    accumulate(s.chain, s.denoise, states, upstream, s.parameters, size, last, s.base, penalty)
+    added = Penalty(s.base, penalty) if penalty else None
+    accumulate(s.chain, s.denoise, states, upstream, s.parameters, size, last, added)
     return [parameter.grad for parameter in s.parameters]
 
 
@@ -174,7 +175,8 @@ def test_holds_one_call_of_one_micro_batch(penalty, rng):
         estimate = s.denoise(s.start[:2].clone().requires_grad_(), 1.0, range(2))
     states, upstream = drawn(s, 2)
     with Kept(known) as many:
-        accumulate(s.chain, s.denoise, states, upstream, s.parameters, 2, 0, s.base, penalty)
+        added = Penalty(s.base, penalty) if penalty else None
+        accumulate(s.chain, s.denoise, states, upstream, s.parameters, 2, 0, added)
     with Kept(known) as whole:
         total = through(s)
     assert many.now == 0

@@ -199,7 +199,7 @@ def test_of_very_many_references_some_are_drawn_each_time(monkeypatch, rng):
     chosen = config("rbf", prompt_kernel="rbf")
     exact, gradient = MMDLoss(y, chosen, prompts=r)(x, p)
     bandwidth = MMDLoss(y, chosen, prompts=r).config.prompt_bandwidth
-    monkeypatch.setattr(module, "MOST", 12)
+    monkeypatch.setattr(module, "MAX_REFERENCES", 12)
     some = MMDLoss(y, chosen, prompts=r)
     assert some.config.prompt_bandwidth == bandwidth
     draws = [some(x, p, torch.Generator().manual_seed(seed)) for seed in range(225)]

@@ -420,7 +420,7 @@ def test_prompts_are_drawn_as_often_as_their_chances_say():
 def test_a_model_that_the_adapters_have_no_part_in_is_an_error():
     toy = Toy()
     toy.lora.remove()
-    with pytest.raises(ValueError, match="has no part in what the model draws"):
+    with pytest.raises(ValueError, match="the LoRA has no effect on the samples"):
         toy.run()
 
 

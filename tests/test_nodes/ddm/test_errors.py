@@ -119,15 +119,15 @@ def test_what_cannot_be_is_told_before_the_model_is_copied(case, monkeypatch, ou
 
 DRAWN_NOTHING = {
     "rank of one layer": (
-        lambda: {"existing_lora": dict(list(usual()[LORA].items())[3:])}, "the existing LoRA is of 24 layers"
+        lambda: {"existing_lora": dict(list(usual()[LORA].items())[3:])}, "it has 24 layers"
     ),
-    "no LoRA": (lambda: {"existing_lora": {}}, "the existing LoRA is of 0 layers"),
+    "no LoRA": (lambda: {"existing_lora": {}}, "it has 0 layers"),
     "targets of the LoRA": (
-        lambda: {"existing_lora": usual()[LORA], "targets": "attention"}, "connect one that was trained with the same targets"
+        lambda: {"existing_lora": usual()[LORA], "targets": "attention"}, "Connect one that was trained with the same targets"
     ),
     "no such layers": (
         lambda: {"model": tiny_model(), "family": "SD15", "targets": "attention", "existing_lora": usual()[LORA]},
-        "the existing LoRA is of 25 layers, 0 of them among",
+        "it has 25 layers, 0 of the",
     ),
 }  # fmt: skip
 
@@ -179,7 +179,7 @@ def test_a_network_that_is_not_the_copy_is_told():
             inner.diffusion_model = kept
 
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "replaced", replaced)
-    with pytest.raises(ValueError, match="^MMDTrainLoRA: .* has no part in what the model draws"):
+    with pytest.raises(ValueError, match="^MMDTrainLoRA: .* the LoRA has no effect on the samples"):
         trained(model)
 
 
@@ -298,7 +298,7 @@ def test_numbers_that_are_not_finite_end_it_with_the_best_so_far():
     )
     assert out[STEPS] == 1 and math.isfinite(out[LOSSES]["loss"][0])
     assert (
-        "Training ended after 1 updates, since the loss or its gradient was not a finite"
+        "Training ended after 1 updates, because the loss or its gradient was not a finite"
         in out[REPORT]
     )
     assert all(factor.isfinite().all() for factor in out[LORA].values())
