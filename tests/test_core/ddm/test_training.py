@@ -369,7 +369,7 @@ def test_numbers_that_are_not_finite_end_it(broken):
     """With what was best by then, and the reason."""
     toy = Toy(iterations=8, ema=0.0)
     training = toy.run(held_out=scripted(3.0, 1.0, 2.0, 4.0, 5.0), **broken(toy))
-    assert training.ended.startswith("after 3 updates, since") and "finite" in training.ended
+    assert training.ended.startswith("after 3 updates, because") and "finite" in training.ended
     assert len(training.losses) == 3 and all(map(math.isfinite, training.losses))
     assert training.best == 2
     assert all(map(torch.equal, training.values, toy.at[2]))
