@@ -1,27 +1,31 @@
-"""TRI-TSMC (trust-region iterative twisted sequential Monte Carlo): samples a model that is tilted towards a reward.
+"""TRI-TSMC: trust-region iterative twisted sequential Monte Carlo.
 
-Implements the published update (tempered importance weights under a KL constraint in path space, then weighted maximum
-likelihood) of Wang, Yang, Deng, Xu, arXiv 2605.25123. The twist family and the default settings are this project's own.
-Start with `learning.py`, which holds the iterations.
+It samples a model that is tilted towards a reward. Open `learning.py` first: it holds the
+iterations.
 
-Notation: a path x_0 … x_T in sampling order, its last sample `z` = x_T, base distribution P, reward `r(z)`, inverse
-temperature λ (`reward_scale`), target π ∝ P e^{λ r(z)}, proposal Q_θ, importance weights R = dπ/dQ_θ, which are known
-up to the constant Z = E_P[e^{λ r(z)}].
+The update is the published one: tempered importance weights under a KL constraint in path space,
+then weighted maximum likelihood. The family of twists and the default settings are this project's
+own.
+
+Notation:
+    x_0 … x_T  a path in sampling order; its last sample is z = x_T
+    P          the base distribution of paths
+    r(z)       the reward
+    λ          the inverse temperature (`reward_scale`)
+    π          the target, π ∝ P e^{λ r(z)}
+    Q_θ        the proposal
+    R          the importance weights dπ/dQ_θ, known up to the constant Z = E_P[e^{λ r(z)}]
+
+References:
+    Wang, Yang, Deng, Xu, TRI-TSMC, 2026. https://arxiv.org/abs/2605.25123
 """
 
 from .config import FINALS, TWIST_FEATURES, TSMCConfig
 from .expansion import KernelExpansion
 from .jacobian import DenoiserJacobian
-from .learning import Learning, Pass
-from .paths import (
-    Denoise,
-    Noise,
-    Paths,
-    Recording,
-    propose,
-    replayed,
-)
-from .smc import Potential, Swarm, smc
+from .learning import BatchSummary, Learning
+from .paths import Denoise, Noise, Paths, Recording, propose, replayed
+from .smc import ParticleSystem, Potential, smc
 from .surrogate import fitted
 from .transition import Transition, transitions
 from .twist import MAX_SHIFT, Gradient, GradientTwist, Jacobian, Twist, white
@@ -32,6 +36,7 @@ __all__ = [
     "FINALS",
     "MAX_SHIFT",
     "TWIST_FEATURES",
+    "BatchSummary",
     "Denoise",
     "DenoiserJacobian",
     "Gradient",
@@ -40,11 +45,10 @@ __all__ = [
     "KernelExpansion",
     "Learning",
     "Noise",
-    "Pass",
+    "ParticleSystem",
     "Paths",
     "Potential",
     "Recording",
-    "Swarm",
     "TSMCConfig",
     "Transition",
     "Twist",

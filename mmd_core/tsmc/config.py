@@ -1,4 +1,4 @@
-"""The settings of TRI-TSMC, which are checked when they are created."""
+"""The settings of TRI-TSMC."""
 
 import math
 from dataclasses import dataclass
@@ -7,29 +7,31 @@ __all__ = ["TWIST_FEATURES", "FINALS", "TSMCConfig"]
 
 TWIST_FEATURES = ("auto", "gradient", "surrogate", "none")
 FINALS = ("best", "resample", "all", "smc")
-PATHS_PER_PARAMETER = 16
+PATHS_PER_PARAMETER = 16  # at least this many paths for each entry of θ
 
 
 @dataclass(frozen=True)
 class TSMCConfig:
-    """The settings of TRI-TSMC.
+    """The settings of TRI-TSMC, checked when they are created.
 
     Arguments:
         particles: N, the number of paths in one batch, at least 2.
         iterations: K, the number of updates of the twist. (K + 1) N paths are drawn in total.
-        kl_budget: ε in ]0, log N[, the largest KL divergence of one update, in nats. At the limit, about N e^{−ε}
-            paths carry the weight.
+        kl_budget: ε in ]0, log N[, the maximum KL divergence of one update, in nats. At the
+            maximum, about N e^{−ε} paths carry the weight.
         reward_scale: λ, the strength of the tilt e^{λ r}, at least 0.
         standardize: Whether r is measured in standard deviations of the reward of the first batch.
-        feature: The gradient that steers the chain, one of `TWIST_FEATURES`: `gradient` is the gradient of the reward,
-            `surrogate` that of a regression that is fitted to the scores, `none` means no steering (plain importance
-            sampling). `auto` takes `gradient` if the reward has one, else `surrogate`.
+        feature: The gradient that steers the chain, one of `TWIST_FEATURES`. `gradient`: that of
+            the reward. `surrogate`: that of a regression on the scores. `none`: no steering, that
+            is, plain importance sampling. `auto`: `gradient` if the reward has one, else
+            `surrogate`.
         time_blocks: The number of blocks that the chain is divided into. Each block has its own θ.
-        theta_init: θ_0, the first value of each entry of θ and the mean of its prior. If the entries of a block sum to
-            1, the drift is the plain gradient.
+        theta_init: θ_0, the first value of each entry of θ and the mean of its prior. If the
+            entries of a block sum to 1, the drift is the gradient itself.
         theta_prior_sd: σ_θ, the standard deviation of that prior.
-        eta: η in ]0, 1], how much new noise the ancestral sampler draws.
-        max_total_kl: The largest KL(Q_θ ‖ P) of the proposal from the model, in nats.
+        eta: η in ]0, 1], the amount of new noise that the ancestral sampler draws.
+        max_total_kl: The maximum of KL(Q_θ ‖ P), the divergence of the proposal from the model, in
+            nats.
 
     Raises:
         ValueError: A number is out of range, or the feature is unknown.
@@ -47,16 +49,16 @@ class TSMCConfig:
     eta: float = 1.0
     max_total_kl: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.particles < 2:
             raise ValueError(f"particles must be at least 2, not {self.particles}: 16 is usual")
         if self.iterations < 0:
-            raise ValueError(f"iterations must not be negative, not {self.iterations}")
-        most = math.log(self.particles)
-        if not 0 < self.kl_budget < most:
+            raise ValueError(f"iterations must be 0 or more, not {self.iterations}")
+        limit = math.log(self.particles)
+        if not 0 < self.kl_budget < limit:
             raise ValueError(
-                f"kl_budget must lie above 0 and below log(particles) = {most:.2f}, not {self.kl_budget}: beyond that "
-                "it limits nothing. Lower it, or raise particles"
+                f"kl_budget must be above 0 and below log(particles) = {limit:.2f}, not "
+                f"{self.kl_budget}: lower it, or raise particles. A larger value limits nothing"
             )
         if not (math.isfinite(self.reward_scale) and self.reward_scale >= 0):
             raise ValueError(
@@ -70,8 +72,8 @@ class TSMCConfig:
             raise ValueError(f"time_blocks must be at least 1, not {self.time_blocks}")
         if not 0 < self.eta <= 1:
             raise ValueError(
-                f"eta must lie above 0 and not above 1, not {self.eta}: SMC needs a sampler that draws noise, else "
-                "duplicates never separate. 1 is usual"
+                f"eta must be above 0 and at most 1, not {self.eta}: set it to 1. Steering needs "
+                "the noise that each step draws"
             )
         for name in ("theta_prior_sd", "max_total_kl"):
             if not getattr(self, name) > 0:
@@ -84,5 +86,5 @@ class TSMCConfig:
 
     @property
     def too_many_parameters(self) -> bool:
-        """Whether θ, with two entries for each block, has more entries than this number of paths can determine."""
+        """Whether θ, with two entries per block, has more entries than the paths can determine."""
         return 2 * self.time_blocks * PATHS_PER_PARAMETER > self.paths

@@ -11,7 +11,7 @@ __all__ = ["KernelExpansion"]
 
 
 class KernelExpansion:
-    """A kernel expansion, used for the witness function and for kernel regression.
+    """A kernel expansion. The witness function and the kernel regression are of this form.
 
     Arguments:
         kernel: k.
@@ -28,11 +28,11 @@ class KernelExpansion:
         coefficients: Tensor,
         constant: float = 0.0,
         features: Features | None = None,
-    ):
+    ) -> None:
         self.kernel, self.coefficients, self.constant = kernel, coefficients, constant
         self.features = features or Whole()
-        # Distances computed from inner products lose digits far from the origin, so radial kernels are centred.
-        # The values of other kernels depend on the origin, so these are not.
+        # Distances from inner products lose digits far from the origin. So rows are centered for
+        # radial kernels; the values of other kernels depend on the origin.
         self.origin = rows.mean(0) if kernel.radial else torch.zeros_like(rows[0])
         self.rows = rows - self.origin
         self._squares = self.rows.square().sum(1)
@@ -40,7 +40,7 @@ class KernelExpansion:
     @full_precision()
     def values(self, x: Tensor) -> Tensor:
         """k(x_i, y_j) of latents `(B, *)`, with shape `(B, m)`."""
-        return self.kernel.values(self._gram(self._seen(x)))
+        return self.kernel.values(self._gram(self._centered(x)))
 
     def value(self, x: Tensor) -> Tensor:
         """f of latents `(B, *)`, with shape `(B,)`."""
@@ -49,18 +49,18 @@ class KernelExpansion:
     @full_precision()
     def gradient(self, x: Tensor) -> Tensor:
         """∇f, with the shape of `x`."""
-        seen = self._seen(x)
-        pulls = self.kernel.pulls(self._gram(seen)) * self.coefficients
+        centered = self._centered(x)
+        pulls = self.kernel.pulls(self._gram(centered)) * self.coefficients
         gradient = pulls @ self.rows
         if self.kernel.radial:
-            gradient = gradient.addcmul_(pulls.sum(1, keepdim=True), seen, value=-1)
+            gradient = gradient.addcmul_(pulls.sum(1, keepdim=True), centered, value=-1)
         x_ = x.to(self.rows)
         shape = self.features(x_[:1]).shape[1:]
         return self.features.pull_back(x_, gradient.unflatten(1, shape)).to(x)
 
-    def _seen(self, x: Tensor) -> Tensor:
+    def _centered(self, x: Tensor) -> Tensor:
         """Features relative to `origin`, with shape `(B, F)`."""
         return self.features(x.to(self.rows)).flatten(1) - self.origin
 
-    def _gram(self, seen: Tensor) -> Gram:
-        return Gram(seen @ self.rows.T, seen.square().sum(1), self._squares)
+    def _gram(self, centered: Tensor) -> Gram:
+        return Gram(centered @ self.rows.T, centered.square().sum(1), self._squares)

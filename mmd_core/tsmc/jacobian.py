@@ -1,14 +1,15 @@
 """The Jacobian ∂x̂0/∂x of the denoiser, estimated from samples of the model.
 
-For x = α x0 + σ n, the estimate x̂0 = E[x0 | x] has the Jacobian α Cov(x0 | x)/σ² (Tweedie's formula). It converts a
-gradient at x̂0 into a gradient at x. If x0 is Gaussian with variance v along a direction, the Jacobian along it is
+For x = α x0 + σ n, the estimate x̂0 = E[x0 | x] has the Jacobian α Cov(x0 | x)/σ² (Tweedie's
+formula). It converts a gradient at x̂0 into a gradient at x. If x0 is Gaussian with variance v along
+a direction, the Jacobian along it is
 
     α v / (α² v + σ²)
 
-With v = 1 this is c(σ) of `transition.py`. But images vary along few directions, with variances much larger than 1. Along
-these directions x̂0 already depends on x at high noise, where c(σ) is small. So this module takes v as the variance of
-samples along the gradient. This is a single number, so few samples are enough. The direction of the gradient does not
-change.
+With v = 1 this is c(σ) of `transition.py`. But images vary along few directions, with variances
+much larger than 1. Along these, x̂0 depends on x even at high noise, where c(σ) is small. So this
+module takes the variance of samples along the gradient for v. It is a single number, so few samples
+are enough. The direction of the gradient does not change.
 
 References:
     Efron, Tweedie's Formula and Selection Bias, 2011. https://doi.org/10.1198/jasa.2011.tm11181
@@ -30,7 +31,7 @@ class DenoiserJacobian:
         samples: Samples of the model in its latent space, with shape `(n, *)`, two or more.
     """
 
-    def __init__(self, samples: Tensor):
+    def __init__(self, samples: Tensor) -> None:
         rows = samples.to(torch.promote_types(samples.dtype, torch.float32)).flatten(1)
         self.rows = (rows - rows.mean(0)) / max(len(rows) - 1, 1) ** 0.5
 

@@ -1,10 +1,12 @@
 """Paths of the twisted chain, and their sufficient statistics h and H.
 
-Let ξ = (x' − μ)/s be the noise relative to the base kernel, and let the columns of Φ be the features φ_k. A path has
+Let ξ = (x' − μ)/s be the noise relative to the base kernel, and let the columns of Φ be the
+features φ_k. A path has
 
-    h = Σ_i s_i Φ_iᵀ ξ_i ∈ ℝ^p,   H = Σ_i s_i² Φ_iᵀ Φ_i ∈ ℝ^{p×p},   log dQ_θ/dP = θᵀh − ½ θᵀHθ
+    h = Σ_i s_i Φ_iᵀ ξ_i ∈ ℝ^p,   H = Σ_i s_i² Φ_iᵀ Φ_i ∈ ℝ^{p×p},
+    log dQ_θ/dP = θᵀh − ½ θᵀHθ
 
-So h and H give the density ratio for every θ. The formula avoids a numerical difference of two large squares.
+So h and H give the density ratio for every θ, without a difference of two large squares.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +26,9 @@ Noise = Callable[[int], Tensor]  # step → ξ, with the shape of x
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """x̂0 and ξ of all steps with noise, in fp16 on the CPU. `replayed` computes h and H of a later twist from them.
+    """x̂0 and ξ of all steps with noise, in fp16 on the CPU.
+
+    `replayed` computes h and H of a later twist from them.
 
     Attributes:
         steps: The indices of these steps.
@@ -68,19 +72,24 @@ class Paths:
 
 
 class Sums:
-    """Adds up h and H of `batch` paths, step by step.
+    """Adds up h and H, step by step.
 
-    The terms stay on the device of the samples until `done`, so that the GPU need not synchronise at every step.
+    The terms stay on the device of the samples until `done`, because each copy to the CPU would
+    wait for the device.
+
+    Arguments:
+        batch: B, the number of paths.
+        size: p, the number of parameters.
     """
 
-    def __init__(self, batch: int, size: int):
+    def __init__(self, batch: int, size: int) -> None:
         self.h = torch.zeros(batch, size, dtype=torch.float64)
         self.H = torch.zeros(batch, size, size, dtype=torch.float64)
         self._pending: list[tuple[slice, Tensor, Tensor]] = []
 
     def add(self, which: slice, features: Tensor, noise: Tensor, s: float) -> None:
         """Adds one step: features `(B, q, *)` of the q parameters `which`, and ξ `(B, *)`."""
-        # No matrix product: its rounding depends on the batch size, and the sums of a path must not.
+        # Not a matrix product: its rounding depends on the other paths of the batch.
         rows = features.flatten(2) * s
         h = (rows * noise.flatten(1)[:, None]).sum(2)
         H = (rows[:, :, None] * rows[:, None]).sum(3)
@@ -109,14 +118,15 @@ def propose(
     Arguments:
         denoise: Maps `(x, step)` to x̂0.
         x: The initial noisy samples, with shape `(B, *)`.
-        steps: The chain.
-        noise: Maps a step to standard normal numbers with the shape of `x`; called for each step with noise.
+        steps: The transitions of the chain.
+        noise: Maps a step to standard normal numbers with the shape of `x`. It is called for each
+            step with noise.
         twist: The features of the drift; None draws from the base chain P.
         theta: θ, with shape `(p,)`; needed with a twist.
         record: Whether to keep a `Recording`.
     """
     sums = Sums(len(x), twist.size if twist else 0)
-    kept: tuple[list, list, list] = ([], [], [])
+    kept: tuple[list[int], list[Tensor], list[Tensor]] = ([], [], [])
     for i, step in enumerate(steps):
         x0 = denoise(x, i)
         mean = step.mean(x, x0)
@@ -146,7 +156,11 @@ def replayed(
     twist: Twist,
     device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """h and H of recorded paths under a twist that was not known when they were drawn; shapes as in `Paths`."""
+    """h and H of recorded paths, as in `Paths`, under a twist that was found later.
+
+    Arguments:
+        device: Where the twist is evaluated; None means the CPU.
+    """
     sums = Sums(len(recording.x0[0]), twist.size)
     for i, x0, xi in zip(recording.steps, recording.x0, recording.noise, strict=True):
         which, features = twist(x0.to(device).float(), i)

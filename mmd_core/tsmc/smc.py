@@ -1,10 +1,10 @@
-"""One pass of sequential Monte Carlo with the twisted proposal: particles are resampled during sampling.
+"""Sequential Monte Carlo with the twisted proposal: particles are resampled during sampling.
 
     log w += [V_{i+1} − V_i] + log p/q,   log p/q = −s u·e − ½ s² ‖u‖²
 
-where e is the noise that is drawn. Ẑ is unbiased for any potentials V with V_0 = 0 and V_T = λ r. This project uses
-V_i = κ(σ_i) λ r(x̂0). Without κ, V would treat x̂0 as certain while noise still hides part of x0; with a large λ, the
-wrong particles would then be duplicated.
+where e is the noise that is drawn. Ẑ is unbiased for any potentials V with V_0 = 0 and V_T = λ r.
+This project uses V_i = κ(σ_i) λ r(x̂0). Without κ, V would treat x̂0 as certain while noise still
+hides part of x0. With a large λ, the wrong particles would then be duplicated.
 """
 
 import math
@@ -19,21 +19,22 @@ from .transition import Transition
 from .twist import Twist, drift
 from .weights import effective, log_mean_exp, systematic
 
-__all__ = ["Potential", "Swarm", "smc"]
+__all__ = ["ParticleSystem", "Potential", "smc"]
 
 Potential = Callable[[Tensor, int], Tensor]  # (x̂0, step) → V, with shape `(B,)`
-THRESHOLD = 0.5  # particles are resampled if the effective sample size is below this fraction of their number
+THRESHOLD = 0.5  # resample if the effective sample size is below this fraction of the particles
 
 
 @dataclass(frozen=True, eq=False)
-class Swarm:
-    """The particles at the end of a pass.
+class ParticleSystem:
+    """The particles after the last step.
 
     Attributes:
         z: Samples, with shape `(N, *)`.
         log_weights: log w since the last resampling, with shape `(N,)`, float64 on the CPU.
         log_z: log Ẑ, complete after `rewarded`; Ẑ is unbiased.
-        ancestors: The index of the initial sample that each particle descends from, with shape `(N,)`.
+        ancestors: The index of the initial sample that each particle descends from, with shape
+            `(N,)`.
         resampled: The number of resampling steps.
     """
 
@@ -43,8 +44,8 @@ class Swarm:
     ancestors: Tensor
     resampled: int
 
-    def rewarded(self, tilt: Tensor) -> "Swarm":
-        """Adds the last potential V_T = λ r of the samples, with shape `(N,)`, to the weights and to log Ẑ."""
+    def rewarded(self, tilt: Tensor) -> "ParticleSystem":
+        """With the last potential V_T = λ r of the samples, with shape `(N,)`."""
         log_weights = _added(self.log_weights, _usable(tilt))
         log_z = self.log_z + log_mean_exp(log_weights)
         return replace(self, log_weights=log_weights, log_z=log_z)
@@ -56,17 +57,17 @@ def smc(
     steps: Sequence[Transition],
     noise: Noise,
     uniform: Callable[[int], float],
-    tilt: Callable[[Tensor], Tensor] | None = None,
     potential: Potential | None = None,
     twist: Twist | None = None,
     theta: Tensor | None = None,
-) -> Swarm:
-    """Moves all particles together, step by step, and resamples them (systematic resampling).
+) -> ParticleSystem:
+    """Moves all particles together, step by step, with systematic resampling.
+
+    The caller then scores the samples and passes the scores to `ParticleSystem.rewarded`.
 
     Arguments:
         denoise, x, steps, noise, twist, theta: As for `propose`.
         uniform: Maps a step to a random number in [0, 1[.
-        tilt: Maps final samples to λ r, with shape `(N,)`; with None the caller calls `Swarm.rewarded`.
         potential: Maps `(x̂0, step)` to V, with shape `(N,)`; None means V = 0 at all steps.
 
     References:
@@ -74,21 +75,19 @@ def smc(
         https://doi.org/10.1007/978-3-030-47845-2
     """
     n, log_z, resampled = len(x), 0.0, 0
-    log_w, at, ancestors = (
-        torch.zeros(n, dtype=torch.float64),
-        torch.zeros(n, dtype=torch.float64),
-        torch.arange(n),
-    )
+    log_w = torch.zeros(n, dtype=torch.float64)
+    last = torch.zeros(n, dtype=torch.float64)  # V at the step before
+    ancestors = torch.arange(n)
     for i, step in enumerate(steps):
         x0 = denoise(x, i)
         if i and potential is not None:
             new = _usable(potential(x0, i))
-            log_w, at = _added(log_w, new - at), new
+            log_w, last = _added(log_w, new - last), new
         if 0 < effective(log_w) < THRESHOLD * n:
             log_z += log_mean_exp(log_w)
             chosen = systematic(torch.softmax(log_w, 0), uniform(i))
             x, x0 = x[chosen.to(x.device)], x0[chosen.to(x.device)]
-            at, ancestors = at[chosen], ancestors[chosen]
+            last, ancestors = last[chosen], ancestors[chosen]
             log_w, resampled = torch.zeros_like(log_w), resampled + 1
         mean = step.mean(x, x0)
         if step.noise == 0:
@@ -102,8 +101,7 @@ def smc(
             ratio = -(flat * e.flatten(1)).sum(1) - 0.5 * flat.square().sum(1)
             log_w, e = _added(log_w, _usable(ratio)), e + u
         x = mean + step.noise * e
-    swarm = Swarm(x, _added(log_w, -at), log_z, ancestors, resampled)
-    return swarm if tilt is None else swarm.rewarded(tilt(x))
+    return ParticleSystem(x, _added(log_w, -last), log_z, ancestors, resampled)
 
 
 def _added(log_weights: Tensor, more: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A differentiable surrogate for a reward that gives only scores: kernel ridge regression."""
+"""A differentiable surrogate of a reward that gives only scores: kernel ridge regression."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,18 @@ from .expansion import KernelExpansion
 
 __all__ = ["RIDGE", "fitted"]
 
-RIDGE = 0.1  # relative to k(x, x) = 1
+RIDGE = 0.1  # regularization; k(x, x) is 1
 
 
 def fitted(z: Tensor, scores: Tensor, ridge: float = RIDGE) -> KernelExpansion:
-    """r̂, fitted to the scores: their mean plus a combination of RBF kernels with the median distance as bandwidth.
+    """r̂, fitted to the scores: their mean plus a combination of RBF kernels.
+
+    The bandwidth is the median distance of the samples.
 
     Arguments:
         z: Samples, with shape `(n, *)`.
         scores: The scores, with shape `(n,)`; samples whose score is not finite are left out.
-        ridge: The regularisation that is added to the diagonal of the kernel matrix.
+        ridge: The number that is added to the diagonal of the kernel matrix.
     """
     usable = torch.isfinite(scores).to(z.device)
     rows, scores = z[usable].flatten(1).float(), scores.to(z.device)[usable].double()

@@ -2,19 +2,23 @@
 
     x' = μ(x) + s ξ,  ξ ~ N(0, 1),  μ(x) = a x + b x̂0
 
-where a, b and s depend on the step only. The sampler defines the chain, not the differential equation that it
-discretises. So the importance weights of TRI-TSMC are exact for the samples that this sampler draws.
+where a, b and s depend on the step only. The chain is defined by the sampler and not by the
+differential equation that it discretizes. So the importance weights of TRI-TSMC are exact for the
+samples that this sampler draws.
 
-    eps, v, EDM       s² = min(σ'², η² σ'² (σ² − σ'²)/σ²),  σ_d² = σ'² − s²,  μ = x̂0 + (σ_d/σ)(x − x̂0)
-    flow matching     σ_d = σ' (1 + (σ'/σ − 1) η),  μ = (1 − σ')/(1 − σ_d) · (x̂0 + (σ_d/σ)(x − x̂0)),
-                      s² = σ'² − (σ_d (1 − σ')/(1 − σ_d))²
+    eps, v, EDM     s² = min(σ'², η² σ'² (σ² − σ'²)/σ²)
+                    σ_d² = σ'² − s²
+                    μ = x̂0 + (σ_d/σ)(x − x̂0)
+    flow matching   σ_d = σ' (1 + (σ'/σ − 1) η)
+                    s² = σ'² − (σ_d (1 − σ')/(1 − σ_d))²
+                    μ = (1 − σ')/(1 − σ_d) · (x̂0 + (σ_d/σ)(x − x̂0))
 
-as in `euler_ancestral` of ComfyUI (k-diffusion) and in its version for flow matching. In the first case, η = 1 gives
-the posterior of DDPM. The last step, to σ' = 0, returns x̂0 and draws no noise.
+as in `euler_ancestral` of ComfyUI (k-diffusion) and in its version for flow matching. In the first
+case, η = 1 gives the posterior of DDPM. The last step, to σ' = 0, returns x̂0 and draws no noise.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -27,12 +31,15 @@ class Transition(NamedTuple):
     """One step, from `sigma` to `sigma_next`.
 
     Attributes:
+        sigma: σ, the noise level before the step.
+        sigma_next: σ', the noise level after the step.
         of_x: a, the coefficient of x in the mean.
         of_x0: b, the coefficient of the denoised estimate x̂0 in the mean.
         noise: s, the standard deviation of the noise that is drawn; 0 on the last step.
         signal: α, the coefficient of x0 in x = α x0 + σ n.
-        slope: c(σ) = ∂x̂0/∂x for clean samples of variance 1: converts a gradient at x̂0 into a gradient at x.
-        settled: κ(σ), the fraction of that variance which x determines, in [0, 1].
+        slope: c(σ) = ∂x̂0/∂x for clean samples of variance 1. It converts a gradient at x̂0 into a
+            gradient at x.
+        certainty: κ(σ), the fraction of that variance which x determines, in [0, 1].
     """
 
     sigma: float
@@ -42,7 +49,7 @@ class Transition(NamedTuple):
     noise: float
     signal: float
     slope: float
-    settled: float
+    certainty: float
 
     def mean(self, x: Tensor, x0: Tensor) -> Tensor:
         """μ, with the shape of `x`."""
@@ -50,39 +57,40 @@ class Transition(NamedTuple):
 
 
 def transitions(
-    sigmas: Sequence[float], flow_matching: bool = False, eta: float = 1.0, noise_scale: float = 1.0
+    sigmas: Iterable[float], flow_matching: bool = False, eta: float = 1.0, noise_scale: float = 1.0
 ) -> tuple[Transition, ...]:
     """The transitions of a decreasing schedule of noise levels.
 
     Arguments:
         sigmas: σ_0 > … > σ_T = 0.
         flow_matching: True for x = (1 − σ) x0 + σ n, False for x = x0 + σ n.
-        eta: η in ]0, 1], how much of the noise each step replaces by new noise.
+        eta: η in ]0, 1], the amount of noise that each step replaces by new noise.
         noise_scale: The factor by which the sampler multiplies `s`.
 
     Raises:
-        ValueError: The schedule has fewer than two steps or does not decrease to 0, or η is not in ]0, 1].
+        ValueError: The schedule has fewer than two steps or does not decrease to 0, or η is not in
+            ]0, 1].
     """
-    sigmas = [float(sigma) for sigma in sigmas]
-    if len(sigmas) < 3 or sigmas[-1] != 0 or any(not a > b for a, b in pairwise(sigmas)):
+    levels = [float(sigma) for sigma in sigmas]
+    if len(levels) < 3 or levels[-1] != 0 or any(not a > b for a, b in pairwise(levels)):
         raise ValueError(
-            "sigmas must fall from step to step and end at 0, with two steps or more: connect BasicScheduler with "
-            "steps of 2 or more, and not a part of a schedule"
+            "sigmas must fall from step to step and end at 0: connect a whole schedule of "
+            "BasicScheduler with at least 2 steps"
         )
     if not 0 < eta <= 1:
         raise ValueError(
-            f"eta must lie above 0 and not above 1, not {eta}: without noise of its own each duplicate of a sample "
-            "stays one, so set eta to 1"
+            f"eta must be above 0 and at most 1, not {eta}: set it to 1. Steering needs the noise "
+            "that each step draws"
         )
-    return tuple(_transition(a, b, flow_matching, eta, noise_scale) for a, b in pairwise(sigmas))
+    return tuple(_transition(a, b, flow_matching, eta, noise_scale) for a, b in pairwise(levels))
 
 
 def _transition(sigma: float, after: float, flow: bool, eta: float, scale: float) -> Transition:
     signal = 1 - sigma if flow else 1.0
     spread = signal**2 + sigma**2
-    slope, settled = signal / spread, signal**2 / spread
+    slope, certainty = signal / spread, signal**2 / spread
     if after == 0:
-        return Transition(sigma, after, 0.0, 1.0, 0.0, signal, slope, settled)
+        return Transition(sigma, after, 0.0, 1.0, 0.0, signal, slope, certainty)
     if flow:
         down = after * (1 + (after / sigma - 1) * eta)
         shrink = (1 - after) / (1 - down)
@@ -92,5 +100,5 @@ def _transition(sigma: float, after: float, flow: bool, eta: float, scale: float
         down, shrink = math.sqrt(max(after**2 - noise**2, 0.0)), 1.0
     keep = down / sigma
     return Transition(
-        sigma, after, shrink * keep, shrink * (1 - keep), scale * noise, signal, slope, settled
+        sigma, after, shrink * keep, shrink * (1 - keep), scale * noise, signal, slope, certainty
     )

@@ -1,4 +1,4 @@
-"""The update of one iteration: tempered importance weights, and the twist that is closest to the tempered target.
+"""The update of one iteration: tempered importance weights, and the twist that fits them best.
 
 References:
     Wang, Yang, Deng, Xu, TRI-TSMC, 2026 (equation 4.7, proposition 5.3). https://arxiv.org/abs/2605.25123
@@ -12,7 +12,7 @@ from torch import Tensor
 
 __all__ = ["Tempered", "project", "tempered"]
 
-HALVINGS = 60
+HALVINGS = 60  # of the interval of τ; more than the digits of float64
 
 
 class Tempered(NamedTuple):
@@ -21,8 +21,8 @@ class Tempered(NamedTuple):
     Attributes:
         tau: τ in [0, 1].
         weights: ŵ ∝ R^τ (times dQ/dQ_drawn with offsets), with shape `(n,)`, sum 1.
-        kl: The estimate of KL(q_τ ‖ Q) in nats. It is at most ε, unless the paths of no weight alone make it larger;
-            then τ is 0.
+        kl: The estimate of KL(q_τ ‖ Q), in nats. It is at most ε, unless the paths without weight
+            make it larger even for τ = 0; τ is 0 then.
     """
 
     tau: float
@@ -33,13 +33,16 @@ class Tempered(NamedTuple):
 def tempered(log_ratios: Tensor, budget: float, offsets: Tensor | None = None) -> Tempered:
     """The tempered target q_τ ∝ Q R^τ with the largest τ ≤ 1 such that KL(q_τ ‖ Q) ≤ ε.
 
-    q_τ minimises KL(q ‖ π) under this constraint. KL(q_τ ‖ Q) grows with τ (its derivative is τ Var(log R)), so
-    bisection finds τ = 1/(1 + λ), where λ is the Lagrange multiplier of the constraint.
+    q_τ minimizes KL(q ‖ π) under this constraint. KL(q_τ ‖ Q) grows with τ (its derivative is
+    τ Var(log R)), so bisection finds τ = 1/(1 + λ), where λ is the Lagrange multiplier of the
+    constraint.
 
     Arguments:
-        log_ratios: log R of paths relative to the current proposal Q, with shape `(n,)`; −∞ means no weight.
-        budget: ε, in nats. From log n on the constraint has no effect.
-        offsets: log dQ/dQ_drawn with shape `(n,)`, if the paths were drawn from another distribution Q_drawn.
+        log_ratios: log R of paths relative to the current proposal Q, with shape `(n,)`; −∞ means
+            no weight.
+        budget: ε, in nats. The constraint has no effect from log n on.
+        offsets: log dQ/dQ_drawn, with shape `(n,)`, if the paths were drawn from another
+            distribution Q_drawn.
     """
     drawn = torch.zeros_like(log_ratios) if offsets is None else offsets
     usable = torch.isfinite(log_ratios)
@@ -74,12 +77,13 @@ def project(
     prior: Tensor,
     prior_sd: float = 0.5,
 ) -> Tensor:
-    """The weighted maximum likelihood estimate of θ with a normal prior: Q_θ is then closest to q_τ (forward KL).
+    """The weighted maximum likelihood estimate of θ with a normal prior.
 
         θ⁺ = (Ā + Λ)⁻¹ (Σ ŵ h + Λ θ_0),   Ā = Σ ŵ H,   Λ = Σ ŵ² / σ_θ²
 
-    The step from θ is then shortened until ½ (θ⁺ − θ)ᵀ Ā (θ⁺ − θ) ≤ ε. σ_θ needs no rescaling, because the features
-    are scaled such that θ = 1 is the plain gradient.
+    Without the prior, Q_θ is then closest to q_τ (forward KL). The step from θ is shortened until
+    ½ (θ⁺ − θ)ᵀ Ā (θ⁺ − θ) ≤ ε. σ_θ needs no rescaling, because the features are scaled such that
+    θ = 1 is the gradient itself.
 
     Arguments:
         theta: The current θ, with shape `(p,)`.
@@ -93,7 +97,7 @@ def project(
     shrink = weights.square().sum() / prior_sd**2
     ridge = shrink * torch.eye(len(theta), dtype=theta.dtype)
     wanted = weights @ h + shrink * prior
-    # Without a prior, a feature that was never active gives no information: its θ does not change.
+    # Without a prior, nothing determines θ of a feature that was never active: it does not change.
     new = torch.linalg.pinv(information + ridge, hermitian=True) @ wanted
     if shrink == 0:
         new = torch.where(information.diagonal() > 0, new, theta)

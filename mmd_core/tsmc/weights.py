@@ -39,5 +39,5 @@ def systematic(weights: Tensor, u: float, count: int | None = None) -> Tensor:
     places = (torch.arange(count, dtype=torch.float64, device=weights.device) + u) / count
     edges = weights.double().cumsum(0)
     edges = edges / edges[-1]
-    last = int(weights.nonzero()[-1])  # rounding must not choose a sample with weight 0
+    last = int(weights.nonzero()[-1])  # so that rounding cannot choose a sample with weight 0
     return torch.searchsorted(edges, places, right=True).clamp_max(last)

@@ -13,10 +13,10 @@ __all__ = ["Witness"]
 
 
 class Witness:
-    """The witness function of MMD: w(x) = Σ_j q_j k(x, y_j) − mean_i k(x, x_i). It is large where the references are
-    denser than the samples x_i of the model.
+    """The witness function of MMD: w(x) = Σ_j q_j k(x, y_j) − mean_i k(x, x_i).
 
-    The samples x_i are drawn from the model without steering. They do not change, so the reward is a fixed function.
+    It is large where the references are denser than the samples x_i, which the model draws without
+    steering. These samples do not change, so the reward is a fixed function.
 
     Arguments:
         config: The kernel and the feature space; the prompt kernel is not used.
@@ -31,17 +31,17 @@ class Witness:
         Gretton et al., A Kernel Two-Sample Test, JMLR 2012, section 2.3. https://jmlr.org/papers/v13/gretton12a.html
     """
 
-    def __init__(self, config: KernelConfig, y: Tensor, weights: Tensor, base: Tensor):
+    def __init__(self, config: KernelConfig, y: Tensor, weights: Tensor, base: Tensor) -> None:
         if config.feature_space == "patches":
             raise ValueError(
-                "patches have no witness of whole images: set feature_space of MMDKernel to latent, low_pass or "
-                "channel_stats"
+                "patches cannot score whole images: set feature_space of MMDKernel to latent, "
+                "low_pass or channel_stats"
             )
         features = make_features(config.feature_space, y.shape[1:], config.pool)
         references = features(y).flatten(1)
         compared = replace(config, feature_space="latent")
         rows = torch.cat([references, features(base.to(y)).flatten(1)])
-        # A single reference has no distance to another one: the bandwidth then uses the base samples as well.
+        # The bandwidth needs distances. A single reference has none, so the base samples are added.
         known = references if len(references) > 1 else rows
         centered = known - known.mean(0) if config.radial else known
         kernel = compared.resolve(centered @ centered.T, references.shape[1])
@@ -50,15 +50,17 @@ class Witness:
         self.base, self.expansion = base, KernelExpansion(kernel, rows, coefficients, 0.0, features)
 
     def value(self, x: Tensor) -> Tensor:
+        """w of latents `(B, *)`, with shape `(B,)`."""
         return self.expansion.value(x)
 
     def gradient(self, x: Tensor) -> Tensor:
+        """∇w, with the shape of `x`."""
         return self.expansion.gradient(x)
 
     def of_base(self) -> Tensor:
-        """w of the base samples, each compared with the other base samples but not with itself, with shape `(n,)`.
+        """w of the base samples, with shape `(n,)`, without the term k(x_i, x_i).
 
-        The value of w at x_i contains k(x_i, x_i) and is too low. The value of a new sample contains no such term.
+        This term would make the value too low. The value of a new sample has no such term.
         """
         n = len(self.base)
         if n < 2:

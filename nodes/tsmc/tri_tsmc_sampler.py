@@ -121,7 +121,7 @@ class TRITSMCSampler(io.ComfyNode):
         for i, count in enumerate(counts):
             proposed = draw_batch(state, guider, count, watch)
             state = score_batch(proposed, proposed.reward)
-            watch.say(batch_line(i, state.learning.passes[-1]))
+            watch.say(batch_line(i, state.learning.summaries[-1]))
         more: tuple[str, ...] = ()
         if final == "smc":
             state, chosen, sentence = final_smc(state, guider, out_count, watch)

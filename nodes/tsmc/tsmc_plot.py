@@ -33,7 +33,7 @@ NAME = "TRI-TSMC"
 def by_itself(learning: Learning) -> float:
     """The mean reward of the model without steering: of unsteered batches, else the weighted mean of all images."""
     usable = torch.isfinite(learning.rewards)
-    unsteered = torch.tensor([not any(done.theta) for done in learning.passes])
+    unsteered = torch.tensor([not any(done.theta) for done in learning.summaries])
     alone = usable & unsteered.repeat_interleave(torch.tensor(learning.counts))
     if alone.any():
         return learning.rewards[alone].mean().item()
@@ -56,13 +56,13 @@ def figures(state: Learned) -> list[str]:
         f"{state.count} images",
         f"ESS {learning.ess:.1f}",
         f"log Z {learning.log_z:.3g}",
-        f"best reward {max(done.best for done in learning.passes):.4g}",
+        f"best reward {max(done.best for done in learning.summaries):.4g}",
     ]
 
 
 def charts(learning: Learning, size: tuple[int, int]) -> list[Image.Image]:
     """The charts of effective sample size, τ and rewards over the batches, each of the given size in pixels."""
-    done = learning.passes
+    done = learning.summaries
     n = len(done)
     every = math.ceil(n / MARKS)
     places = [(i + 0.5) / n for i in range(n)]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from ....mmd_core.tsmc import MAX_SHIFT, Pass
+from ....mmd_core.tsmc import MAX_SHIFT, BatchSummary
 from ...base.remark import Remark
 from .state import Learned
 from .steering import Steered
@@ -74,7 +74,7 @@ def _batches(count: int) -> str:
     return f"{count} batch{'es' * (count > 1)}"
 
 
-def batch_line(index: int, done: Pass) -> str:
+def batch_line(index: int, done: BatchSummary) -> str:
     """The result of one batch, in one line."""
     theta = ", ".join(f"{value:.2f}" for value in done.theta)
     parts = [
@@ -92,7 +92,7 @@ def remarks(state: Learned) -> list[Remark]:
     """All problems of a run that the user should know of."""
     config, learning = state.config, state.learning
     said = [Remark("note", notice) for notice in state.notices]
-    done, paths = learning.passes, state.count
+    done, paths = learning.summaries, state.count
     if learning.constant:
         said.append(
             Remark(
@@ -200,12 +200,12 @@ def run_report(state: Learned, per_estimate: int = 1, more: tuple[str, ...] = ()
     config, learning = state.config, state.learning
     reward = f", reward {state.reward.name}" if state.reward is not None else ""
     lines = [
-        f"TRI-TSMC: {state.count} images in {_batches(len(learning.passes))}, reward_scale {config.reward_scale:g}"
+        f"TRI-TSMC: {state.count} images in {_batches(len(learning.summaries))}, reward_scale {config.reward_scale:g}"
         f"{' (standardized)' if config.standardize else ''}, feature {state.steering.feature}{reward}.",
         f"Cost: {state.cost.estimates} denoised estimates ({state.cost.estimates * per_estimate} network evaluations), "
         f"{state.cost.scores} rewards.",
     ]
-    lines += [batch_line(i, done) for i, done in enumerate(learning.passes)]
+    lines += [batch_line(i, done) for i, done in enumerate(learning.summaries)]
     tilted = torch.where(torch.isfinite(learning.rewards), learning.rewards, 0.0)
     mean = (learning.weights * tilted).sum().item()
     unit = (
@@ -215,14 +215,14 @@ def run_report(state: Learned, per_estimate: int = 1, more: tuple[str, ...] = ()
     )
     lines += [
         f"Tilted distribution: mean reward {mean:.4g}; effective number {learning.ess:.1f} of {state.count} images.",
-        f"log Z {learning.log_z:.4g} from all images, {learning.passes[-1].log_z:.4g} from the last batch alone (unbiased Z)"
+        f"log Z {learning.log_z:.4g} from all images, {learning.summaries[-1].log_z:.4g} from the last batch alone (unbiased Z)"
         f"{unit}.",
     ]
-    if learning.apart and len(learning.passes) > 1:
+    if learning.excludes_pilot and len(learning.summaries) > 1:
         lines.append(
             f"The reward was made of the {learning.counts[0]} images of the first batch, so these have no weight."
         )
-    spent = max(done.kl_spent for done in learning.passes)
+    spent = max(done.kl_spent for done in learning.summaries)
     if spent:
         lines.append(
             f"How far steering led from the model: KL {spent:.2f} of {config.max_total_kl:g} allowed."

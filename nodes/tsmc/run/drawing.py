@@ -22,10 +22,10 @@ from torch import Tensor
 
 from ....mmd_core.tsmc import (
     Denoise,
+    ParticleSystem,
     Paths,
     Potential,
     Recording,
-    Swarm,
     propose,
     smc,
     transitions,
@@ -195,7 +195,7 @@ def draw_batch(
 
 def draw_smc(
     state: Learned, guider: CFGGuider, potential: Potential | None, on_estimate: OnEstimate
-) -> tuple[Learned, Tensor, Swarm]:
+) -> tuple[Learned, Tensor, ParticleSystem]:
     """One pass of sequential Monte Carlo with the learned twist.
 
     Returns the state with the added cost, the samples as raw LATENT, and the particles, which are
@@ -203,7 +203,7 @@ def draw_smc(
     on `micro_batch` at a time.
     """
     plan, steps, particles = state.plan, state.model.steps, state.config.particles
-    found: list[Swarm] = []
+    found: list[ParticleSystem] = []
     guider = copy.copy(guider)
     guider.model_patcher = micro_batched(guider.model_patcher, plan.micro_batch)
     guider.model_options = guider.model_patcher.model_options

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ....mmd_core.tsmc import Potential, Swarm, effective, systematic
+from ....mmd_core.tsmc import ParticleSystem, Potential, effective, systematic
 from ...host.particle_noise import uniforms
 from ..rewards.reward import score_latents
 from .drawing import draw_smc
@@ -46,9 +46,9 @@ def potential_of(state: Learned) -> Potential | None:
     """
     reward, surrogate, steps = state.reward, state.steering.surrogate, state.model.steps
     if reward.space == "latent":
-        return lambda x0, i: steps[i].settled * state.learning.tilt_of(reward.value(x0))
+        return lambda x0, i: steps[i].certainty * state.learning.tilt_of(reward.value(x0))
     if surrogate is not None:
-        return lambda x0, i: steps[i].settled * surrogate.value(x0)
+        return lambda x0, i: steps[i].certainty * surrogate.value(x0)
     return None
 
 
@@ -86,7 +86,7 @@ def final_smc(
     return state, latent, _sentence(len(samples), mean, swarm)
 
 
-def _sentence(images: int, mean: float, swarm: Swarm) -> str:
+def _sentence(images: int, mean: float, swarm: ParticleSystem) -> str:
     """The sentence of the report about a last pass of SMC."""
     initial = len(set(swarm.ancestors.tolist()))
     return (

@@ -130,7 +130,7 @@ def add_scores(
     config = state.config
     feature = feature_for(config.feature, reward, "TSMCUpdate")
     steering, h, H = _fit(PilotFit(state, scores, feature, reward, unsettled))
-    learning = Learning.piloted(config, h, H, scores, apart=unsettled is not None)
+    learning = Learning.piloted(config, h, H, scores, excludes_pilot=unsettled is not None)
     if learning.constant:
         steering = Unsteered(feature="none", surrogate=steering.surrogate)
         learning = Learning.piloted(config, h[:, :0], H[:, :0, :0], scores)

@@ -77,8 +77,8 @@ def rows_of(chain: DigitsChain, name: str, seed: int, samples, known, settings: 
             rows.append({"method": f"{method}: {way}", **figures, "given": found.given[way]})
     about = {"world": name, "seed": seed, "true log Z": truth.log_z, "its error": truth.error}
     about |= {"KL": truth.kl, "true mean": truth.mean}
-    about["theta"] = [list(done.theta) for done in state.learning.passes]
-    about["spent"] = max(done.kl_spent for done in state.learning.passes)
+    about["theta"] = [list(done.theta) for done in state.learning.summaries]
+    about["spent"] = max(done.kl_spent for done in state.learning.summaries)
     return [{**about, **row} for row in rows]
 
 

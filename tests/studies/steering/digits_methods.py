@@ -135,7 +135,7 @@ def fk_steering(chain: DigitsChain, state) -> Spent:
 
 def plain_smc(chain: DigitsChain, state) -> Spent:
     """V = κ λ r(x̂0)."""
-    return _untwisted(chain, state, lambda step: state.model.steps[step].settled)
+    return _untwisted(chain, state, lambda step: state.model.steps[step].certainty)
 
 
 def tri_with_smc(chain: DigitsChain, seed: int, reward, **settings) -> Spent:

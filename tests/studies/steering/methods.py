@@ -96,17 +96,18 @@ def resampled(
     twist = world.twist() if theta else None
     at = torch.full((1,), theta, dtype=F64)
     shares = {
-        "settled": [step.settled for step in world.steps],
+        "settled": [step.certainty for step in world.steps],
         "raw": [1.0] * len(world.steps),
     }.get(potential)
     of = None if shares is None else lambda x0, i: shares[i] * world.tilt(x0)
     swarms = [
         smc(
             world.denoise, world.start(n, rng), world.steps, _noise(world, n, rng),
-            lambda i: torch.rand((), generator=rng).item(), world.tilt, of, twist, at,
+            lambda i: torch.rand((), generator=rng).item(), of, twist, at,
         )
         for _ in range(replicates)
     ]  # fmt: skip
+    swarms = [swarm.rewarded(world.tilt(swarm.z)) for swarm in swarms]
     log_weights = torch.stack([swarm.log_weights for swarm in swarms])
     rewards = torch.stack([world.reward.value(swarm.z) for swarm in swarms])
     log_z = torch.tensor([swarm.log_z for swarm in swarms], dtype=F64)
@@ -220,7 +221,7 @@ def _learned(learnings: Sequence[Learning]) -> Found:
         torch.stack([learning.rewards for learning in learnings]),
         sum(learnings[0].counts),
     )
-    last = [learning.passes[-1] for learning in learnings]
+    last = [learning.summaries[-1] for learning in learnings]
     return replace(
         found,
         last_log_z=torch.tensor([each.log_z for each in last], dtype=F64),

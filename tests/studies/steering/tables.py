@@ -95,13 +95,13 @@ def iterations(worlds: list[tuple[World, Truth]], every: list[dict[str, Found]])
     )
     for (world, truth), found in zip(worlds, every, strict=True):
         learned = found["**TRI-TSMC**"]
-        passes = list(zip(*(each.passes for each in learned.learnings), strict=True))
+        batches = list(zip(*(each.summaries for each in learned.learnings), strict=True))
 
-        def over(what: Callable, passes=passes) -> str:
-            means = [sum(map(what, batch)) / len(batch) for batch in passes]
+        def over(what: Callable, batches=batches) -> str:
+            means = [sum(map(what, batch)) / len(batch) for batch in batches]
             return " → ".join(f"{mean:.2f}" for mean in means)
 
-        spent = sum(told.kl_spent for told in passes[-1]) / len(passes[-1])
+        spent = sum(told.kl_spent for told in batches[-1]) / len(batches[-1])
         yield row(
             world.name, over(lambda told: told.theta[0]), over(lambda told: told.ess),
             over(lambda told: told.tau), f"{spent:.2f}", root(learned.last_log_z - truth.log_z),

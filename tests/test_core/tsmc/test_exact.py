@@ -127,7 +127,7 @@ def test_on_a_line(flow):
 
 def efforts(found):
     """The effective number by that of paths of each batch, mean over replicates."""
-    each = [[told.ess / told.count for told in learning.passes] for learning in found.learnings]
+    each = [[told.ess / told.count for told in learning.summaries] for learning in found.learnings]
     return torch.tensor(each, dtype=F64).mean(0)
 
 

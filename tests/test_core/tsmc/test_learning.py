@@ -89,15 +89,15 @@ def test_theta_is_the_projection_of_the_tempered_paths(rng):
     torch.testing.assert_close(
         after.theta, project(before.theta, step.weights, h, H, 1.0, prior, 0.5)
     )
-    assert after.passes[-1].tau == pytest.approx(step.tau)
-    assert after.passes[-1].kl == pytest.approx(step.kl)
+    assert after.summaries[-1].tau == pytest.approx(step.tau)
+    assert after.summaries[-1].kl == pytest.approx(step.kl)
     assert step.kl <= 1.0 + 1e-9
 
 
 def test_a_pass_tells_of_its_own_batch(rng):
     before = learned(rng, batches=2)
     h, H, rewards = batch(before, rng)
-    told = before.learned(h, H, rewards).passes[-1]
+    told = before.learned(h, H, rewards).summaries[-1]
     theta = before.theta
     own = 3.0 * rewards - h @ theta + 0.5 * torch.einsum("p,npq,q->n", theta, H, theta)
     assert told.log_z == pytest.approx(own.exp().mean().log().item())
@@ -112,7 +112,7 @@ def test_the_kl_spent_is_what_the_paths_show(rng):
     """KL(Q_θ ‖ P) = E_Q[log dQ/dP]."""
     start = Learning.start(dataclasses.replace(CONFIG, theta_init=1.0), 1)
     h, H, rewards = batch(start, rng, 4000)
-    told = start.learned(h, H, rewards).passes[-1].kl_spent
+    told = start.learned(h, H, rewards).summaries[-1].kl_spent
     ratio = h[:, 0] - 0.5 * H[:, 0, 0]
     assert abs(ratio.mean().item() - told) < 4 * ratio.std().item() / math.sqrt(4000)
 
@@ -125,7 +125,7 @@ def test_after_a_pilot_theta_is_where_learning_begins(rng):
     assert pilot.theta.tolist() == [0.5, 0.5]
     assert pilot.mean == pytest.approx(pilot.rewards.mean().item())
     assert pilot.sd == pytest.approx(pilot.rewards.std(correction=0).item())
-    assert pilot.passes[0].tau is None
+    assert pilot.summaries[0].tau is None
     drawn = batch(pilot, rng)
     after = pilot.learned(*drawn)
     assert (after.mean, after.sd) == (pilot.mean, pilot.sd)
@@ -152,8 +152,8 @@ def test_an_unusable_score_has_no_weight(bad, rng):
     torch.testing.assert_close(found.weights, expected.weights)
     torch.testing.assert_close(found.theta, expected.theta, rtol=1e-3, atol=1e-3)
     assert found.log_z == pytest.approx(expected.log_z)
-    assert found.passes[-1].unusable == 1
-    assert math.isfinite(found.passes[-1].reward) and math.isfinite(found.passes[-1].best)
+    assert found.summaries[-1].unusable == 1
+    assert math.isfinite(found.summaries[-1].reward) and math.isfinite(found.summaries[-1].best)
     usable = torch.cat([rewards[:5], rewards[6:]])
     pilot = Learning.piloted(dataclasses.replace(CONFIG, standardize=True), h, H, broken)
     assert pilot.mean == pytest.approx(usable.mean().item())
@@ -184,7 +184,7 @@ def test_a_path_of_a_broken_model_has_no_weight(pilot, rng):
     assert found.weights[5] == 0
     torch.testing.assert_close(found.weights, expected.weights)
     torch.testing.assert_close(found.theta, expected.theta)
-    assert found.passes[-1].unusable == 1
+    assert found.summaries[-1].unusable == 1
     after = found.learned(broken, H, rewards)
     assert after.theta.isfinite().all() and math.isfinite(after.log_z)
 
@@ -211,8 +211,8 @@ def test_the_proposal_goes_no_farther_than_it_may(pilot, rng):
         batches=3,
         pilot=pilot,
     )
-    assert free.passes[-1].kl_spent > 2
-    assert all(told.kl_spent < 0.3 for told in after.passes[1:])
+    assert free.summaries[-1].kl_spent > 2
+    assert all(told.kl_spent < 0.3 for told in after.summaries[1:])
     assert after.theta.abs().max() > 0.01
 
 
@@ -234,7 +234,7 @@ def values_of(learning):
         learning.counts,
         learning.mean,
         learning.sd,
-        learning.passes,
+        learning.summaries,
     )
 
 
@@ -297,17 +297,17 @@ def test_the_jump_from_a_pilot_goes_no_farther_than_its_paths_can_tell(rng):
 def test_a_first_batch_apart_has_no_weight_once_there_is_another(rng):
     """As if the others were all there is, but for the scale, which it still sets."""
     config = dataclasses.replace(CONFIG, standardize=True)
-    alone = Learning.piloted(config, *batch(unsteered(config, 2), rng), apart=True)
+    alone = Learning.piloted(config, *batch(unsteered(config, 2), rng), excludes_pilot=True)
     assert torch.isfinite(alone.log_weights).all() and math.isfinite(alone.log_z)
     learning = alone.learned(*batch(alone, rng))
     learning = learning.learned(*batch(learning, rng))
     first = learning.counts[0]
     assert learning.weights[:first].tolist() == [0.0] * first
     others = dataclasses.replace(
-        learning, apart=False, proposals=learning.proposals[1:], counts=learning.counts[1:],
+        learning, excludes_pilot=False, proposals=learning.proposals[1:], counts=learning.counts[1:],
         h=learning.h[first:], H=learning.H[first:], rewards=learning.rewards[first:],
     )  # fmt: skip
     assert learning.log_z == pytest.approx(others.log_z, abs=1e-12)
     assert learning.ess == pytest.approx(others.ess)
     torch.testing.assert_close(learning.weights[first:], others.weights)
-    assert learning.passes[-1].all_log_z == learning.log_z
+    assert learning.summaries[-1].all_log_z == learning.log_z

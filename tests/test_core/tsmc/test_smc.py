@@ -34,10 +34,10 @@ def swarm_of(world, n=N, potential=None, twist=None, theta=None, tilt=True, seed
     rng = torch.Generator().manual_seed(seed)
     start = world.start(n, rng)
     noise = lambda i: torch.randn(n, world.dim, generator=rng, dtype=F64)  # noqa: E731
-    return smc(
-        denoise or world.denoise, start, world.steps, noise, lambda i: 0.5, world.tilt if tilt else None,
-        potential, twist, theta,
-    )  # fmt: skip
+    swarm = smc(
+        denoise or world.denoise, start, world.steps, noise, lambda i: 0.5, potential, twist, theta
+    )
+    return swarm.rewarded(world.tilt(swarm.z)) if tilt else swarm
 
 
 def test_without_potential_it_is_importance_sampling():
@@ -63,7 +63,7 @@ def test_a_twist_without_resampling_weighs_paths_as_their_sums_do():
 
 
 def settled(world):
-    return lambda x0, i: world.steps[i].settled * world.tilt(x0)
+    return lambda x0, i: world.steps[i].certainty * world.tilt(x0)
 
 
 def test_resampling_duplicates_what_the_potential_prefers():
@@ -91,7 +91,7 @@ def test_duplicates_carry_their_estimate(rng):
     noise = [torch.randn(N, world.dim, generator=rng, dtype=F64) for _ in world.steps]
     smc(
         denoise, world.start(N, rng), world.steps, lambda i: noise[i],
-        lambda i: uniforms.append(i) or 0.5, world.tilt, settled(world),
+        lambda i: uniforms.append(i) or 0.5, settled(world),
     )  # fmt: skip
     assert uniforms
     for i, step in enumerate(world.steps[:-1]):

@@ -78,7 +78,9 @@ def test_slope_and_share_settled_are_those_of_clean_samples_of_variance_1(flow):
         step = step_of(sigma, 0.05, flow)
         kept = signal / (signal**2 + sigma**2)  # x̂0 = kept · x for x0 ~ N(0, 1)
         assert step.slope == pytest.approx(kept)
-        assert step.settled == pytest.approx(kept**2 * (signal**2 + sigma**2))  # the variance of x̂0
+        assert step.certainty == pytest.approx(
+            kept**2 * (signal**2 + sigma**2)
+        )  # the variance of x̂0
 
 
 def test_noise_scale_multiplies_what_is_drawn_and_nothing_else():

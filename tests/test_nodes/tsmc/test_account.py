@@ -91,7 +91,7 @@ def test_report_has_the_figures_of_the_run():
     for figure in (
         "48 images in 3 batches", "192 denoised estimates (384 network evaluations)", "48 rewards",
         f"log Z {learning.log_z:.4g} from all", f"effective number {learning.ess:.1f} of 48",
-        f"θ {learning.passes[1].theta[0]:.2f}", "unsteered",
+        f"θ {learning.summaries[1].theta[0]:.2f}", "unsteered",
     ):  # fmt: skip
         assert figure in words
     assert f"ESS {learning.ess:.1f} of 48" in result_line(state)

@@ -109,7 +109,7 @@ def test_the_gray_line_is_what_the_model_draws_by_itself():
     assert by_itself(plain) == pytest.approx(usable.mean().item())
     for pilot in (True, False):  # steered far off, and weighted back
         steered = finished(3, n=4000, pilot=pilot, offset=5.0, scale=1.0).learning
-        assert steered.passes[-1].reward > 5.5
+        assert steered.summaries[-1].reward > 5.5
         assert by_itself(steered) == pytest.approx(5.0, abs=0.1)
 
 

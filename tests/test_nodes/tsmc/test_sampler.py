@@ -264,7 +264,7 @@ def test_with_a_mask_only_the_masked_part_moves():
     state = out[STATE]
     _, features = state.twist(mask[:, None])(torch.ones(2, 4, 4, 4), 1)
     assert features[..., :2].abs().max() == 0 and features[..., 2:].abs().min() > 0
-    assert state.learning.passes[-1].kl_spent > 0
+    assert state.learning.summaries[-1].kl_spent > 0
     assert "only the part that is drawn anew" in out[REPORT]
 
 
@@ -291,7 +291,7 @@ def test_other_guiders(name):
     else:
         given["guider"] = core.DualCFGGuider.execute(model, a, b, c, 3.0, 2.0, "regular")[0]
     out = steered(given, LinearReward(direction()), final="smc", micro_batch=2)
-    assert out[STATE].learning.passes[-1].kl_spent > 0
+    assert out[STATE].learning.summaries[-1].kl_spent > 0
     assert torch.isfinite(out[LATENT]["samples"]).all()
     assert sum(calls) in (out[STATE].cost.estimates, 3 * out[STATE].cost.estimates)
 
@@ -307,7 +307,7 @@ def test_lora_and_other_patches_are_part_of_the_model():
     plain = steered(graph(gaussian("SD15")), LinearReward(direction()), final="all")
     patched = steered(graph(model), LinearReward(direction()), final="all")
     assert patched[ALL]["samples"].mean() > plain[ALL]["samples"].mean() + 1
-    assert patched[STATE].learning.passes[-1].kl_spent > 0
+    assert patched[STATE].learning.summaries[-1].kl_spent > 0
 
 
 def test_a_batch_of_templates_and_mmd_guidance_are_told():

@@ -92,7 +92,7 @@ def test_with_a_reward_it_is_its_gradient(model):
 
 def test_steering_by_scores_raises_them(model):
     state = steps(graph(model, steps=8), 3, particles=16)
-    first, *_, last = state.learning.passes
+    first, *_, last = state.learning.summaries
     assert first.count == 32 and last.count == 16
     assert last.reward > first.reward + 0.2 * state.learning.sd
 
@@ -137,7 +137,7 @@ def test_a_constant_reward_is_told_and_steers_nothing(model):
     assert "The reward is the same for all images" in report
     _, state = propose(state, given)
     state, _ = update(state, [1.5] * 4)
-    assert state.learning.passes[-1].kl_spent == 0 and state.learning.ess == pytest.approx(12)
+    assert state.learning.summaries[-1].kl_spent == 0 and state.learning.ess == pytest.approx(12)
 
 
 def test_a_single_score_that_is_usable_teaches_nothing_and_breaks_nothing(model):
@@ -228,7 +228,7 @@ def test_no_path_of_the_first_batch_is_weighed_by_what_it_taught(model, kind):
     h, H = replayed(list(recording.paths())[i], state.model.steps, twist)
     torch.testing.assert_close(learning.h[i : i + 1], h, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(learning.H[i : i + 1], H, rtol=1e-4, atol=1e-5)
-    assert learning.apart == (kind == "witness")
+    assert learning.excludes_pilot == (kind == "witness")
     state = propose(state, given)[1]
     again = {"scores": [1.0, 2.0, 3.0, 5.0]} if kind == "surrogate" else {"reward": unsettled}
     state, report = update(state, **again)
