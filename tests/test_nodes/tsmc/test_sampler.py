@@ -328,8 +328,8 @@ def test_a_batch_of_templates_and_mmd_guidance_are_told():
 
 @pytest.mark.parametrize(
     "change, words", [
-        ({"kl_budget": 1.5}, "TRITSMCSampler: kl_budget must lie above 0 and below log(particles) = 1.39"),
-        ({"eta": 0.0}, "eta must lie above 0"),
+        ({"kl_budget": 1.5}, "TRITSMCSampler: kl_budget must be above 0 and below log(particles) = 1.39"),
+        ({"eta": 0.0}, "eta must be above 0"),
         ({"final": "worst"}, "TRITSMCSampler: unknown final 'worst': choose one of best, resample, all, smc"),
         ({"feature": "magic"}, "unknown feature 'magic'"),
     ],
