@@ -1,59 +1,52 @@
-r"""References in one `.safetensors` file, so that a style set can be shared like a LoRA.
+r"""References in one `.safetensors` file, so that a reference set can be shared like a LoRA.
 
-Version 1 of the format, for whoever writes another reader or writer. Tensors, none of them empty:
+Version 1 of the format, for authors of other readers and writers. Tensors, none of them empty:
 
     latents     (N, C, *)    F32 or F16  raw VAE latents, finite, with 1 to 4 dimensions after C
-    weights     (N,)         F32         how much each counts: not negative, sum 1
-    prompts     (N, E)       F32         features of the captions, finite; may be missing
-    thumbnails  (N, 3, h, w) U8          the pictures at latent resolution, RGB; may be missing
+    weights     (N,)         F32         their weights: not negative, sum 1
+    prompts     (N, E)       F32         features of the captions, finite; optional
+    thumbnails  (N, 3, h, w) U8          the images at the size of the latents, RGB; optional
 
 A reader refuses any other tensor. Metadata, each a string:
 
     format        mmd_references
-    version       1; higher where a reader of version 1 would misread the file
-    names         JSON: the names of the N pictures, each of 4096 characters at most
-    captions      JSON: their captions, each of 65536 characters at most, "" for none
-    sizes         JSON: N pairs [width, height], in pixels as the pictures came; [0, 0] if unknown
+    version       1; higher if a reader of version 1 would misread the file
+    names         JSON: the names of the N images, each of at most 4096 characters
+    captions      JSON: their captions, each of at most 65536 characters, "" for none
+    sizes         JSON: N pairs [width, height] in pixels, before resizing; [0, 0] if unknown
     size          JSON: [width, height] in pixels at which they were encoded; [0, 0] if unknown
     vae           a fingerprint of the VAE, "" if unknown
-    pack_version  what wrote the file; not needed to read it
-    digest        finds damage; it does not tell who made the file
+    pack_version  the version of the pack that wrote the file; readers ignore it
+    digest        detects damage (see `tensor_file.py`); it does not prove who made the file
 
-A reader takes no notice of further keys. Names, captions and `vae` are shown to people, so they hold nothing
-that could disturb or forge a message: no characters U+0000-001F, 007F-009F, 2028-202E, 2066-2069, D800-DFFF;
-captions may have tabs and line ends (U+0009, 000A, 000D). Sides of pictures are below 2^31.
+A reader ignores other keys. Names, captions and `vae` are shown to users, so they must not contain
+characters that could garble or forge a message: U+0000-001F, 007F-009F, 2028-202E, 2066-2069,
+D800-DFFF. Tabs and line ends (U+0009, 000A, 000D) are allowed in captions. Widths and heights are
+below 2^31.
 
-`digest` is described in `tensor_file.py`.
-
-Nothing of time or place is written: equal references make equal files.
+The file contains no time and no path, so equal references make equal files.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from ..references.references import References
-from .tensor_file import (
-    CODES,
-    PIECE,
-    Stored,
-    file_bytes,
-    write_whole,
-)
-from .tensor_file import digest as _digest
+from .tensor_file import CODES, PIECE, Stored, digest, file_bytes, write_whole
 
 __all__ = ["DTYPES", "NOT_IN_NAMES", "PACK_VERSION", "ReferenceFileError", "holds", "read", "write"]
 
-PACK_VERSION = "0.1.0"  # that of pyproject.toml; a test keeps them equal
+PACK_VERSION = "0.1.0"  # as in pyproject.toml; a test checks that they are equal
 DTYPES = {"float32": torch.float32, "float16": torch.float16}  # of the latents
 
 FORMAT, VERSION = "mmd_references", "1"
-TENSORS = {
+TENSORS = {  # the allowed tensors and their types
     "latents": ("F32", "F16"),
     "weights": ("F32",),
     "prompts": ("F32",),
@@ -66,28 +59,30 @@ NOT_IN_CAPTIONS = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f{FORGING}]")
 
 
 class ReferenceFileError(ValueError):
-    """A file that is not read, and why."""
+    """The file cannot be read as references. The message is the reason."""
 
 
 def write(references: References, path: str | Path, dtype: str = "float32") -> None:
-    """Writes the file, or leaves what was there: it is complete before it gets its name.
+    """Writes a complete file. If this fails, an existing file at `path` is unchanged.
 
-    What names and captions may not hold is replaced by "\ufffd", thumbnails are rounded to 8 bits.
+    Forbidden characters in names and captions are replaced by "\ufffd". Thumbnails are rounded to 8
+    bits. Float32 latents are stored exactly.
 
     Arguments:
-        references: What to write; `read` gives it back, float32 latents bit by bit.
-        path: The file, in a folder that exists. A link there is replaced, not followed.
-        dtype: The type of the latents in the file, one of `DTYPES`. float16 halves the file.
+        references: The references.
+        path: The file, in a folder that exists. An existing file is replaced, and so is a link.
+        dtype: The type of the latents in the file, one of `DTYPES`.
 
     Raises:
-        ValueError: Latents that float16 cannot hold, too much text, or what is no consistent set.
+        ValueError: Latents exceed the range of float16, texts are too long, or the references
+            cannot be represented in this format.
         OSError: The file cannot be written.
     """
     write_whole(Path(path), _pieces_of_file(references, dtype))
 
 
 def holds(path: str | Path, references: References, dtype: str = "float32") -> bool:
-    """Whether the file is, byte for byte, what `write` would write; raises what it would."""
+    """Whether the file has exactly the bytes that `write` would write. Raises the same errors."""
     with open(path, "rb") as file:
         pieces = _pieces_of_file(references, dtype)
         return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
@@ -96,23 +91,23 @@ def holds(path: str | Path, references: References, dtype: str = "float32") -> b
 def read(path: str | Path) -> References:
     """The references in the file.
 
-    float32 latents stay in it, mapped into memory: while they are used, the file may be replaced (not on
-    Windows), but must not be written into.
+    Float32 latents are memory-mapped. While they are in use, the file may be replaced (except on
+    Windows), but its content must not be changed.
 
     Raises:
-        ReferenceFileError: The file is damaged, is something else, or cannot be read.
+        ReferenceFileError: The file cannot be read, is damaged, or holds no references.
     """
     metadata, tensors = _open(path)
     stored = {name: (tensor, tensor.dtype) for name, tensor in tensors.items()}
-    if metadata.get("digest") != _digest(metadata, stored):
-        raise ReferenceFileError("the file is damaged, its digest does not match: get it again")
+    if metadata.get("digest") != digest(metadata, stored):
+        raise ReferenceFileError("the file is damaged (wrong digest): copy or download it again")
     n = len(tensors["latents"])
     examples = {"names": [""] * n, "captions": [""] * n, "sizes": [[0, 0]] * n, "size": [0, 0]}
     texts = {key: _parse(metadata.get(key, ""), key, like) for key, like in examples.items()}
     content = {**dict.fromkeys(TENSORS), **tensors, **texts, "vae": metadata.get("vae")}
-    trouble = next(_troubles(**content), None)
-    if trouble:
-        raise ReferenceFileError(f"the file holds no usable references: {trouble}")
+    problem = next(_problems(**content), None)
+    if problem:
+        raise ReferenceFileError(f"the file holds no usable references: {problem}")
     if tensors.get("thumbnails") is not None:
         content["thumbnails"] = tensors["thumbnails"].float().div_(255)
     content["sizes"] = tuple(map(tuple, content["sizes"]))
@@ -123,8 +118,8 @@ def read(path: str | Path) -> References:
         raise ReferenceFileError(f"the file holds no usable references: {error}") from error
 
 
-def _open(path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of what claims to be references; of the tensors nothing is read yet."""
+def _open(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a reference file. The tensors are memory-mapped."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -140,20 +135,21 @@ def _open(path) -> tuple[dict[str, str], dict[str, Tensor]]:
                 )
             names = set(file.keys())
             if not {"latents", "weights"} <= names <= set(TENSORS):
-                raise ReferenceFileError("the file has other tensors than references have")
+                raise ReferenceFileError("the file has other tensors than a set of references")
             for name in names:
                 shape = file.get_slice(name).get_shape()
-                if not 1 <= len(shape) <= 6 or 0 in shape:  # an empty one may claim any size
+                if not 1 <= len(shape) <= 6 or 0 in shape:  # an empty tensor can claim any size
                     raise ReferenceFileError(f"the file has {name} of a wrong shape")
             tensors = {name: file.get_tensor(name) for name in names}
     except ReferenceFileError:
         raise
     except OSError as error:
         raise ReferenceFileError(f"the file cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # safetensors and torch raise nearly anything for a broken file
+    except Exception as error:  # parsers raise many exception types for damaged files
         detail = NOT_IN_NAMES.sub("\ufffd", str(error)[:100])  # it may quote the file
         raise ReferenceFileError(
-            f"this is no .safetensors file, or only a part of one ({detail}): get it again"
+            "this is no .safetensors file, or an incomplete one: copy or download it again "
+            f"({detail})"
         ) from None
     for name, tensor in tensors.items():
         if CODES.get(tensor.dtype) not in TENSORS[name]:
@@ -162,62 +158,77 @@ def _open(path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _parse(text: str, key: str, like: list) -> list:
-    """The JSON value, which has the form of `like`."""
+    """The value in a JSON text that must have the same structure as `like`."""
     try:
-        # Before it is parsed: empty lists would take twenty times the memory that they have in the file.
+        # Checked first, because parsed empty lists take twenty times the memory of their text.
         if _outline(text, len(like)) != _outline(_json(like), len(like)):
-            raise ValueError("wrong number or form")
-        # Cut: a number of a million digits could take minutes, and is too large anyway.
+            raise ValueError("wrong number or structure")
+        # Cut, because parsing a number of a million digits takes minutes. It is too large anyway.
         return json.loads(text, parse_int=lambda digits: int(digits[:12]))
     except ValueError as error:
         raise ReferenceFileError(f"the file holds no usable {key}: {error}") from error
 
 
 def _outline(text: str, n: int) -> str:
-    """JSON without spaces, digits and strings; no more than n + 1 strings are taken out."""
+    """The JSON text without spaces, digits and its first n + 1 strings."""
     unescaped = text.replace("\\\\", "").replace('\\"', "")
     return re.sub(r"[0-9\s]+", "", "".join(unescaped.split('"', 2 * n + 2)[::2]))
 
 
-def _troubles(
-    latents, weights, prompts, thumbnails, names, captions, sizes, size, vae
+def _problems(
+    latents: Tensor,
+    weights: Tensor,
+    prompts: Tensor | None,
+    thumbnails: Tensor | None,
+    names: Sequence[str],
+    captions: Sequence[str],
+    sizes: Sequence[Sequence[int]],
+    size: Sequence[int],
+    vae: str | None,
 ) -> Iterator[str]:
-    """What keeps these from being written and read; each check relies on those before."""
+    """Why the format cannot represent these values. Each check assumes that those before passed.
 
-    def is_text(text, forbidden, longest) -> bool:
+    The values may come from a damaged file.
+    """
+
+    def is_text(text: Any, forbidden: re.Pattern[str], longest: int) -> bool:
         return isinstance(text, str) and len(text) <= longest and not forbidden.search(text)
 
-    def is_size(pair) -> bool:
+    def is_size(pair: Sequence[Any]) -> bool:
         return len(pair) == 2 and all(type(side) is int and 0 <= side <= MAX_SIDE for side in pair)
+
+    def misfit(what: str, tensor: Tensor) -> str:
+        have, want = tuple(tensor.shape), tuple(latents.shape)
+        return f"the {what} have the shape {have}, the latents {want}"
 
     n = len(latents)
     if not 3 <= latents.ndim <= 6 or latents.numel() == 0:
-        yield f"latents of shape {tuple(latents.shape)}"
+        yield f"the latents have the shape {tuple(latents.shape)}"
     if weights.shape != (n,):
-        yield f"weights of shape {tuple(weights.shape)} for {n} latents"
+        yield misfit("weights", weights)
     if not (weights >= 0).all() or abs(float(weights.double().sum()) - 1) > 1e-3:
         yield "weights must not be negative and must sum to 1"
     if prompts is not None and (prompts.ndim != 2 or len(prompts) != n or prompts.numel() == 0):
-        yield f"prompt features of shape {tuple(prompts.shape)} for {n} latents"
+        yield misfit("prompt features", prompts)
     if prompts is not None and not torch.isfinite(prompts).all():
         yield "prompt features are NaN or infinite"
     if thumbnails is not None and (
         thumbnails.ndim != 4 or thumbnails.shape[:2] != (n, 3) or thumbnails.numel() == 0
     ):
-        yield f"thumbnails of shape {tuple(thumbnails.shape)} for {n} latents"
+        yield misfit("thumbnails", thumbnails)
     for what, values in {"names": names, "captions": captions, "sizes": sizes}.items():
         if len(values) != n:
-            yield f"{len(values)} {what} for {n} latents"
+            yield f"the number of {what} is {len(values)}, that of the latents {n}"
     if not all(is_text(name, NOT_IN_NAMES, MAX_NAME) for name in (vae, *names)):
-        yield f"names must be texts of up to {MAX_NAME} characters on one line"
+        yield f"names must be texts of at most {MAX_NAME} characters on one line"
     if not all(is_text(caption, NOT_IN_CAPTIONS, MAX_CAPTION) for caption in captions):
-        yield f"captions must be texts of up to {MAX_CAPTION} characters"
+        yield f"captions must be texts of at most {MAX_CAPTION} characters"
     if not all(map(is_size, (size, *sizes))):
         yield "sizes must be pairs of whole numbers that are not negative"
 
 
 def _content(references: References, dtype: str) -> tuple[dict[str, str], Stored]:
-    """The metadata without the digest, and the tensors in the order of the file."""
+    """The metadata without the digest, and the tensors in their order in the file."""
     tensors = {name: getattr(references, name) for name in TENSORS}
     texts = {
         "names": [NOT_IN_NAMES.sub("\ufffd", name) for name in references.names],
@@ -226,9 +237,9 @@ def _content(references: References, dtype: str) -> tuple[dict[str, str], Stored
         "size": [int(side) for side in references.size],
     }
     vae = NOT_IN_NAMES.sub("\ufffd", references.vae)
-    trouble = next(_troubles(**tensors, **texts, vae=vae), None)
-    if trouble:
-        raise ValueError(f"these references cannot be saved: {trouble}")
+    problem = next(_problems(**tensors, **texts, vae=vae), None)
+    if problem:
+        raise ValueError(f"these references cannot be saved: {problem}")
     pieces = references.latents.flatten().split(PIECE)
     if dtype == "float16" and not all(torch.isfinite(piece.half()).all() for piece in pieces):
         raise ValueError("some latents are too large for float16: choose float32")
@@ -245,11 +256,11 @@ def _content(references: References, dtype: str) -> tuple[dict[str, str], Stored
         for name, tensor in tensors.items()
         if tensor is not None
     }
-    # Large types first, as safetensors does it: then each number lies at a multiple of its size.
+    # Large types first, as in the safetensors package, so that all numbers are aligned.
     return metadata, dict(sorted(stored.items(), key=lambda item: (-item[1][1].itemsize, item[0])))
 
 
-def _json(value) -> str:
+def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -1,9 +1,13 @@
-"""What our `.safetensors` files have in common: they are there as a whole or not at all, and a digest finds damage.
+"""Writes `.safetensors` files: complete or not at all, with a digest that detects damage.
 
-The digest is the SHA-256, in lower-case hex, of the following, each preceded by its length in bytes as 8 bytes,
-little-endian, and all text in UTF-8: the number of metadata entries without `digest`, in decimals; the key and
-the value of each of them, sorted by key; the name, dtype ("F32"), shape ("64,4,8,8") and bytes of each tensor,
-sorted by name.
+A file is written under a temporary name, as a draft, and renamed when it is complete.
+
+The digest is a SHA-256 in lower-case hex. It covers the following items, in this order. Each item
+is preceded by its length in bytes as a little-endian number of 8 bytes, and all text is UTF-8.
+
+1. The number of metadata entries without `digest`, in decimal.
+2. The key and the value of each of these entries, sorted by key.
+3. The name, dtype ("F32"), shape ("64,4,8,8") and bytes of each tensor, sorted by name.
 """
 
 import contextlib
@@ -22,21 +26,21 @@ from torch import Tensor
 __all__ = ["CODES", "Stored", "abandoned", "digest", "file_bytes", "remove", "write_whole"]
 
 CODES = {torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8"}
-MAX_HEADER = 100_000_000  # bytes, of any .safetensors file
-DRAFT = ".tmp"  # the ending of a file that is not complete
-ABANDONED = 24 * 3600  # seconds: nobody still writes a draft of this age
+MAX_HEADER = 100_000_000  # bytes; the limit of the .safetensors format
+DRAFT = ".tmp"  # the file extension of drafts
+ABANDONED = 24 * 3600  # seconds: no process still writes a draft that is older
 PIECE = 2**22  # numbers that are converted, hashed or written at once
 
-Stored = dict[str, tuple[Tensor, torch.dtype]]  # by name: a tensor, and its type in the file
+Stored = dict[str, tuple[Tensor, torch.dtype]]  # by name: a tensor and its type in the file
 
 
 def write_whole(path: Path, pieces: Iterable[bytes], lasting: bool = True) -> None:
-    """Writes the file, or leaves what was there: it is complete before it gets its name.
+    """Writes a complete file. If this fails, an existing file at `path` is unchanged.
 
     Arguments:
-        path: The file, in a folder that exists. A link there is replaced, not followed.
-        pieces: Its content.
-        lasting: Whether it outlives a loss of power from now on, which takes a little longer.
+        path: The file, in a folder that exists. An existing file is replaced, and so is a link.
+        pieces: The content.
+        lasting: Whether the file must survive a power failure after the return. This takes longer.
 
     Raises:
         OSError: The file cannot be written.
@@ -50,10 +54,10 @@ def write_whole(path: Path, pieces: Iterable[bytes], lasting: bool = True) -> No
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(draft, path)
-    finally:  # after an interrupt as well
+    finally:  # also after an interrupt
         draft.unlink(missing_ok=True)
     if lasting:
-        with contextlib.suppress(OSError):  # not every system can do this with a folder
+        with contextlib.suppress(OSError):  # some systems cannot open a folder
             folder = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -62,16 +66,19 @@ def write_whole(path: Path, pieces: Iterable[bytes], lasting: bool = True) -> No
 
 
 def abandoned(entry: os.DirEntry) -> bool:
-    """Whether it is a draft that somebody left behind who died while writing.
+    """Whether this is a draft that an interrupted process left behind.
 
     Raises:
-        OSError: It is gone.
+        OSError: The file does not exist any more.
     """
     return entry.name.endswith(DRAFT) and entry.stat().st_mtime < time.time() - ABANDONED
 
 
 def remove(path: str | Path) -> bool:
-    """Whether it could be removed; not what is in use on Windows, or what somebody else removed already."""
+    """Removes a file if possible, and returns whether this call removed it.
+
+    It fails if the file is in use on Windows, or if it does not exist any more.
+    """
     with contextlib.suppress(OSError):
         os.unlink(path)
         return True
@@ -79,12 +86,17 @@ def remove(path: str | Path) -> bool:
 
 
 def file_bytes(metadata: dict[str, str], tensors: Stored) -> Iterator[bytes]:
-    """The file's bytes, the digest included, the tensors in the order of `tensors`.
+    """The bytes of a `.safetensors` file with the digest, in pieces.
 
-    safetensors' own writer orders metadata by chance, and older ones copy all tensors.
+    The writer of the safetensors package is not used: its order of metadata is random, and older
+    versions copy all tensors.
+
+    Arguments:
+        metadata: The metadata without the digest.
+        tensors: The tensors, in their order in the file.
 
     Raises:
-        ValueError: More metadata than a file holds; when the first piece is asked for.
+        ValueError: The metadata is too large. Raised at the first piece.
     """
     entries = {"__metadata__": {**metadata, "digest": digest(metadata, tensors)}}
     end = 0
@@ -96,8 +108,8 @@ def file_bytes(metadata: dict[str, str], tensors: Stored) -> Iterator[bytes]:
     header += b" " * (-len(header) % 8)
     if len(header) > MAX_HEADER:
         raise ValueError(
-            f"names and captions take {len(header) / 1e6:.0f} MB, and a file holds 100 MB of them: "
-            "leave out captions or references"
+            f"names and captions take {len(header) / 1e6:.0f} MB, but a file can hold 100 MB of "
+            "them: leave out captions or references"
         )
     yield len(header).to_bytes(8, "little") + header
     for tensor, kind in tensors.values():
@@ -105,7 +117,7 @@ def file_bytes(metadata: dict[str, str], tensors: Stored) -> Iterator[bytes]:
 
 
 def digest(metadata: dict[str, str], tensors: Stored) -> str:
-    """The digest of a file's content."""
+    """The digest of a file with this content."""
     found = hashlib.sha256()
 
     def add(n_bytes: int, pieces: Iterable[bytes]) -> None:

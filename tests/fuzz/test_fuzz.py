@@ -147,15 +147,15 @@ def test_a_reader_that_looks_at_no_checksum_is_found_out(pictures, tmp_path, mon
 @pytest.mark.parametrize(
     ("name", "module", "digest"),
     [
-        ("references", "reference_file", "_digest"),
+        ("references", "reference_file", "digest"),
         ("cache", "latent_cache", "_digest"),
-        ("memory", "memory_file", "digest"),
+        ("memory", "memory_part", "digest"),
     ],
 )
 def test_a_reader_that_does_not_see_damage_is_found_out(
     tmp_path, monkeypatch, name, module, digest
 ):
-    from mmd_pack.mmd_core.files import memory_file, reference_file
+    from mmd_pack.mmd_core.files import memory_part, reference_file
     from mmd_pack.nodes.references.encoding import latent_cache
     from mmd_tests.fuzz.targets import TARGETS
 
@@ -169,7 +169,7 @@ def test_a_reader_that_does_not_see_damage_is_found_out(
             return False
 
     TARGETS[name].cases()  # the whole files are written as they should be
-    modules = (reference_file, latent_cache, memory_file)
+    modules = (reference_file, latent_cache, memory_part)
     module = next(each for each in modules if each.__name__.endswith(module))
     monkeypatch.setattr(module, digest, lambda *_: Anything())
     assert kind_of_fault(name, tmp_path, 400)

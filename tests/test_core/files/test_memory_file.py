@@ -154,7 +154,7 @@ def test_samples_of_another_shape_do_not_count(folder):
     found = recall(folder, 10, SHAPE, "SD15")
     assert values(found) == [1, 2, 4]
     assert found.notices == (
-        "1 remembered images do not count: their latents are 4×2×3, those being drawn 4×3×2.",
+        "Remembered images that do not count: 1 (their latents are 4×2×3, those being drawn 4×3×2).",
     )
     assert values(recall(folder, 2, SHAPE)) == [2, 4]  # `limit` is of those that count
 
@@ -165,7 +165,7 @@ def test_samples_of_another_latent_format_do_not_count(folder):
     found = recall(folder, 10, SHAPE, "SDXL")
     assert values(found) == [3]
     assert found.notices == (
-        "2 remembered images do not count: they are latents of SD15, those being drawn of SDXL.",
+        "Remembered images that do not count: 2 (they are latents of SD15, those being drawn of SDXL).",
     )
 
 
@@ -173,7 +173,7 @@ def test_nobody_asked_for_a_shape_gets_that_of_the_newest(folder):
     append(folder, latents([1, 2]), "SD15")
     append(folder, latents([3], (4, 2, 3)), "SDXL")
     found = recall(folder, 10)
-    assert values(found) == [3] and found.kind == "SDXL" and "2 remembered" in found.notices[0]
+    assert values(found) == [3] and found.kind == "SDXL" and "count: 2 (" in found.notices[0]
 
 
 def test_samples_without_the_prompts_asked_for_do_not_count(folder):
@@ -183,8 +183,8 @@ def test_samples_without_the_prompts_asked_for_do_not_count(folder):
     found = recall(folder, 10, prompts=6)
     assert values(found) == [4, 5] and found.prompts.shape == (2, 6)
     first, second = found.notices
-    assert first.startswith("1 remembered images") and "text encoder" in first
-    assert second.startswith("2 remembered images") and "without a prompt kernel" in second
+    assert "count: 1 (" in first and "text encoder" in first
+    assert "count: 2 (" in second and "without a prompt kernel" in second
     assert values(recall(folder, 10)) == [1, 2, 3, 4, 5]
 
 
@@ -309,17 +309,17 @@ def test_parts_that_vanish_while_they_are_read_are_told(folder, monkeypatch):
     for i in range(3):
         append(folder, latents([i]), "SD15")
     listed = parts(folder)
-    original = memory_file._read
+    original = memory_file.read_part
 
     def vanishing(path, *rest):
         if path.name == listed[1]:
             path.unlink()
         return original(path, *rest)
 
-    monkeypatch.setattr(memory_file, "_read", vanishing)
+    monkeypatch.setattr(memory_file, "read_part", vanishing)
     found = recall(folder, 10)
     assert values(found) == [0, 2]
-    assert found.notices == ("Files of the memory that vanished while it was read: 1.",)
+    assert found.notices == ("Files of the memory that were removed while it was read: 1.",)
 
 
 def test_a_memory_that_cannot_be_read_is_an_error(folder, monkeypatch):
@@ -334,7 +334,7 @@ def test_a_memory_that_cannot_be_read_is_an_error(folder, monkeypatch):
     def refused(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(memory_file, "_read", refused)
+    monkeypatch.setattr(memory_file, "read_part", refused)
     with pytest.raises(PermissionError):
         recall(folder, 10)
 
@@ -478,7 +478,7 @@ for i in range(40):
     mixed = """
 for i in range(40):
     found = recall(folder, 4000)
-    assert all("vanished" in notice for notice in found.notices), found.notices
+    assert all("were removed" in notice for notice in found.notices), found.notices
     if i % 10 == 9:
         reset(folder)
 """

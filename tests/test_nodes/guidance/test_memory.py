@@ -310,7 +310,7 @@ def test_images_of_another_size_do_not_count_and_are_told(model, references, cap
     with caplog.at_level(logging.WARNING):
         samples, _, report = guided_draw(model, references, memory=handle())
     assert torch.equal(samples, alone)
-    told = "3 remembered images do not count: their latents are 4×8×10, those being drawn 4×8×8."
+    told = "Remembered images that do not count: 3 (their latents are 4×8×10, those being drawn 4×8×8)."
     assert told in report and caplog.text.count(told) == 1
     assert torch.equal(remembered(), samples)
 
@@ -318,7 +318,7 @@ def test_images_of_another_size_do_not_count_and_are_told(model, references, cap
 def test_images_of_another_model_do_not_count(model, references):
     guided_draw(model, references, memory=handle())
     _, trace, report = guided_draw(tiny_model("SDXL"), references, memory=handle())
-    assert "8 remembered images do not count: they are latents of SD15" in report
+    assert "Remembered images that do not count: 8 (they are latents of SD15" in report
     assert trace.remembered == 0
 
 
@@ -353,8 +353,8 @@ def test_images_without_prompts_do_not_count_for_a_prompt_kernel(model):
     add(some_latents(2), prompts=torch.ones(2, 5))
     samples, _, report = guided_draw(model, references, kernel=kernel, memory=handle())
     assert torch.equal(samples, alone)
-    assert "3 remembered images do not count: they were drawn without a prompt kernel" in report
-    assert "2 remembered images do not count: their prompts come from another text enc" in report
+    assert "do not count: 3 (they were drawn without a prompt kernel" in report
+    assert "do not count: 2 (their prompts come from another text enc" in report
     _, trace, _ = guided_draw(model, references, memory=handle(action="load"))
     assert trace.remembered == 3 + 2 + 8  # without a prompt kernel all do
 
