@@ -1,0 +1,78 @@
+"""Twelve real pictures that nothing was trained on, as one small file with their names.
+
+    python held_out.py [--cache DIR]
+
+writes `held_out.png` beside this script (see LICENCES.md): pictures side by side, and their names,
+styles and categories as text inside the file.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from cache import argument_parser
+from files import write_at_once
+from judge import CATEGORIES
+from pictures import read_pictures, read_table, to_float
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from words import STYLES
+
+SHEET = Path(__file__).absolute().parent / "held_out.png"
+THANKS = (
+    "Noto Emoji by Google (Apache License 2.0), Twemoji by Twitter and contributors (CC BY 4.0),"
+    " Fluent Emoji by Microsoft (MIT)"
+)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures (N, 3, 64, 64) in -1 to 1 with what they are."""
+
+    pictures: torch.Tensor
+    names: list[str]
+    styles: list[str]
+    categories: list[str]
+
+
+def choose_rows(table: dict[str, np.ndarray]) -> list[int]:
+    """Held-out names: each style four times, each category once or twice, no name twice."""
+    rows = []
+    for number in range(12):
+        style, category = STYLES[number % 3], CATEGORIES[number % len(CATEGORIES)]
+        wanted = (table["split"] == "val_name") & ~table["toned"]
+        wanted &= (table["style"] == style) & (table["category"] == category)
+        wanted &= ~np.isin(table["name"], table["name"][rows])
+        found = np.flatnonzero(wanted)
+        rows.append(int(found[len(found) // 2]))
+    return rows
+
+
+def read_sheet(path: Path = SHEET) -> Sheet:
+    """The pictures of the file with what they are."""
+    with Image.open(path) as image:
+        texts = json.loads(image.text["pictures"])
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    pictures = to_float(torch.stack(pixels.split(pixels.shape[1], 2)))
+    return Sheet(pictures, texts["names"], texts["styles"], texts["categories"])
+
+
+def main() -> None:
+    """Write the file."""
+    cache = argument_parser(__doc__).parse_args().cache
+    table = read_table(cache)
+    rows = choose_rows(table)
+    columns = (("names", "name"), ("styles", "style"), ("categories", "category"))
+    info = PngInfo()
+    texts = {key: table[name][rows].tolist() for key, name in columns}
+    info.add_text("pictures", json.dumps(texts))
+    info.add_text("Copyright", THANKS)
+    pixels = torch.cat(list(read_pictures(cache, np.array(rows))), 2)
+    sheet = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    write_at_once(SHEET, lambda part: sheet.save(part, pnginfo=info, optimize=True))
+
+
+if __name__ == "__main__":
+    main()

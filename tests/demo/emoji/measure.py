@@ -1,0 +1,211 @@
+"""Draw names with the denoiser and measure the pictures against real ones of the same names.
+
+    python measure.py [--weights weights/denoiser.safetensors] [--prompts 128] [--seeds 2]
+
+The names are those whose picture in one style was held out (split val_pair): these pictures, which
+neither the denoiser nor the judge has seen, are the real ones. What is drawn is kept in the cache
+folder, seed by seed, and a run that is started again goes on there. Writes `measure.json` and
+`measure.png` (real pictures above, one row of drawn ones for each seed below) there as well.
+"""
+
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import measures
+import numpy as np
+import torch
+from background import step_back
+from cache import argument_parser
+from captions import LENGTH
+from denoiser import EmojiModel
+from files import save_pictures, write_at_once
+from judge import CATEGORIES, JUDGED_STYLES, Judge, encode_names, load_judge
+from latents import load_vae
+from pictures import read_pictures, read_table, to_float
+from safetensors.torch import load_file, save_file
+from sample import load_model, sample
+from torch import Tensor
+from vae import EmojiVAE
+
+WEIGHTS = Path(__file__).absolute().parent / "weights"
+RIVALS = 99
+ADHERENCE = 0.7
+FRECHET = 3.0
+
+
+@dataclass(frozen=True)
+class Names:
+    """All names without skin tones, and which of them are drawn.
+
+    texts: the N names; own: numbers of the drawn ones (P,); rows: their held-out pictures (P,);
+    categories: numbers of their categories (P,).
+    """
+
+    texts: list[str]
+    own: Tensor
+    rows: np.ndarray
+    categories: Tensor
+
+    @property
+    def prompts(self) -> list[str]:
+        return [self.texts[number] for number in self.own]
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """The judge, its scores for names, and real pictures of other names that all is compared to.
+
+    features: (M, F); latents: (M, 4, 16, 16); fresh: latents of the real pictures of the names.
+    """
+
+    judge: Judge
+    words: Tensor
+    names: Names
+    rivals: Tensor
+    features: Tensor
+    latents: Tensor
+    fresh: Tensor
+
+
+def choose_names(table: dict[str, np.ndarray], count: int) -> Names:
+    """At most `count` names with a held-out picture, spread over the table."""
+    texts = list(dict.fromkeys(table["name"].tolist()))
+    rows = np.flatnonzero((table["split"] == "val_pair") & ~table["toned"])
+    _, first = np.unique(table["name"][rows], return_index=True)
+    rows = rows[np.sort(first)]
+    rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)]
+    own = torch.tensor([texts.index(name) for name in table["name"][rows]])
+    categories = torch.tensor([CATEGORIES.index(name) for name in table["category"][rows]])
+    return Names(texts, own, rows, categories)
+
+
+@torch.no_grad()
+def in_parts(function: Callable[[Tensor], Tensor], values: Tensor, size: int = 128) -> Tensor:
+    """A function of a few values at a time, its results together."""
+    return torch.cat([function(part) for part in values.split(size)])
+
+
+def draw_seed(
+    model: EmojiModel, words: Tensor, seed: int, path: Path, cfg: float, size: int = 32
+) -> Tensor:
+    """Latents of all names from the noise of a seed, kept in a file."""
+    if not path.exists():
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(words), 4, 16, 16, generator=generator)
+        pairs = zip(words.split(size), noise.split(size), strict=True)
+        latents = torch.cat([sample(model, *pair, cfg) for pair in pairs])
+        write_at_once(path, lambda part: save_file({"latents": latents.contiguous()}, part))
+    return load_file(path)["latents"]
+
+
+def make_yardstick(arguments: Namespace, names: Names, vae: EmojiVAE) -> tuple[Yardstick, Tensor]:
+    """The yardstick, and the real pictures of the names."""
+    table = read_table(arguments.cache)
+    judge, vocabulary = load_judge(WEIGHTS / "judge.safetensors")
+    others = (table["split"] == "train") & ~table["toned"]
+    others &= ~np.isin(table["name"], names.prompts)
+    references = to_float(read_pictures(arguments.cache, np.flatnonzero(others)[::3]))
+    real = to_float(read_pictures(arguments.cache, names.rows))
+    generator = torch.Generator().manual_seed(0)
+    yardstick = Yardstick(
+        judge,
+        encode_names(names.texts, vocabulary),
+        names,
+        measures.draw_rivals(names.own, len(names.texts), RIVALS, generator),
+        in_parts(judge.features, references),
+        in_parts(vae.encode, references),
+        in_parts(vae.encode, real),
+    )
+    return yardstick, real
+
+
+@torch.no_grad()
+def measure(yardstick: Yardstick, pictures: Tensor, latents: Tensor) -> dict[str, float]:
+    """All figures of one picture of each name but the prompt gain."""
+    judge, names = yardstick.judge, yardstick.names
+    features = in_parts(judge.features, pictures)
+    styles = measures.shares(judge.style(features))
+    scores = judge.name_scores(features, yardstick.words)
+    category = judge.category(features).argmax(1) == names.categories
+    bands = measures.band_variances(pictures)
+    return {
+        **dict(zip(JUDGED_STYLES, styles, strict=True)),
+        "category right": category.double().mean().item(),
+        **measures.adherence(measures.name_ranks(scores, names.own, yardstick.rivals)),
+        "FD": measures.frechet_distance(features, yardstick.features),
+        "MMD2": measures.mmd2(features, yardstick.features),
+        "nearest by fresh": measures.nearest_by_fresh(latents, yardstick.latents, yardstick.fresh),
+        **dict(zip(("var low", "var middle", "var high"), bands, strict=True)),
+        "sharpness": measures.sharpness(pictures),
+    }
+
+
+def mean_figures(runs: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure."""
+    return {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
+
+
+def judge_bars(real: dict[str, float], drawn: dict[str, float]) -> dict[str, list[float | bool]]:
+    """What the world must reach: the figure, its bar, and whether it is reached."""
+    follows = drawn["own name first"] / real["own name first"]
+    distance = drawn["FD"] / real["FD"]
+    return {
+        "own name first, by real": [follows, ADHERENCE, follows >= ADHERENCE],
+        "FD, by real": [distance, FRECHET, distance <= FRECHET],
+    }
+
+
+def main() -> None:
+    """Draw, measure, print and write."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--weights", type=Path, default=WEIGHTS / "denoiser.safetensors")
+    parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--cfg", type=float, default=4.0)
+    arguments = parser.parse_args()
+    step_back()
+    torch.set_num_threads(2)
+    names = choose_names(read_table(arguments.cache), arguments.prompts)
+    model, vocabulary, metadata = load_model(arguments.weights)
+    vae = load_vae(WEIGHTS)
+    words = encode_names(names.prompts, vocabulary)[:, :LENGTH]
+    tag = f"drawn_step{metadata['step']}_{len(words)}_cfg{arguments.cfg:g}"
+    drawn = [
+        draw_seed(model, words, seed, arguments.cache / f"{tag}_{seed}.safetensors", arguments.cfg)
+        for seed in range(arguments.seeds)
+    ]
+    yardstick, real = make_yardstick(arguments, names, vae)
+    pictures = [in_parts(vae.decode, latents) for latents in drawn]
+    sets = {
+        "real": [(real, yardstick.fresh)],
+        "real, decoded": [(in_parts(vae.decode, yardstick.fresh), yardstick.fresh)],
+        "drawn": list(zip(pictures, drawn, strict=True)),
+    }
+    results = {}
+    for name, runs in sets.items():
+        results[name] = mean_figures([measure(yardstick, *each) for each in runs])
+        generator = torch.Generator().manual_seed(0)
+        gains = [measures.prompt_gain(model, latents, words, generator) for _, latents in runs]
+        results[name]["prompt gain"] = torch.cat(gains).mean().item()
+    report = {
+        "step": int(metadata["step"]),
+        "prompts": len(words),
+        "seeds": arguments.seeds,
+        "cfg": arguments.cfg,
+        "figures": results,
+        "bars": judge_bars(results["real"], results["drawn"]),
+    }
+    text = json.dumps(report, indent=1)
+    write_at_once(arguments.cache / "measure.json", lambda part: part.write_text(text + "\n"))
+    print(text)  # noqa: T201
+    shown = torch.linspace(0, len(words) - 1, min(16, len(words))).round().long()
+    rows = [part[shown] for part in (real, *pictures)]
+    save_pictures(rows, arguments.cache / "measure.png")
+    print(", ".join(names.prompts[number] for number in shown))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
