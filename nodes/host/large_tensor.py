@@ -21,9 +21,7 @@ log = logging.getLogger("mmd_guidance")
 def allocate(shape: tuple[int, ...]) -> Tensor:
     """An uninitialized float32 tensor on the CPU.
 
-    Above `IN_MEMORY` bytes, it is mapped to a temporary file.
-
-    The file is deleted with the tensor (on Windows, at the next start of ComfyUI). If the file
+    Above `IN_MEMORY` bytes, it is mapped to a temporary file. The file is deleted with the tensor (on Windows, at the next start of ComfyUI). If the file
     cannot be created, for example because the disk is full, the tensor is in memory.
     """
     size = 4 * math.prod(shape)
@@ -38,15 +36,25 @@ def allocate(shape: tuple[int, ...]) -> Tensor:
 def _mapped(size: int) -> Tensor:
     folder = folder_paths.get_temp_directory()
     os.makedirs(folder, exist_ok=True)
+    # Without a name where the system can do that, so that a killed process leaves no file.
+    with tempfile.TemporaryFile(dir=folder, prefix="mmd_guidance_") as file:
+        path = f"/dev/fd/{file.fileno()}"
+        if os.path.exists(path):
+            _reserve(file, folder, size)
+            return _map(path, size)
     number, path = tempfile.mkstemp(dir=folder, prefix="mmd_guidance_", suffix=".bin")
     try:
         with open(number, "wb") as file:
             _reserve(file, folder, size)
-        return torch.from_file(path, shared=True, size=size // 4, dtype=torch.float32)
+        return _map(path, size)
     finally:
         # Windows cannot remove a file that is mapped; ComfyUI empties the folder when it starts.
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+
+def _map(path: str, size: int) -> Tensor:
+    return torch.from_file(path, shared=True, size=size // 4, dtype=torch.float32)
 
 
 def _reserve(file: BinaryIO, folder: str, size: int) -> None:

@@ -808,7 +808,7 @@ def test_who_is_killed_at_any_step_of_filling_the_cache_leaves_whole_entries(tmp
 @comfy
 @posix
 def test_who_is_killed_at_any_step_of_filling_a_large_tensor_leaves_no_file(temp):
-    """But for the moment from making the file to removing its name; ComfyUI empties the folder when it starts."""
+    """Except between making the file and removing its name, on systems that cannot make it without one."""
     from mmd_pack.nodes.host import large_tensor
 
     functions = [(torch, "from_file"), (torch.Tensor, "fill_"), (torch.Tensor, "add_")]
@@ -822,8 +822,8 @@ def test_who_is_killed_at_any_step_of_filling_a_large_tensor_leaves_no_file(temp
         shutil.rmtree(temp, ignore_errors=True)
 
     for steps in deaths(fill, prepare, (large_tensor,), functions):
-        named = steps.count("open") == 2 and "unlink" not in steps[:-1]
+        named = steps[-1] == "unlink"
         assert len(files(temp)) == named, steps
         assert all(name.startswith("mmd_guidance_") for name in files(temp))
-    assert steps[-4:] == ["from_file", "unlink", "fill_", "add_"]
+    assert steps[-3:] == ["from_file", "fill_", "add_"]
     assert files(temp) == []

@@ -1,6 +1,7 @@
 """Tensors that are too large for the memory, and their statistics."""
 
 import errno
+import os
 
 import pytest
 import torch
@@ -21,15 +22,15 @@ def module(tmp_path, monkeypatch):
 
 @pytest.fixture
 def mapped(monkeypatch):
-    """The paths that are mapped."""
-    paths, from_file = [], torch.from_file
+    """The status of each file that is mapped."""
+    files, from_file = [], torch.from_file
 
     def noted(path, **options):
-        paths.append(path)
+        files.append(os.stat(path))
         return from_file(path, **options)
 
     monkeypatch.setattr(torch, "from_file", noted)
-    return paths
+    return files
 
 
 def test_a_small_tensor_is_in_memory(module, mapped):
@@ -41,7 +42,8 @@ def test_a_small_tensor_is_in_memory(module, mapped):
 def test_a_large_one_lies_in_a_file_that_goes_with_it(module, mapped, tmp_path):
     tensor = module.allocate((11, 5, 5))
     assert tensor.shape == (11, 5, 5) and tensor.dtype == torch.float32
-    assert len(mapped) == 1 and mapped[0].startswith(str(tmp_path / "temp"))
+    assert [file.st_size for file in mapped] == [4 * 275]
+    assert mapped[0].st_dev == (tmp_path / "temp").stat().st_dev
     content = torch.randn(11, 5, 5)
     for j, row in enumerate(content):
         tensor[j : j + 1] = row
@@ -67,13 +69,28 @@ def test_without_room_for_the_file_it_is_in_memory(module, monkeypatch, tmp_path
     assert list((tmp_path / "temp").iterdir()) == []
 
 
+@pytest.mark.parametrize("nameless", [True, False])
+def test_a_file_with_a_name_serves_where_the_system_needs_one(
+    module, monkeypatch, mapped, tmp_path, nameless
+):
+    """As on Windows, where the paths of open files do not exist."""
+    exists = os.path.exists
+    monkeypatch.setattr(
+        os.path, "exists", lambda path: exists(path) and (nameless or "/dev/fd" not in str(path))
+    )
+    tensor = module.allocate((11, 5, 5)).fill_(2.0)
+    assert tensor.sum() == 550
+    assert [file.st_size for file in mapped] == [4 * 275]
+    if os.name == "posix":
+        assert mapped[0].st_nlink == (0 if nameless else 1)
+        assert list((tmp_path / "temp").iterdir()) == []
+
+
 @pytest.mark.parametrize("has_fallocate", [True, False])
 def test_a_disk_that_is_too_small_is_noticed_before_it_is_full(
     module, monkeypatch, tmp_path, has_fallocate
 ):
     """Writing beyond it through the map would kill the process."""
-    import os
-
     if not has_fallocate:
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
     with open(tmp_path / "file", "wb") as file, pytest.raises(OSError):
