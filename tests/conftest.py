@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).absolute().parent))
 import support.packages  # noqa: E402, F401
@@ -15,7 +16,6 @@ COMFYUI = os.environ.get("COMFYUI_PATH")
 
 if COMFYUI:
     sys.path.insert(0, COMFYUI)
-    import torch
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()  # before comfy.model_management asks for a GPU
@@ -64,9 +64,13 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture
 def rng():
     """A seeded generator: tests draw the same numbers whatever ran before them."""
-    import torch
-
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """What is drawn without a generator is the same in each run, too."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=bool(COMFYUI))

@@ -28,7 +28,7 @@ from mmd_tests.fuzz.run import make_parser
 from mmd_tests.fuzz.targets import TARGETS, Target
 
 OUTCOMES = ("refused", "same", "other")
-HANG = 120  # seconds
+HANG = 1800  # seconds
 
 
 @dataclass

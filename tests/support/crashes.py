@@ -19,7 +19,7 @@ from mmd_pack.mmd_core.files import tensor_file
 
 EVENTS = {"os.mkdir": "mkdir", "os.rename": "replace", "os.remove": "unlink"}  # audit events
 CALLS = ((os, "fsync"),)  # no audit event tells of these
-PATIENCE = 300  # seconds; a child that takes longer hangs
+PATIENCE = 1800  # seconds; a child that takes longer hangs
 
 Watched = Iterable[tuple[object, str]]  # functions: what holds each, and its name
 

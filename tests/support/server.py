@@ -54,7 +54,7 @@ class Server:
         *,
         base: Path,
         args: tuple[str, ...] = ("--cpu",),
-        deadline: float = 180.0,
+        deadline: float = 600.0,
     ) -> None:
         self.engine, self.args, self.deadline = engine, args, deadline
         self.base = Path(base).resolve()
@@ -143,11 +143,11 @@ class Server:
 
     # --- requests -------------------------------------------------------------------------------
 
-    def get(self, path: str, timeout: float = 60.0) -> dict:
+    def get(self, path: str, timeout: float = 300.0) -> dict:
         """The JSON that the server answers to GET `path`."""
         return self._request(path, None, timeout)
 
-    def post(self, path: str, content: dict, timeout: float = 60.0) -> dict:
+    def post(self, path: str, content: dict, timeout: float = 300.0) -> dict:
         """The JSON that the server answers to POST `path`; {} where it answers nothing."""
         return self._request(path, json.dumps(content).encode(), timeout)
 
@@ -183,7 +183,7 @@ class Server:
             raise WorkflowError(_refusal(json.dumps(told)))
         return answer["prompt_id"]
 
-    def wait(self, prompt_id: str, timeout: float = 300.0) -> dict:
+    def wait(self, prompt_id: str, timeout: float = 1800.0) -> dict:
         """The history entry of a workflow once it is done; raises WorkflowError if it failed."""
         end = time.monotonic() + timeout
         while not (entry := self.get(f"/history/{prompt_id}").get(prompt_id)):
@@ -202,7 +202,7 @@ class Server:
                 raise WorkflowError(f"{node} failed with {told}", entry)
         raise WorkflowError(f"The workflow failed: {json.dumps(entry['status'])}", entry)
 
-    def run(self, prompt: dict, workflow: dict | None = None, timeout: float = 300.0) -> dict:
+    def run(self, prompt: dict, workflow: dict | None = None, timeout: float = 1800.0) -> dict:
         """Queue a workflow and wait for it: its history entry."""
         return self.wait(self.queue(prompt, workflow), timeout)
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import queue
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,7 @@ from mmd_tests.support.engine import EngineError, get_engine
 from mmd_tests.support.packages import TESTS
 
 PYTHON = Path(sys.executable)
+PATIENCE = 1800  # seconds; then a thread hangs
 GOOD = {"x-1/vendor/ComfyUI/main.py": b"1", "x-1/vendor/ComfyUI/comfy/a.py": b"2", "x-1/b.py": b"3"}
 
 
@@ -232,20 +234,21 @@ def test_extras_never_go_into_a_users_own_environment(cache, comfyui, commands, 
     assert get_engine(extra=extra).python == PYTHON
 
 
-def test_the_lock_keeps_others_out_until_it_is_lifted(cache):
-    order = []
+def test_the_lock_keeps_others_out_until_it_is_lifted(cache, monkeypatch):
+    happened = queue.Queue()
+    monkeypatch.setattr(venvs, "say", happened.put)
 
     def other():
         with venvs.locked(cache):
-            order.append("other")
+            happened.put("inside")
 
     thread = threading.Thread(target=other)
     with venvs.locked(cache):
         thread.start()
-        thread.join(0.2)
-        order.append("first")
-    thread.join(10)
-    assert order == ["first", "other"]
+        assert "waiting for another set-up" in happened.get(timeout=PATIENCE)
+        assert happened.empty()
+    assert happened.get(timeout=PATIENCE) == "inside"
+    thread.join()
 
 
 def test_the_test_command_explains_itself_on_a_bare_python():

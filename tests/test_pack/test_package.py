@@ -287,7 +287,7 @@ class Installed:
         """What the server answers to GET `path`; None where there is nothing."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(self.server.url + urllib.parse.quote(path), timeout=60) as answer:
+            with opener.open(self.server.url + urllib.parse.quote(path), timeout=300) as answer:
                 return answer.read()
         except urllib.error.HTTPError as error:
             assert error.code == 404

@@ -103,7 +103,7 @@ def test_a_server_that_ends_at_once_shows_its_last_lines(fake, tmp_path):
 
 
 def test_a_server_that_never_answers_is_stopped(fake, tmp_path):
-    running = Server(fake("import time; time.sleep(60)"), base=tmp_path / "base", deadline=0.5)
+    running = Server(fake("import time; time.sleep(3600)"), base=tmp_path / "base", deadline=0.5)
     with pytest.raises(ServerError, match="did not answer within"):
         running.__enter__()
     assert running._process is None

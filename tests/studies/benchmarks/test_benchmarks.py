@@ -16,7 +16,7 @@ from mmd_tests.studies.benchmarks.peak_memory import tensors_made
 from mmd_tests.studies.benchmarks.timing import Times, times_in_turns
 
 SCRIPTS = Path(__file__).parent
-PATIENCE = 300  # seconds; each takes some
+PATIENCE = 1800  # seconds; each takes some
 
 
 def output_of(script: str, *arguments, codes=(0,)) -> str:

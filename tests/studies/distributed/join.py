@@ -10,7 +10,7 @@ import torch.distributed as distributed
 from mmd_pack.mmd_core.comparison.workers import DistributedWorkers
 from torch import Tensor
 
-PATIENCE = timedelta(seconds=120)  # of a worker for the others
+PATIENCE = timedelta(minutes=30)  # of a worker for the others
 
 
 class CountedWorkers(DistributedWorkers):

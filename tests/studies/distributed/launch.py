@@ -13,7 +13,7 @@ from pathlib import Path
 __all__ = ["launch"]
 
 
-def launch(command: Sequence[str | Path], workers: int, patience: float = 300) -> list[str]:
+def launch(command: Sequence[str | Path], workers: int, patience: float = 1800) -> list[str]:
     """Runs a script with so many workers, which find each other through a file; what each printed.
 
     Arguments:

@@ -21,10 +21,11 @@ from mmd_pack.mmd_core.files.memory_file import (
     reset,
 )
 from mmd_tests.support.crashes import deaths
-from mmd_tests.support.packages import ROOT
+from mmd_tests.support.packages import TESTS
 from safetensors import safe_open
 
 SHAPE = (4, 3, 2)
+PATIENCE = 1800  # seconds; then a process hangs
 posix = pytest.mark.skipif(os.name == "nt", reason="needs signals and limits of POSIX")
 
 
@@ -49,6 +50,24 @@ def drafts(folder):
 def age(path):
     """Makes a draft so old that nobody still writes it."""
     os.utime(path, (time.time() - 2 * tensor_file.ABANDONED,) * 2)
+
+
+class Clock:
+    """The time in nanoseconds, later at each call, whatever the steps of the machine's clock."""
+
+    def __init__(self):
+        self.last = 0
+
+    def time_ns(self):
+        self.last = max(self.last + 1, time.time_ns())
+        return self.last
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """What gives the parts of this process their times."""
+    monkeypatch.setattr(memory_file, "time", Clock())
+    return memory_file.time
 
 
 @pytest.fixture
@@ -129,10 +148,10 @@ def test_reset_forgets_all_and_nothing_else(folder):
     assert (folder / "notes.txt").read_text() == "mine"
 
 
-def test_any_program_can_read_a_part(folder):
-    before = time.time_ns()
+def test_any_program_can_read_a_part(folder, clock):
+    before = clock.time_ns()
     name = append(folder, latents([1, 2]), "SDXL", torch.ones(2, 3))
-    after = time.time_ns()
+    after = clock.time_ns()
     assert re.fullmatch(r"\d{20}_00002_[0-9a-f]{32}\.safetensors", name)
     assert before <= int(name[:20]) <= after
     with safe_open(folder / name, "pt") as file:
@@ -379,15 +398,16 @@ def test_a_failure_leaves_what_was_there_and_no_rest(folder, name, monkeypatch):
 
 
 WORKER = """
-import sys, types
-for name, path in (("mmd_pack", {root!r}),):
-    package = types.ModuleType(name); package.__path__ = [path]; sys.modules[name] = package
+import sys
+sys.path.insert(0, {tests!r})
+import support.packages
 import torch
 from pathlib import Path
-from mmd_pack.mmd_core.files.memory_file import append, parts, recall, reset
+from mmd_pack.mmd_core.files import memory_file
+from mmd_pack.mmd_core.files.memory_file import append, recall, reset
+from mmd_tests.test_core.files.test_memory_file import Clock, latents
+memory_file.time = Clock()
 folder = Path({folder!r})
-def latents(values, shape=(4, 3, 2)):
-    return torch.stack([torch.full(shape, float(value)) for value in values])
 print("ready", flush=True)
 sys.stdin.readline()
 """
@@ -395,7 +415,7 @@ sys.stdin.readline()
 
 def worker(folder, script, **options):
     """A process that runs `script` once it gets a line."""
-    text = WORKER.format(root=str(ROOT), folder=str(folder)) + script
+    text = WORKER.format(tests=str(TESTS), folder=str(folder)) + script
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", text],
@@ -429,7 +449,7 @@ for shape in ((16, 30, 30), (16, 300, 300)):
 append(folder, latents([4]), "SD15")
 """,
     )
-    out, _ = process.communicate("go\n", timeout=240)
+    out, _ = process.communicate("go\n", timeout=PATIENCE)
     assert out.split("\n")[1:-1] == [f"OSError {errno.EFBIG}"] * 2 and process.returncode == 0
     assert values(recall(folder, 10)) == [1, 2, 4] and not drafts(folder)
 
@@ -459,7 +479,7 @@ print(reads)
     workers += [worker(folder, reading.format(total=total)) for _ in range(2)]
     for process in workers:
         start(process)
-    outs = [process.communicate(timeout=240)[0] for process in workers]
+    outs = [process.communicate(timeout=PATIENCE)[0] for process in workers]
     assert all(process.returncode == 0 for process in workers)
     assert all(int(out) > 0 for out in outs[4:])
     expected = sorted(w * 1000 + i for w in range(4) for i in range(n) for _ in range(1 + i % 3))
@@ -488,7 +508,7 @@ for i in range(40):
     for process in workers:
         start(process)
     for process in workers:
-        process.communicate(timeout=240)
+        process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
     append(folder, latents([1]), "SD15")
     assert values(recall(folder, 4000))[-1] == 1 and not recall(folder, 4000).notices

@@ -5,9 +5,9 @@ import os
 import random
 import struct
 import threading
-import time
 import zlib
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 
 pytestmark = pytest.mark.comfy
+
+PATIENCE = 300  # seconds; then a thread hangs
 
 
 @pytest.fixture
@@ -423,14 +425,20 @@ def test_images_keep_their_order_whichever_is_decoded_first(folder, tmp_path, mo
     for i in range(24):
         save(tmp_path / f"{i}.png", noise(seed=i))
     read, threads = folder.read_sized, set()
+    odd = {i: threading.Event() for i in range(1, 24, 2)}
 
-    def slow(path, *options):
+    def later(path, *options):
+        """Each even picture is decoded after the odd one that follows it."""
         threads.add(threading.get_ident())
-        time.sleep(random.random() / 50)
-        return read(path, *options)
+        i = int(path.stem)
+        assert i in odd or odd[i + 1].wait(PATIENCE)
+        result = read(path, *options)
+        if i in odd:
+            odd[i].set()
+        return result
 
     monkeypatch.setattr(folder.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(folder, "read_sized", slow)
+    monkeypatch.setattr(folder, "read_sized", later)
     references, images = folder.read_folder(tmp_path)
     assert 2 <= len(threads) <= 4
     assert references.names == [f"{i}.png" for i in range(24)]
@@ -441,11 +449,11 @@ def test_images_keep_their_order_whichever_is_decoded_first(folder, tmp_path, mo
 def test_stopping_does_not_wait_for_the_rest(folder, tmp_path, monkeypatch):
     for i in range(200):
         save(tmp_path / f"{i}.png")
-    read, begun, finished = folder.read_sized, [], []
+    read, begun, finished, stopped = folder.read_sized, [], [], threading.Event()
 
     def slow(path, *options):
         begun.append(path)
-        time.sleep(0.02)
+        assert int(path.stem) < 3 or stopped.wait(PATIENCE)
         return read(path, *options)
 
     def stop(n):
@@ -453,11 +461,19 @@ def test_stopping_does_not_wait_for_the_rest(folder, tmp_path, monkeypatch):
         if sum(finished) == 3:
             raise KeyboardInterrupt
 
+    class Pool(folder.ThreadPoolExecutor):
+        def shutdown(self, wait=True, **options):
+            super().shutdown(wait=False, **options)
+            stopped.set()  # those that are being read go on now
+            super().shutdown(wait)
+
     monkeypatch.setattr(folder, "read_sized", slow)
+    monkeypatch.setattr(folder, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(folder.os, "cpu_count", lambda: 4)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
         folder.read_folder(tmp_path, on_progress=stop)
-    assert len(begun) < 30 and threading.active_count() == before
+    assert len(begun) <= 3 + 4 and threading.active_count() == before
 
 
 def test_the_interrupt_of_comfyui_stops_the_node(comfy_folders, monkeypatch):
@@ -475,15 +491,34 @@ def test_large_pictures_are_decoded_one_at_a_time(folder, tmp_path, monkeypatch)
     for i in range(8):
         save(tmp_path / f"{i}.png", noise(40, 40) if i % 2 else None)
     read, now, most = folder.read_sized, [], []
+    taken, changed = [], threading.Condition()
+
+    class Lock:
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __enter__(self):
+            note(taken)
+            self.lock.acquire()
+
+        def __exit__(self, *_):
+            self.lock.release()
+
+    def note(places):
+        with changed:
+            places.append(1)
+            changed.notify_all()
 
     def watch(path, *options):
         if int(path.stem) % 2:
-            now.append(path)
+            note(now)
+            with changed:  # until threads have taken all of them
+                assert changed.wait_for(lambda: len(taken) == 4 or len(now) > 1, PATIENCE)
             most.append(len(now))
-            time.sleep(0.01)
-            now.remove(path)
+            now.pop()
         return read(path, *options)
 
+    monkeypatch.setattr(folder, "threading", SimpleNamespace(Lock=Lock))
     monkeypatch.setattr(folder.os, "cpu_count", lambda: 8)
     monkeypatch.setattr(folder, "LARGE", 40 * 40 - 1)
     monkeypatch.setattr(folder, "read_sized", watch)

@@ -90,6 +90,11 @@ def score_images(images, reward):
     return TSMCScoreImages.execute(images, [reward]).result
 
 
+def close(found, expected):
+    """Equal but for the rounding of float32, which differs with the size of a batch."""
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def kernel_of(y):
     """The default kernel, written out once more: rbf at multiples of the median distance of rows `y`."""
     distances = torch.cdist(y.double(), y.double())
@@ -148,7 +153,7 @@ def test_blur_is_less_sharp_gray_is_not_saturated_and_alpha_does_not_count(vae):
     gray = images.mean(-1, keepdim=True).expand(-1, -1, -1, 3)
     assert stats_reward(vae, "saturation").value(gray).tolist() == [0, 0]
     with_alpha = torch.cat([images, torch.zeros(2, 16, 16, 1)], -1)
-    assert torch.equal(sharp.value(with_alpha), sharp.value(images))
+    close(sharp.value(with_alpha), sharp.value(images))
 
 
 def test_a_damaged_picture_has_no_score(vae, clip_vision):
@@ -215,9 +220,10 @@ def test_samples_that_are_not_finite_spoil_nothing_but_themselves():
     clean, expected = placed.settled(batch[1:])
     batch[0, 0, 0, 0] = torch.inf
     scores, reward = placed.settled(batch)
-    assert scores[0].isnan() and torch.equal(scores[1:], clean)
+    assert scores[0].isnan()
+    close(scores[1:], clean)
     assert not reward.value(batch)[0].isfinite()
-    assert torch.equal(reward.value(batch)[1:], expected.value(batch[1:]))
+    close(reward.value(batch)[1:], expected.value(batch[1:]))
     with pytest.raises(ValueError, match=f"{NODE}: all that the model drew is NaN"):
         placed.settled(batch * torch.nan)
 
@@ -334,7 +340,7 @@ def test_the_witness_in_the_space_of_clip(clip_vision, vae):
     among = kernel(b, b)
     others = (among.sum(1) - among.diagonal()) / 4
     assert scores.tolist() == pytest.approx((kernel(b, y).mean(1) - others).tolist(), abs=1e-4)
-    assert torch.equal(settled.value(images), ready.value(images))
+    close(settled.value(images), ready.value(images))
     assert ready.name == "MMD witness of 4 images, by CLIP"
 
 
@@ -421,14 +427,17 @@ def test_scores_of_latents_are_those_of_what_they_become(vae):
     samples, sd15 = random(GROUP + 2, 4, 2, 2), latent_format()
     bright = stats_reward(vae)
     expected = bright.value(decoded(vae, samples))
-    assert torch.equal(score_latents(bright, samples, sd15), expected) and expected.std() > 0
+    close(score_latents(bright, samples, sd15), expected)
+    assert expected.std() > 0
     scores, same = settle_latents(bright, samples, sd15)
-    assert torch.equal(scores, expected) and same is bright
+    close(scores, expected)
+    assert same is bright
     placed = reference_reward(references(shape=(4, 2, 2))).on(sd15, torch.device("cpu"))
     scores, settled = settle_latents(placed, samples, sd15)
-    assert torch.equal(scores, placed.settled(samples * 0.18215)[0])
+    close(scores, placed.settled(samples * 0.18215)[0])
     found = score_latents(settled, samples, sd15)
-    assert torch.equal(found, settled.value(samples * 0.18215)) and not torch.equal(found, scores)
+    close(found, settled.value(samples * 0.18215))
+    assert not torch.allclose(found, scores, atol=1e-3)
 
 
 # --- TSMCScoreImages -------------------------------------------------------------------------------

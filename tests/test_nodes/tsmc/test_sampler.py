@@ -50,16 +50,19 @@ def test_unsteered_paths_are_those_of_core_euler_ancestral(family):
 
 @pytest.mark.parametrize("feature", ["gradient", "surrogate"])
 @pytest.mark.parametrize("final", ["all", "smc"])
-def test_as_many_at_once_as_one_likes_bit_by_bit(feature, final):
-    """With a network that is bitwise the same for every batch, so is the whole run."""
+def test_as_many_at_once_as_one_likes(feature, final):
+    """A network without sums over a batch leaves the rounding of single numbers at most."""
     given = graph(gaussian("SD15"))
     reward = LinearReward(direction())
     same = {"particles": 16, "feature": feature, "final": final, "out_count": 16}
     whole = steered(given, reward, **same)
     for size in (1, 4, 16):
         parts = steered(given, reward, **same, micro_batch=size)
-        assert torch.equal(parts[LATENT]["samples"], whole[LATENT]["samples"])
-        assert parts[WEIGHTS] == whole[WEIGHTS] and parts[LOG_Z] == whole[LOG_Z]
+        torch.testing.assert_close(
+            parts[LATENT]["samples"], whole[LATENT]["samples"], rtol=1e-4, atol=1e-4
+        )
+        assert parts[WEIGHTS] == pytest.approx(whole[WEIGHTS], rel=1e-4, abs=1e-6)
+        assert parts[LOG_Z] == pytest.approx(whole[LOG_Z], rel=1e-4)
 
 
 def test_a_real_network_differs_by_its_own_rounding_only():
