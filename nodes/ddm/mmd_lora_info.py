@@ -1,54 +1,67 @@
-"""MMDLoRAInfo: what a LoRA of MMDTrainLoRA was trained for, and whether it is used so."""
+"""MMDLoRAInfo: the settings that a LoRA was trained for, compared with those you draw with."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import comfy.samplers
 import folder_paths
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY
 from ..host.progress import executing_node, show_text
-from .training.trained_lora import about_file
+from .training.trained_lora import read_metadata
+from .training.training_report import steps_text
 
 NODE = "MMDLoRAInfo"
 ANY = "(any)"
 
 
+class DrawingSettings(NamedTuple):
+    """The settings you draw with; 0 and `ANY` are not checked."""
+
+    steps: int
+    sampler_name: str
+    scheduler: str
+    cfg: float
+
+
 class MMDLoRAInfo(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMDLoRAInfo",
             display_name="MMD LoRA Info",
             category=CATEGORY,
-            description="Tells what a LoRA of MMDTrainLoRA was trained for, hands its steps and cfg on to the sampler, and "
-            "warns if you draw otherwise.",
+            description="Shows which settings a LoRA of MMDTrainLoRA was trained for, outputs its "
+            "steps and cfg for the sampler, and warns if you draw with other settings.",
             is_output_node=True,
             inputs=[
                 io.Combo.Input(
                     "lora_name",
                     options=folder_paths.get_filename_list("loras"),
-                    tooltip="The file. ComfyUI lists those in models/loras and output/loras; press R to see new ones.",
+                    tooltip="The LoRA file, in models/loras or output/loras. Press R to update the "
+                    "list.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
                     options=[ANY, *comfy.samplers.KSampler.SAMPLERS],
                     default=ANY,
-                    tooltip="The sampler you draw with, to be checked. (any): not checked.",
+                    tooltip="The sampler you draw with. (any): not checked.",
                 ),
                 io.Combo.Input(
                     "scheduler",
                     options=[ANY, *comfy.samplers.KSampler.SCHEDULERS],
                     default=ANY,
-                    tooltip="The schedule you draw with, to be checked. (any): not checked.",
+                    tooltip="The schedule you draw with. (any): not checked.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=0,
                     min=0,
                     max=10000,
-                    tooltip="The steps you draw with, to be checked. 0: not checked.",
+                    tooltip="The number of steps you draw with. 0: not checked.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -57,93 +70,93 @@ class MMDLoRAInfo(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="The cfg you draw with, to be checked. 0: not checked.",
+                    tooltip="The cfg you draw with. 0: not checked.",
                 ),
                 io.Sigmas.Input(
                     "sigmas",
                     optional=True,
-                    tooltip="The schedule you draw with, if it is connected as SIGMAS: its steps are checked.",
+                    tooltip="Connect the SIGMAS you draw with: their number of steps replaces "
+                    "steps.",
                 ),
             ],
             outputs=[
                 io.String.Output(
                     "report",
-                    tooltip="In words: what the LoRA was trained for, and what does not fit.",
+                    tooltip="What the LoRA was trained for, and which settings differ, in words.",
                 ),
-                io.Int.Output("steps", tooltip="The steps it was trained for, for the sampler."),
-                io.Float.Output("cfg", tooltip="The cfg it was trained for, for the sampler."),
+                io.Int.Output("steps", tooltip="The number of steps the LoRA was trained for."),
+                io.Float.Output("cfg", tooltip="The cfg the LoRA was trained for."),
             ],
             **schema_options(search_aliases=["mmd", "ddm", "lora metadata", "lora steps"]),
         )
 
     @classmethod
-    def fingerprint_inputs(cls, lora_name, **_):
+    def fingerprint_inputs(cls, lora_name: str, **_: Any) -> int | None:
         path = folder_paths.get_full_path("loras", lora_name)
         return path and Path(path).stat().st_mtime_ns
 
     @classmethod
-    def execute(cls, lora_name, sampler_name, scheduler, steps, cfg, sigmas=None):
+    def execute(
+        cls, lora_name: str, sampler_name: str, scheduler: str, steps: int, cfg: float,
+        sigmas: Tensor | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
         path = folder_paths.get_full_path("loras", lora_name)
         if path is None:
             raise ValueError(f"{NODE}: there is no LoRA {lora_name!r}: choose another lora_name")
         try:
-            about = about_file(Path(path))
+            metadata = read_metadata(Path(path))
         except OSError as error:
             raise ValueError(
-                f"{NODE}: {lora_name} cannot be read ({error.strerror or error}): choose another lora_name"
+                f"{NODE}: {lora_name} cannot be read ({error.strerror or error}): choose another "
+                "lora_name"
             ) from error
-        if about is None:
+        if metadata is None:
             raise ValueError(
-                f"{NODE}: {lora_name} does not say how it was made: choose as lora_name a file of MMDSaveLoRA"
+                f"{NODE}: {lora_name} does not say how it was trained: choose a file of "
+                "MMDSaveLoRA as lora_name"
             )
         if sigmas is not None:
             steps = len(sigmas) - 1
-        used = {
-            "steps": steps or None,
-            "sampler_name": sampler_name,
-            "scheduler": scheduler,
-            "cfg": cfg or None,
-        }
-        lines, warned = told(about), [f"⚠ {warning}" for warning in warnings(about, used)]
+        settings = DrawingSettings(steps, sampler_name, scheduler, cfg)
+        lines, warned = summary(metadata), [f"⚠ {text}" for text in warnings(metadata, settings)]
         show_text(" ".join(warned) or lines[0], executing_node())
         text = "\n".join([*lines, *warned])
-        return io.NodeOutput(text, about["steps"], float(about["cfg"]), ui=ui.PreviewText(text))
+        return io.NodeOutput(
+            text, metadata["steps"], float(metadata["cfg"]), ui=ui.PreviewText(text)
+        )
 
 
-def told(about: dict) -> list[str]:
-    """What the LoRA is, in lines."""
+def summary(metadata: dict[str, Any]) -> list[str]:
+    """What the LoRA was trained for, as lines of text."""
+    m = metadata
     lines = [
-        f"For {_steps(about)} steps of {about['sampler_name']}, {about['scheduler']}, cfg {about['cfg']:g}.",
-        f"Trained on {about['model']} with {about['references']} references, {about['iterations']} updates of "
-        f"{about['batch_size']} images, rank {about['rank']}; compared by {about['features']}, kernel {about['kernel']}.",
+        f"For {steps_text(m)} steps of {m['sampler_name']}, {m['scheduler']}, cfg {m['cfg']:g}.",
+        f"Trained on {m['model']} with {m['references']} references, {m['iterations']} updates of "
+        f"{m['batch_size']} images, rank {m['rank']}, features {m['features']}, "
+        f"kernel {m['kernel']}.",
     ]
-    before, after = about.get("mmd2_before"), about.get("mmd2_after")
+    before, after = m.get("mmd2_before"), m.get("mmd2_after")
     if before is not None and after is not None:
         lines.append(f"MMD² to held-out references: {before:.3g} before, {after:.3g} after.")
     return lines
 
 
-def warnings(about: dict, used: dict) -> list[str]:
-    """What does not fit, each with its fix; None and `ANY` are not checked."""
-    said = []
-    steps = used["steps"]
-    if steps is not None and not about["steps_from"] <= steps <= about["steps_to"]:
-        said.append(
-            f"You draw with {steps} steps, it was trained for {_steps(about)}: set steps to {about['steps']}, since "
-            "with others images get worse."
+def warnings(metadata: dict[str, Any], settings: DrawingSettings) -> list[str]:
+    """The settings that differ from the training, each with its fix."""
+    texts = []
+    steps, cfg = settings.steps, settings.cfg
+    if steps and not metadata["steps_from"] <= steps <= metadata["steps_to"]:
+        texts.append(
+            f"Set steps to {metadata['steps']}: you draw with {steps} steps, and the LoRA was "
+            f"trained for {steps_text(metadata)}. With other numbers images get worse."
         )
     for name in ("sampler_name", "scheduler"):
-        same = {used[name], about[name]} == {"euler", "ddim"}
-        if used[name] not in (ANY, about[name]) and not same:
-            said.append(f"You draw with {used[name]}: set {name} to {about[name]}.")
-    cfg = used["cfg"]
-    if cfg is not None and abs(cfg - about["cfg"]) > 1e-6:
-        said.append(
-            f"You draw with cfg {cfg:g}: set cfg to {about['cfg']:g}, or images get too harsh or too soft."
+        used, trained = getattr(settings, name), metadata[name]
+        if used not in (ANY, trained) and {used, trained} != {"euler", "ddim"}:
+            texts.append(f"Set {name} to {trained}: you draw with {used}.")
+    if cfg and abs(cfg - metadata["cfg"]) > 1e-6:
+        texts.append(
+            f"Set cfg to {metadata['cfg']:g}: you draw with cfg {cfg:g}, which makes images too "
+            "harsh or too soft."
         )
-    return said
-
-
-def _steps(about: dict) -> str:
-    few, many = about["steps_from"], about["steps_to"]
-    return str(few) if few == many else f"{few} to {many}"
+    return texts

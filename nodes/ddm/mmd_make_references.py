@@ -1,4 +1,8 @@
-"""MMDMakeReferences: images of many steps by the model itself, for training it to few."""
+"""MMDMakeReferences: draws references for MMDTrainLoRA with the model itself, in many steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as management
 import comfy.sample
@@ -16,42 +20,47 @@ from ..host.particle_noise import ParticleNoise
 from ..host.progress import executing_node, show_text
 from ..host.prompts import batch_features, prompt_count
 
-NODE = "MMDMakeReferences"
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 
 class MMDMakeReferences(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMDMakeReferences",
             display_name="MMD Make References",
             category=CATEGORY,
-            description="Draws references with the model itself, with many steps: what MMDTrainLoRA teaches it to draw "
-            "with few. Save them with SaveReferenceLatents, so that they are drawn only once.",
+            description="Draws references with the model itself, in many steps. MMDTrainLoRA then "
+            "trains the model to draw such images in few steps. Save the references with "
+            "SaveReferenceLatents, so that they are drawn only once.",
             inputs=[
-                io.Model.Input("model", tooltip="The model that draws."),
+                io.Model.Input("model", tooltip="The model that draws: the one to be trained."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="What the images should show. From MMDPrompts several prompts, one image each in turn.",
+                    tooltip="What the images show. Connect MMDPrompts for several prompts: they "
+                    "are used in turn, one for each image.",
                 ),
-                io.Conditioning.Input("negative", tooltip="What they should not show."),
+                io.Conditioning.Input("negative", tooltip="What the images should not show."),
                 io.Latent.Input(
                     "latent_image",
-                    tooltip="The size to draw: EmptyLatentImage. Its batch size does not count.",
+                    tooltip="Connect EmptyLatentImage: it gives the size. Its batch size is "
+                    "ignored.",
                 ),
                 io.Int.Input(
                     "count",
                     default=256,
                     min=2,
                     max=100000,
-                    tooltip="How many references (N). Some hundreds: from few, training learns these by heart.",
+                    tooltip="How many references are drawn. Use some hundreds: with few, training "
+                    "memorizes them. Symbol N.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=50,
                     min=1,
                     max=10000,
-                    tooltip="With how many steps: as many as you would take for good images.",
+                    tooltip="The number of steps for good images with this model.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -60,20 +69,21 @@ class MMDMakeReferences(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="How closely the prompt is followed. What a high cfg does to images is learned with them, so "
-                    "that the trained model can draw with cfg 1.",
+                    tooltip="How closely the images follow the prompt. Training also learns the "
+                    "effect of a high cfg, so that you can draw with cfg 1 afterwards.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
                     options=comfy.samplers.KSampler.SAMPLERS,
                     default="euler",
-                    tooltip="Any that draws well. It need not be the one you will draw with after training.",
+                    tooltip="Any sampler that draws well. After training you may draw with another "
+                    "one.",
                 ),
                 io.Combo.Input(
                     "scheduler",
                     options=comfy.samplers.KSampler.SCHEDULERS,
                     default="normal",
-                    tooltip="How noise is removed over the steps.",
+                    tooltip="The schedule of noise levels over the steps.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -88,22 +98,29 @@ class MMDMakeReferences(io.ComfyNode):
                     default=4,
                     min=1,
                     max=4096,
-                    tooltip="How many are drawn at once. More is faster, and takes more memory.",
+                    tooltip="How many images are drawn at once. More is faster and needs more "
+                    "memory.",
                 ),
             ],
             outputs=[
-                ReferencesSocket.Output("references", tooltip="For MMDTrainLoRA, or to save them."),
-                io.Latent.Output("latents", tooltip="The same as a batch, for VAE Decode."),
-                io.String.Output("report", tooltip="In words: what was drawn."),
+                ReferencesSocket.Output(
+                    "references", tooltip="Connect it to MMDTrainLoRA and SaveReferenceLatents."
+                ),
+                io.Latent.Output(
+                    "latents", tooltip="The references as a batch. Connect it to VAE Decode."
+                ),
+                io.String.Output("report", tooltip="What was drawn, in words."),
             ],
             **schema_options(search_aliases=["mmd", "ddm", "teacher", "synthetic", "distill"]),
         )
 
     @classmethod
     def execute(
-        cls, model, positive, negative, latent_image, count, steps, cfg, sampler_name, scheduler, seed, micro_batch
-    ):  # fmt: skip
-        # What EmptyLatentImage made may be of another VAE's size.
+        cls, model: ModelPatcher, positive: list, negative: list, latent_image: dict[str, Any],
+        count: int, steps: int, cfg: float, sampler_name: str, scheduler: str, seed: int,
+        micro_batch: int,
+    ) -> io.NodeOutput:  # fmt: skip
+        # The empty latent may have the channels and size of another VAE.
         ratios = {name: n for name, n in latent_image.items() if name.startswith("downscale_ratio")}
         empty = latent_image["samples"]
         empty = comfy.sample.fix_empty_latent_channels(model, empty, **ratios)[:1]
@@ -118,8 +135,8 @@ class MMDMakeReferences(io.ComfyNode):
             latents.append(
                 comfy.sample.sample(
                     model, ParticleNoise(seed, index)(rows), steps, cfg, sampler_name, scheduler,
-                    _for(positive, index), _for(negative, index), rows, seed=(seed + first) % 2**64,
-                    disable_pbar=True, callback=_interrupted,
+                    _prompts_of(positive, index), _prompts_of(negative, index), rows,
+                    seed=(seed + first) % 2**64, disable_pbar=True, callback=_check_interrupt,
                 ).float().cpu()
             )  # fmt: skip
             bar.update_absolute(index[-1] + 1, count)
@@ -132,18 +149,21 @@ class MMDMakeReferences(io.ComfyNode):
             drawn, prompts=features, names=tuple(f"drawn {i + 1}" for i in range(count))
         )
         text = (
-            f"{count} references drawn with {steps} steps of {sampler_name}, {scheduler}, cfg {cfg:g}, "
-            f"{prompts} prompt{'s' * (prompts > 1)}."
+            f"{count} references drawn with {steps} steps of {sampler_name}, {scheduler}, cfg "
+            f"{cfg:g}, {prompts} prompt{'s' * (prompts > 1)}."
         )
         return io.NodeOutput(references, {"samples": drawn}, text)
 
 
-def _interrupted(*_) -> None:
-    """ComfyUI looks for it where progress is shown, and here that is once for each micro-batch."""
+def _check_interrupt(*_: Any) -> None:
+    """A sampler callback. ComfyUI checks for an interrupt only when it shows progress.
+
+    Progress here is shown once for each micro-batch.
+    """
     management.throw_exception_if_processing_interrupted()
 
 
-def _for(conditioning: list, index: list[int]) -> list:
-    """The prompts of these images: image i follows prompt i mod P."""
+def _prompts_of(conditioning: list, index: list[int]) -> list:
+    """The prompts of the images `index`. Image i uses prompt i mod P."""
     prompts = max((len(tokens) for tokens, _ in conditioning if tokens is not None), default=1)
     return group_conditioning(conditioning, index, prompts) if prompts > 1 else conditioning

@@ -1,6 +1,9 @@
 """MMDPrompts: several prompts, one for each image of a batch."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.latest import io
@@ -8,19 +11,23 @@ from comfy_api.latest import io
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY
 
+if TYPE_CHECKING:
+    from comfy.sd import CLIP
+
 NODE = "MMDPrompts"
-LONGEST = 4  # times the shortest prompt
+MAX_STRETCH = 4  # prompts are repeated up to this many times the length of the longest
 
 
 class MMDPrompts(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMDPrompts",
             display_name="MMD Prompts",
             category=CATEGORY,
-            description="Several prompts as one conditioning: the first image of a batch follows the first line, the second "
-            "the second, and so on, from the beginning again if there are more images than lines.",
+            description="Several prompts as one conditioning, one per line: the first image of a "
+            "batch uses the first line, the second image the second line, and so on. After the "
+            "last line it starts again with the first.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the checkpoint."),
                 io.String.Input(
@@ -28,21 +35,21 @@ class MMDPrompts(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
-                    tooltip="One prompt per line. Empty lines do not count.",
+                    tooltip="Write one prompt per line. Empty lines are ignored.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
                     "positive",
-                    tooltip="For MMDTrainLoRA and MMDMakeReferences, and for every sampler node.",
+                    tooltip="Connect it to MMDTrainLoRA, MMDMakeReferences or any sampler node.",
                 ),
-                io.Int.Output("count", tooltip="How many prompts there are."),
+                io.Int.Output("count", tooltip="The number of prompts. Symbol P."),
             ],
             **schema_options(search_aliases=["mmd", "prompt list", "batch prompts", "lines"]),
         )
 
     @classmethod
-    def execute(cls, clip, text):
+    def execute(cls, clip: CLIP | None, text: str) -> io.NodeOutput:
         prompts = [line.strip() for line in text.splitlines() if line.strip()]
         if not prompts:
             raise ValueError(f"{NODE}: text is empty: write one prompt per line")
@@ -53,18 +60,22 @@ class MMDPrompts(io.ComfyNode):
 
 
 def stacked(encoded: list[list]) -> list:
-    """One conditioning of all, a row for each.
+    """One CONDITIONING whose rows are the prompts.
 
-    Tokens of fewer blocks are repeated, as ComfyUI does, until all have as many.
+    The tokens of shorter prompts are repeated until all have the same length, as ComfyUI does with
+    the negative prompt.
+
+    Arguments:
+        encoded: One CONDITIONING for each prompt.
 
     Raises:
-        ValueError: Prompts whose lengths do not go together.
+        ValueError: The lengths of the prompts differ too much.
     """
     first = encoded[0][0]
     lengths = {entry[0][0].shape[1] for entry in encoded}
     length = math.lcm(*lengths)
     masked = any("attention_mask" in entry[0][1] for entry in encoded)
-    fit = length <= LONGEST * max(lengths) and not (masked and len(lengths) > 1)
+    fit = length <= MAX_STRETCH * max(lengths) and not (masked and len(lengths) > 1)
     options = {}
     for name, value in first[1].items():
         parts = [entry[0][1].get(name) for entry in encoded]
@@ -74,8 +85,8 @@ def stacked(encoded: list[list]) -> list:
             options[name] = torch.cat(parts) if fit else value
     if not fit:
         raise ValueError(
-            f"{NODE}: the prompts are {', '.join(map(str, sorted(lengths)))} tokens long, which this text encoder cannot "
-            "stack: make them about equally long"
+            f"{NODE}: the prompts are {', '.join(map(str, sorted(lengths)))} tokens long, and this "
+            "text encoder cannot combine different lengths: make them about equally long"
         )
     tokens = [entry[0][0].repeat(1, length // entry[0][0].shape[1], 1) for entry in encoded]
     return [[torch.cat(tokens), options]]

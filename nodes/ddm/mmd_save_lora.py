@@ -1,68 +1,77 @@
-"""MMDSaveLoRA: writes a trained LoRA with what one must know to use it."""
+"""MMDSaveLoRA: writes a trained LoRA and the settings of its training to a file."""
+
+from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, LoRASocket
 from ..host.progress import executing_node, show_text
-from .training.trained_lora import DTYPES, place, write
+from .training.trained_lora import FILE_DTYPES, new_path, write_lora
 
 NODE = "MMDSaveLoRA"
 
 
 class MMDSaveLoRA(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMDSaveLoRA",
             display_name="MMD Save LoRA",
             category=CATEGORY,
-            description="Writes a LoRA of MMDTrainLoRA as an ordinary LoRA file, which remembers steps, sampler, schedule "
-            "and cfg that it was trained for. Load it with Load LoRA like any other.",
+            description="Writes a LoRA of MMDTrainLoRA as a normal LoRA file. The file also holds "
+            "the steps, sampler, schedule and cfg of the training. Load it with Load LoRA like any "
+            "other.",
             is_output_node=True,
             inputs=[
-                LoRASocket.Input("lora", tooltip="From MMDTrainLoRA."),
+                LoRASocket.Input("lora", tooltip="Connect the LoRA of MMDTrainLoRA."),
                 io.String.Input(
                     "prefix",
                     default="loras/mmd_ddm",
-                    tooltip="Folder and name in ComfyUI's output folder; a number is added. In output/loras ComfyUI "
-                    "finds it again.",
+                    tooltip="Folder and name in ComfyUI's output folder; a number is added. LoRA "
+                    "nodes find files in output/loras.",
                 ),
                 io.Combo.Input(
                     "dtype",
-                    options=list(DTYPES),
+                    options=list(FILE_DTYPES),
                     default="float32",
-                    tooltip="float32: exactly what was trained. bfloat16 and float16: half the size, a trace different.",
+                    tooltip="The number format of the file. float32: exactly the trained LoRA. "
+                    "bfloat16, float16: half the size, with images that differ slightly.",
                 ),
                 io.String.Input(
                     "report",
                     optional=True,
                     force_input=True,
-                    tooltip="Of MMDTrainLoRA, to be kept in the file.",
+                    tooltip="Connect the report of MMDTrainLoRA to store it in the file.",
                 ),
             ],
             outputs=[
-                io.String.Output("filename", tooltip="The file, as LoRA nodes list it."),
+                io.String.Output("filename", tooltip="The file name as LoRA nodes list it."),
             ],
             **schema_options(search_aliases=["mmd", "ddm", "export lora", "save lora"]),
         )
 
     @classmethod
-    def execute(cls, lora, prefix, dtype, report=""):
-        if dtype not in DTYPES:
-            raise ValueError(f"{NODE}: unknown dtype {dtype!r}: choose one of {', '.join(DTYPES)}")
-        about = getattr(lora, "about", {})  # other nodes' LORA_MODEL say nothing
-        about = {**about, "report": report} if about and report else about
+    def execute(
+        cls, lora: dict[str, Tensor], prefix: str, dtype: str, report: str = ""
+    ) -> io.NodeOutput:
+        if dtype not in FILE_DTYPES:
+            raise ValueError(
+                f"{NODE}: unknown dtype {dtype!r}: choose one of {', '.join(FILE_DTYPES)}"
+            )
+        metadata = getattr(lora, "metadata", {})  # the LORA_MODEL of other nodes has none
+        metadata = {**metadata, "report": report} if metadata and report else metadata
         try:
-            path = place(prefix.strip() or "loras/mmd_ddm")
-            write(path, lora, about, DTYPES[dtype])
+            path = new_path(prefix.strip() or "loras/mmd_ddm")
+            write_lora(path, lora, metadata, FILE_DTYPES[dtype])
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from error
         except OSError as error:
             raise ValueError(
-                f"{NODE}: the file cannot be written ({error.strerror or error}): choose another prefix, or see whether "
-                "the disk is full"
+                f"{NODE}: the file cannot be written ({error.strerror or error}): choose another "
+                "prefix, or check whether the disk is full"
             ) from error
         name = listed_as(path)
         text = f"Saved as {name}, {path.stat().st_size / 1e6:.1f} MB."
@@ -70,8 +79,11 @@ class MMDSaveLoRA(io.ComfyNode):
         return io.NodeOutput(name, ui=ui.PreviewText(text))
 
 
-def listed_as(path) -> str:
-    """The name by which LoRA nodes know a file; below the output folder if they do not."""
+def listed_as(path: Path) -> str:
+    """The name of a file in the lists of LoRA nodes.
+
+    If they do not list it, this is its path in the output folder.
+    """
     for folder in folder_paths.get_folder_paths("loras"):
         if path.resolve().is_relative_to(folder):
             return path.resolve().relative_to(folder).as_posix()

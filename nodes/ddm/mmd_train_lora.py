@@ -1,6 +1,9 @@
-"""MMDTrainLoRA: finetunes a model for few steps, with an MMD loss."""
+"""MMDTrainLoRA: finetunes a model for a few-step sampler with an MMD loss."""
+
+from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import comfy.model_management as management
 import comfy.utils
@@ -8,129 +11,157 @@ import latent_preview
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
+from torch import Tensor
 
-from ...mmd_core.ddm import DDMConfig, Step, Training
+from ...mmd_core import KernelConfig, References
+from ...mmd_core.ddm import DEFAULT_KERNEL, DDMConfig, Step, Training
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, LoRASocket, LossSocket
 from ..host.progress import executing_node, show_text, tiled
-from .training.account import (
-    about,
-    cost,
-    line,
-    plot,
-    report,
-)
-from .training.finetuning import Plan, finetuned, planned
+from .training.engine import ModelSetup
+from .training.finetuning import finetuned
+from .training.plan import Plan, planned
+from .training.private_copy import TRAINING_DTYPES
+from .training.sampler_chain import SamplerSettings
 from .training.train_inputs import (
     DEFAULTS,
-    DTYPES,
-    fine_inputs,
-    main_inputs,
+    advanced_inputs,
+    optional_inputs,
+    required_inputs,
 )
 from .training.trained_lora import Autosave, TrainedLoRA
+from .training.training_report import (
+    cost_text,
+    loss_chart,
+    progress_text,
+    training_metadata,
+    training_report,
+)
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
 
 NODE = "MMDTrainLoRA"
-SHOWN = 16  # samples in the preview
+PREVIEWED = 16  # samples in the preview
 
 log = logging.getLogger("mmd_guidance")
 
 
 class MMDTrainLoRA(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMDTrainLoRA",
             display_name="MMD Train LoRA",
             category=CATEGORY,
-            description="Trains a LoRA with which a model draws well in few steps, and like your references: it draws "
-            "batches with just these steps, compares them with the references (MMD), and follows the gradient back "
-            "through all steps.",
-            inputs=[*main_inputs(), *fine_inputs()],
+            description="Trains a LoRA with which a model draws well in few steps, and like your "
+            "references. Each update draws a batch in these few steps, compares it with the "
+            "references (MMD), and computes the gradient through all steps.",
+            inputs=[*required_inputs(), *optional_inputs(), *advanced_inputs()],
             outputs=[
                 LoRASocket.Output(
-                    "lora", tooltip="The LoRA, for MMDSaveLoRA or LoraModelLoader (Load LoRA Model)."
+                    "lora",
+                    tooltip="Connect it to MMDSaveLoRA or LoraModelLoader (Load LoRA Model).",
                 ),
-                LossSocket.Output("loss_map", tooltip="MMD² of every update, for LossGraphNode."),
-                io.Int.Output("steps", tooltip="How many updates were made."),
-                io.String.Output("report", tooltip="In words: cost, result, and what to change."),
-                io.Image.Output("plot", tooltip="MMD² over the updates, of batches and of held-out images."),
+                LossSocket.Output("loss_map", tooltip="MMD² of each update, for LossGraphNode."),
+                io.Int.Output("steps", tooltip="The number of updates that were made."),
+                io.String.Output("report", tooltip="Cost, result and what to change, in words."),
+                io.Image.Output(
+                    "plot", tooltip="MMD² of batches and of held-out images over the updates."
+                ),
             ],
             **schema_options(
-                search_aliases=["mmd", "ddm", "few steps", "distill", "train", "finetune", "turbo", "lightning"]
+                search_aliases=[
+                    "mmd", "ddm", "few steps", "distill", "train", "finetune", "turbo", "lightning"
+                ]
             ),
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, model, positive, references, steps_per_sample, sampler_name, scheduler, cfg, batch_size, micro_batch,
-        iterations, learning_rate, rank, targets, features, seed, negative=None, validation=None, kernel=None,
-        existing_lora=None, lr_decay=DEFAULTS.lr_decay, alpha=DEFAULTS.alpha, step_jitter=0,
-        drift_penalty=DEFAULTS.drift_penalty, grad_last_k=DEFAULTS.grad_last_k, grad_clip=DEFAULTS.grad_clip,
-        ema=DEFAULTS.ema, validate_every=DEFAULTS.validate_every, patience=DEFAULTS.patience, keep=DEFAULTS.keep,
-        training_dtype="auto", gradient_checkpointing=True, autosave="loras/mmd_ddm_autosave",
-    ):  # fmt: skip
+        cls, model: ModelPatcher, positive: list, references: References, steps_per_sample: int,
+        sampler_name: str, scheduler: str, cfg: float, batch_size: int, micro_batch: int,
+        iterations: int, learning_rate: float, rank: int, targets: str, features: str, seed: int,
+        negative: list | None = None, validation: References | None = None,
+        kernel: KernelConfig | None = None, existing_lora: dict[str, Tensor] | None = None,
+        lr_decay: str = DEFAULTS.lr_decay, alpha: float = DEFAULTS.alpha, step_jitter: int = 0,
+        drift_penalty: float = DEFAULTS.drift_penalty, grad_last_k: int = DEFAULTS.grad_last_k,
+        grad_clip: float = DEFAULTS.grad_clip, ema: float = DEFAULTS.ema,
+        validate_every: int = DEFAULTS.validate_every, patience: int = DEFAULTS.patience,
+        keep: str = DEFAULTS.keep, training_dtype: str = "auto",
+        gradient_checkpointing: bool = True, autosave: str = "loras/mmd_ddm_autosave",
+    ) -> io.NodeOutput:  # fmt: skip
         try:
             config = DDMConfig(
-                batch_size=batch_size, micro_batch=micro_batch, iterations=iterations, learning_rate=learning_rate,
-                rank=rank, targets=targets, features=features, seed=seed, lr_decay=lr_decay, alpha=alpha,
-                drift_penalty=drift_penalty, grad_last_k=grad_last_k, grad_clip=grad_clip, ema=ema,
+                batch_size=batch_size, micro_batch=micro_batch, iterations=iterations,
+                learning_rate=learning_rate, rank=rank, targets=targets, features=features,
+                seed=seed, lr_decay=lr_decay, alpha=alpha, drift_penalty=drift_penalty,
+                grad_last_k=grad_last_k, grad_clip=grad_clip, ema=ema,
                 validate_every=validate_every, patience=patience, keep=keep,
             )  # fmt: skip
-            if training_dtype not in DTYPES:
+            if training_dtype not in TRAINING_DTYPES:
                 raise ValueError(
-                    f"unknown training_dtype {training_dtype!r}: choose one of {', '.join(DTYPES)}"
+                    f"unknown training_dtype {training_dtype!r}: choose one of "
+                    f"{', '.join(TRAINING_DTYPES)}"
                 )
-            plan = planned(
-                model, positive, negative, cfg, config, kernel, sampler_name, scheduler, steps_per_sample, step_jitter,
-                references, validation, training_dtype, gradient_checkpointing, existing_lora,
+            setup = ModelSetup(
+                model, positive, negative, cfg, training_dtype, gradient_checkpointing,
+                existing_lora,
             )  # fmt: skip
-            watch = _Watch(plan, Autosave(autosave.strip()))
-            watch.say(cost(plan))
-            training = _watched(plan, watch)
+            sampling = SamplerSettings(sampler_name, scheduler, steps_per_sample, step_jitter)
+            plan = planned(
+                setup, sampling, config, kernel or DEFAULT_KERNEL, references, validation
+            )
+            progress = _Progress(plan, Autosave(autosave.strip()))
+            progress.show(cost_text(plan))
+            training = _run(plan, progress)
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from error
-        watch.autosave.remove()
-        made = TrainedLoRA(training.lora.state_dict(training.values), about(plan, training))
-        text = report(plan, training)
-        watch.say(line(training, iterations))
-        picture = torch.from_numpy(np.asarray(plot(training, iterations), np.float32) / 255)[None]
-        losses = {"loss": list(training.losses)}
+        progress.autosave.remove()
+        progress.show(progress_text(training, iterations))
+        tensors = training.lora.state_dict(training.values)
+        lora = TrainedLoRA(tensors, training_metadata(plan, training))
+        chart = np.asarray(loss_chart(training, iterations), np.float32)
+        image = torch.from_numpy(chart / 255)[None]
         return io.NodeOutput(
-            made, losses, len(training.losses), text, picture, ui=ui.PreviewImage(picture, cls=cls)
-        )
+            lora, {"loss": list(training.losses)}, len(training.losses),
+            training_report(plan, training), image, ui=ui.PreviewImage(image, cls=cls),
+        )  # fmt: skip
 
 
-def _watched(plan: Plan, watch: "_Watch") -> Training:
+def _run(plan: Plan, progress: _Progress) -> Training:
+    """Runs the training. If the user stops it, says where the best LoRA so far is."""
     try:
-        return finetuned(plan, watch)
+        return finetuned(plan, progress.step)
     except management.InterruptProcessingException:
-        if watch.autosave.written:
-            watch.say(
-                f"stopped; the best LoRA so far is {watch.autosave.path.name} in {watch.autosave.path.parent}"
+        autosave = progress.autosave
+        if autosave.written:
+            progress.show(
+                f"stopped; the best LoRA so far is {autosave.path.name} in {autosave.path.parent}"
             )
         raise
 
 
-class _Watch:
-    """Progress, preview and the file of the best so far."""
+class _Progress:
+    """Shows the progress of a training, and saves the best LoRA so far."""
 
-    def __init__(self, plan: Plan, autosave: Autosave):
+    def __init__(self, plan: Plan, autosave: Autosave) -> None:
         self.plan, self.autosave = plan, autosave
         self.node_id, self.best = executing_node(), 0
         self.bar = comfy.utils.ProgressBar(plan.config.iterations)
-        model = plan.model
+        model = plan.setup.model
         self.previewer = latent_preview.get_previewer(
             model.load_device, model.get_model_object("latent_format")
         )
 
-    def __call__(self, training: Training, step: Step) -> None:
-        preview = None
+    def step(self, training: Training, step: Step) -> None:
+        iterations, preview = self.plan.config.iterations, None
         if step.samples is not None and self.previewer is not None:
             preview = self.previewer.decode_latent_to_preview_image(
-                "JPEG", tiled(step.samples[:SHOWN])
+                "JPEG", tiled(step.samples[:PREVIEWED])
             )
-        self.bar.update_absolute(step.iteration, self.plan.config.iterations, preview)
-        text = line(training, self.plan.config.iterations)
+        self.bar.update_absolute(step.iteration, iterations, preview)
+        text = progress_text(training, iterations)
         show_text(text, self.node_id)
         if step.held_out is not None:
             log.info("%s: %s", NODE, text)
@@ -138,10 +169,10 @@ class _Watch:
             self.best = training.best
             tensors = training.lora.state_dict(training.values)
             try:
-                self.autosave(tensors, about(self.plan, training))
+                self.autosave.save(tensors, training_metadata(self.plan, training))
             except OSError as error:
-                log.warning("%s: autosave failed, training goes on: %s", NODE, error)
+                log.warning("%s: autosave failed, training continues: %s", NODE, error)
 
-    def say(self, text: str) -> None:
+    def show(self, text: str) -> None:
         log.info("%s: %s", NODE, text)
         show_text(text, self.node_id)

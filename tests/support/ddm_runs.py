@@ -86,12 +86,12 @@ usual = cache(trained)
 
 
 def engine_of(
-    body, model=None, family=QUICK, positive=None, negative=None, cfg=1.0, rows=1, side=4, steps=3,
-    sampler="euler", scheduler="simple", initial=None, save_memory=True, dtype="auto", **config,
+    body, model=None, family=QUICK, positive=None, negative=None, cfg=1.0, side=4, steps=3,
+    sampler="euler", scheduler="simple", existing_lora=None, checkpointing=True, dtype="auto", **config,
 ):  # fmt: skip
     """Calls `body(engine, max_denoise)` as a training would, within inference mode as nodes run."""
     from mmd_pack.mmd_core.ddm import DDMConfig
-    from mmd_pack.nodes.ddm.training.engine import with_engine
+    from mmd_pack.nodes.ddm.training.engine import ModelSetup, with_engine
     from mmd_pack.nodes.ddm.training.sampler_chain import schedule
 
     model = own(family) if model is None else model
@@ -99,10 +99,9 @@ def engine_of(
     shape = family_latent(family, 1, side)["samples"].shape[1:]
     sigmas = schedule(model, sampler, scheduler, steps)
     config = DDMConfig(**{"rank": 2, "seed": SETTINGS["seed"], **config})
+    setup = ModelSetup(model, positive, negative, cfg, dtype, checkpointing, existing_lora)
     with torch.inference_mode():
-        with_engine(
-            model, positive, negative, cfg, config, dtype, sigmas, shape, rows, initial, save_memory, body
-        )  # fmt: skip
+        with_engine(setup, config, sigmas, shape, body)
 
 
 def denoised(model, x, family=QUICK, cfg=1.0, positive=None, negative=None):
@@ -156,27 +155,26 @@ def with_lora(model, lora, strength: float = 1.0, **options):
 
 def plan_of(model=None, family=QUICK, positive=None, refs=None, **changed):
     """What `trained` would do."""
-    from mmd_pack.mmd_core.ddm import DDMConfig
-    from mmd_pack.nodes.ddm.training.finetuning import planned
+    from mmd_pack.mmd_core.ddm import DEFAULT_KERNEL, DDMConfig
+    from mmd_pack.nodes.ddm.training.engine import ModelSetup
+    from mmd_pack.nodes.ddm.training.plan import planned
+    from mmd_pack.nodes.ddm.training.sampler_chain import SamplerSettings
 
     given = {**SETTINGS, **changed}
     del given["autosave"]
-    own_inputs = {
-        name: given.pop(name, default)
-        for name, default in (
-            ("negative", None), ("cfg", 1.0), ("kernel", None), ("sampler_name", ""), ("scheduler", ""),
-            ("steps_per_sample", 0), ("step_jitter", 0), ("validation", None), ("training_dtype", "auto"),
-            ("gradient_checkpointing", True), ("existing_lora", None),
-        )
-    }  # fmt: skip
-    return planned(
+    kernel, validation = given.pop("kernel", None), given.pop("validation", None)
+    setup = ModelSetup(
         own(family) if model is None else model,
         family_prompt(family, 1) if positive is None else positive,
-        own_inputs["negative"], own_inputs["cfg"], DDMConfig(**given), own_inputs["kernel"],
-        own_inputs["sampler_name"], own_inputs["scheduler"], own_inputs["steps_per_sample"],
-        own_inputs["step_jitter"], references(family) if refs is None else refs, own_inputs["validation"],
-        own_inputs["training_dtype"], own_inputs["gradient_checkpointing"], own_inputs["existing_lora"],
+        given.pop("negative", None), given.pop("cfg"), given.pop("training_dtype", "auto"),
+        given.pop("gradient_checkpointing", True), given.pop("existing_lora", None),
     )  # fmt: skip
+    sampling = SamplerSettings(
+        given.pop("sampler_name"), given.pop("scheduler"), given.pop("steps_per_sample"),
+        given.pop("step_jitter", 0),
+    )  # fmt: skip
+    refs = references(family) if refs is None else refs
+    return planned(setup, sampling, DDMConfig(**given), kernel or DEFAULT_KERNEL, refs, validation)
 
 
 def asked(model, then=None):

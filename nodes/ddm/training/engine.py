@@ -1,10 +1,18 @@
-"""The model that is trained, run by core's guider: prompts, cfg and patches act as they do when images are drawn."""
+"""The model that is trained.
+
+ComfyUI's guider runs it, so prompts, cfg and model patches have the same effect as in sampling.
+"""
+
+from __future__ import annotations
 
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as management
+import comfy.sampler_helpers
 import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -19,27 +27,75 @@ from ....mmd_core.ddm import (
 from ...host.conditioning_parts import ControlParts
 from ...host.faults import out_of_memory
 from ...host.micro_batch import conds_part
-from .private_copy import plain, private_copy, training_dtype
+from ...host.prompts import prompt_count
+from .private_copy import compute_dtype, normal_tensors, private_copy
 
-__all__ = ["Engine", "with_engine"]
+if TYPE_CHECKING:
+    from comfy.model_base import BaseModel
+    from comfy.model_patcher import ModelPatcher
+    from comfy.patcher_extension import WrapperExecutor
+    from comfy.samplers import CFGGuider
 
-PREFIX = "diffusion_model."
-GRADIENTS = 3  # times what a call takes without them, that ComfyUI makes room for
+__all__ = ["Engine", "ModelSetup", "with_engine"]
+
+PREFIX = "diffusion_model."  # of the tensor names in LoRA files
+# Memory of a call with gradients, in calls without; ComfyUI frees this much before training.
+MEMORY_FACTOR = 3
 
 log = logging.getLogger("mmd_guidance")
 
 
+@dataclass(frozen=True, eq=False)
+class ModelSetup:
+    """The model to train, and how it runs.
+
+    Attributes:
+        model: The model; it does not change.
+        positive: The positive CONDITIONING, with P prompts as rows of one entry.
+        negative: The negative CONDITIONING; may be None if cfg is 1.
+        cfg: The classifier-free guidance scale.
+        dtype: One of `TRAINING_DTYPES`.
+        checkpointing: Whether the backward pass computes blocks again, which needs less memory.
+        existing_lora: The tensors of a LoRA from which training continues, or None.
+    """
+
+    model: ModelPatcher
+    positive: list
+    negative: list | None
+    cfg: float
+    dtype: str
+    checkpointing: bool
+    existing_lora: dict[str, Tensor] | None
+
+    @property
+    def prompts(self) -> int:
+        """P, the number of prompts in `positive`."""
+        return prompt_count(comfy.sampler_helpers.convert_cond(self.positive))
+
+
 class Engine:
-    """A loaded model with adapters, within a run of a guider.
+    """A loaded model with adapters, during a run of a guider.
+
+    Arguments:
+        guider: The guider.
+        extra_args: What ComfyUI passes from samplers to the guider.
+        lora: The adapters on the diffusion model.
+        prompts: P, the number of prompts.
+        device: The device of the model.
 
     Attributes:
         network: The diffusion model.
         sampling: Its noise schedule.
-        lora: The adapters on it.
-        device: Where it works.
     """
 
-    def __init__(self, guider, extra_args: dict, lora: LoRA, prompts: int, device: torch.device):
+    def __init__(
+        self,
+        guider: CFGGuider,
+        extra_args: dict[str, Any],
+        lora: LoRA,
+        prompts: int,
+        device: torch.device,
+    ) -> None:
         self.guider, self.extra_args, self.prompts = guider, extra_args, prompts
         self.lora, self.device = lora, device
         self.model = guider.inner_model
@@ -49,10 +105,16 @@ class Engine:
     def estimate(
         self, x: Tensor, sigma: float, prompts: Sequence[int], guided: bool = True
     ) -> Tensor:
-        """x̂0 of samples, one prompt for each, with the shape of `x`.
+        """x̂0 of samples, with the shape of `x`.
 
-        Each gets its own row of one conditioning entry: ComfyUI would average over several entries. Not `guided`, the
-        network is asked about positive alone.
+        Each sample gets its own row of one conditioning entry, because ComfyUI averages over
+        several entries.
+
+        Arguments:
+            x: The noisy samples, with shape `(b, *)`.
+            sigma: Their noise level.
+            prompts: The index of the prompt of each sample.
+            guided: Whether cfg applies; otherwise the network runs with `positive` only.
         """
         management.throw_exception_if_processing_interrupted()
         guider = self.guider
@@ -65,85 +127,101 @@ class Engine:
         return guider(x, x.new_full((len(x),), sigma), **self.extra_args)
 
     def scaled(self, noise: Tensor, sigma: float, max_denoise: bool = True) -> Tensor:
-        """Noise at the first level of a schedule."""
+        """Standard normal `noise`, scaled to the first noise level of a schedule."""
         return self.sampling.noise_scaling(
             noise.new_tensor([sigma]), noise.clone(), torch.zeros_like(noise), max_denoise
         )
 
     def in_model_space(self, latents: Tensor) -> Tensor:
-        """Raw latents as the network knows them, on its device."""
+        """Latents of ComfyUI in the units of the network, float32 on its device."""
         return self.model.process_latent_in(latents.to(self.device, torch.float32))
 
 
-class _Within(comfy.samplers.Sampler):
-    """Does `body` where a sampler would draw."""
+class _RunInSampler(comfy.samplers.Sampler):
+    """A sampler that draws nothing, but calls `run` once the model is loaded."""
 
-    def __init__(self, body: Callable):
-        self.body = body
+    def __init__(self, run: Callable[[CFGGuider, dict[str, Any], bool], None]) -> None:
+        self.run = run
 
     def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None,
-        disable_pbar=False,
-    ):  # fmt: skip
-        self.body(model_wrap, extra_args, self.max_denoise(model_wrap, sigmas))
+        self, model_wrap: CFGGuider, sigmas: Tensor, extra_args: dict[str, Any],
+        callback: Callable[..., None] | None, noise: Tensor, latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None, disable_pbar: bool = False,
+    ) -> Tensor:  # fmt: skip
+        self.run(model_wrap, extra_args, self.max_denoise(model_wrap, sigmas))
         return torch.zeros_like(noise)
 
 
 def with_engine(
-    model, positive, negative, cfg: float, config: DDMConfig, dtype: str, sigmas: Tensor, shape: tuple[int, ...],
-    prompts: int, initial: dict[str, Tensor] | None, save_memory: bool, body: Callable,
-) -> None:  # fmt: skip
+    setup: ModelSetup,
+    config: DDMConfig,
+    sigmas: Tensor,
+    shape: tuple[int, ...],
+    body: Callable[[Engine, bool], None],
+) -> None:
     """Calls `body(engine, max_denoise)` with a copy of the model that can be trained.
 
     Arguments:
-        shape: Of one latent.
-        prompts: P, how many prompts the conditioning holds.
-        initial: An existing LoRA to go on from.
-        save_memory: Whether blocks are computed again for gradients.
+        setup: The model, and how it runs.
+        config: The settings of the training.
+        sigmas: The noise levels of the sampler.
+        shape: The shape of one latent.
+        body: The training. `max_denoise` is ComfyUI's argument of `noise_scaling`.
 
     Raises:
-        ValueError: What is on the model or its prompts cannot be trained through.
+        ValueError: The model, its patches or the prompts allow no gradients.
     """
-    with torch.inference_mode(False), torch.enable_grad(), _training():
-        own = private_copy(model, training_dtype(model, dtype))
-        network = own.model.diffusion_model
+    with torch.inference_mode(False), torch.enable_grad(), _gradients_in_layers():
+        own = private_copy(setup.model, compute_dtype(setup.model, setup.dtype))
+        network, prompts = own.model.diffusion_model, setup.prompts
+        initial = setup.existing_lora
         lora = LoRA(
-            network, layers(network, config.targets), config.rank, config.alpha or config.rank, config.seed,
-            plain(initial) if initial is not None else None, PREFIX,
+            network, layers(network, config.targets), config.rank, config.alpha or config.rank,
+            config.seed, None if initial is None else normal_tensors(initial), PREFIX,
         )  # fmt: skip
         guider = comfy.samplers.CFGGuider(own)
-        if negative is None:
-            guider.inner_set_conds({"positive": plain(positive)})
+        if setup.negative is None:
+            guider.inner_set_conds({"positive": normal_tensors(setup.positive)})
         else:
-            guider.set_conds(plain(positive), plain(negative))
-        guider.set_cfg(cfg)
-        own.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "mmd_ddm", _room(config.micro_batch))
+            guider.set_conds(normal_tensors(setup.positive), normal_tensors(setup.negative))
+        guider.set_cfg(setup.cfg)
+        own.add_wrapper_with_key(
+            WrappersMP.PREPARE_SAMPLING, "mmd_ddm", _memory_for_gradients(config.micro_batch)
+        )
 
-        def trained(guider, extra_args, max_denoise):
+        def run(guider: CFGGuider, extra_args: dict[str, Any], max_denoise: bool) -> None:
             lora.to(own.load_device).requires_grad(True)
             engine = Engine(guider, extra_args, lora, prompts, own.load_device)
-            if not save_memory:
+            if not setup.checkpointing:
                 body(engine, max_denoise)
                 return
             with checkpointed(network, lora) as blocks:
-                log.info("MMD-DDM: %s blocks are computed again for gradients.", blocks)
+                log.info("MMD-DDM: gradient checkpointing of %s blocks.", blocks)
                 body(engine, max_denoise)
 
         empty = torch.zeros(prompts, *shape)
         try:
-            guider.sample(empty, empty.clone(), _Within(trained), sigmas.clone(), disable_pbar=True, seed=config.seed)  # fmt: skip
+            guider.sample(
+                empty, empty.clone(), _RunInSampler(run), sigmas.clone(), disable_pbar=True,
+                seed=config.seed,
+            )  # fmt: skip
         except Exception as error:
-            told = _explained(error, config)
-            if told is None:
+            if out_of_memory(error):
+                log.error("MMD-DDM: the memory is not enough. %s.", _memory_advice(config))
+            reason = _no_gradient_reason(error)
+            if not reason:
                 raise
-            raise told from error
+            raise ValueError(reason) from error
         finally:
             lora.remove()
 
 
 @contextlib.contextmanager
-def _training() -> Iterator[None]:
-    """Tells ComfyUI's layers that gradients are needed, where it wants to know."""
+def _gradients_in_layers() -> Iterator[None]:
+    """A context in which ComfyUI's layers compute gradients.
+
+    Versions without the flag `in_training` always do.
+    """
     if not hasattr(management, "in_training"):
         yield
         return
@@ -154,33 +232,39 @@ def _training() -> Iterator[None]:
         management.in_training = before
 
 
-def _room(micro_batch: int):
-    def prepare(executor, model, noise_shape, *args, **kwargs):
-        return executor(model, [GRADIENTS * micro_batch, *noise_shape[1:]], *args, **kwargs)
+def _memory_for_gradients(micro_batch: int) -> Callable[..., Any]:
+    """A PREPARE_SAMPLING wrapper: ComfyUI frees memory for a micro-batch with gradients."""
+
+    def prepare(
+        executor: WrapperExecutor, model: ModelPatcher, noise_shape: Sequence[int],
+        *args: Any, **kwargs: Any,
+    ) -> tuple[BaseModel, dict[str, list], list]:  # fmt: skip
+        shape = [MEMORY_FACTOR * micro_batch, *noise_shape[1:]]
+        return executor(model, shape, *args, **kwargs)
 
     return prepare
 
 
-def _explained(error: Exception, config: DDMConfig) -> Exception | None:
-    """What to tell instead of an error; None: it as it is."""
-    if isinstance(error, RuntimeError) and "modified by an inplace operation" in str(error):
-        return ValueError(
-            "this network writes into what gradients need: set gradient_checkpointing to true"
+def _memory_advice(config: DDMConfig) -> str:
+    if config.micro_batch > 1:
+        return f"Set micro_batch to {config.micro_batch // 2}"
+    return "Turn gradient_checkpointing on, or take references of a smaller size"
+
+
+def _no_gradient_reason(error: Exception) -> str:
+    """Why this error shows that there are no gradients, and the fix; "" for other errors."""
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    if "modified by an inplace operation" in text:
+        return (
+            "this network overwrites tensors that gradients need: set gradient_checkpointing to "
+            "true"
         )
-    if isinstance(error, RuntimeError) and "no autograd formula" in str(error):
-        return ValueError(
-            "this version of ComfyUI has no gradients for such a network: update ComfyUI"
+    if "no autograd formula" in text:
+        return "this version of ComfyUI has no gradients for such a network: update ComfyUI"
+    if "nference tensors" in text:
+        return (
+            "a patch of the model or a prompt (IP-Adapter, ControlNet) has tensors without "
+            "gradients: train on the plain model, and use the LoRA together with the patch "
+            "afterwards"
         )
-    if isinstance(error, RuntimeError) and "nference tensors" in str(error):
-        return ValueError(
-            "something on the model or in positive holds tensors of its own (IP-Adapter, ControlNet …), through which no "
-            "gradient can go: train on the plain model, and use the LoRA together with it afterwards"
-        )
-    if out_of_memory(error):
-        advice = (
-            f"set micro_batch to {config.micro_batch // 2}"
-            if config.micro_batch > 1
-            else "turn gradient_checkpointing on, or take references of a smaller size"
-        )
-        log.error("MMD-DDM: the memory is not enough. %s.", advice[0].upper() + advice[1:])
-    return None
+    return ""

@@ -1,19 +1,32 @@
-"""What of samples is compared with references: their latents, these at several scales, or what the network sees."""
+"""The features of samples that the MMD compares with those of references.
+
+These are the latents, the latents at several scales, or activations of the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LatentFeatures", "NetworkFeatures", "pyramid"]
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = ["LatentFeatures", "NetworkFeatures", "middle_block", "pyramid"]
 
 SCALES = (2, 4)
-NOISE_PERCENT = (
-    0.75  # where in the schedule the network looks: little noise, objects stay what they are
-)
+# Position in the schedule for `NetworkFeatures`: so little noise that objects do not change.
+NOISE_PERCENT = 0.75
 
 
 def pyramid(x: Tensor) -> Tensor:
-    """Latents and their averages over 2×2 and 4×4 places, each scaled to be an orthonormal projection; `(b, F)`."""
+    """Latents and their averages over 2×2 and 4×4 places, with shape `(b, F)`.
+
+    Each scale is an orthonormal projection.
+    """
     planes = x.reshape(len(x), -1, *x.shape[-2:])
     levels = [x.flatten(1)]
     for s in SCALES:
@@ -23,36 +36,38 @@ def pyramid(x: Tensor) -> Tensor:
 
 
 class LatentFeatures:
-    """Features of latents alone, in the model's space.
+    """Features that depend on the latents only.
 
     Arguments:
-        rows: Makes rows `(b, F)` of latents `(b, C, *)`.
+        rows: A function from latents `(b, C, *)`, in the units of the network, to features
+            `(b, F)`.
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows: Callable[[Tensor], Tensor]) -> None:
         self.rows = rows
 
-    def __call__(self, x: Tensor, noise: Tensor, prompts) -> Tensor:
+    def __call__(self, x: Tensor, noise: Tensor, prompts: Sequence[int]) -> Tensor:
         return self.rows(x)
 
 
 class NetworkFeatures:
-    """What the middle of the untrained network makes of samples with a little noise: means over places, normalised.
+    """Activations in the middle of the untrained network, for samples with a little noise.
 
-    As in Starodubcev et al., Scale-wise Distillation of Diffusion Models, arXiv 2503.16397.
+    They are averaged over places and normalised, as in Starodubcev et al., Scale-wise Distillation
+    of Diffusion Models. https://arxiv.org/abs/2503.16397
 
     Arguments:
         engine: The model that is trained.
 
     Raises:
-        ValueError: A network without a middle that is known.
+        ValueError: The network has no middle block.
     """
 
-    def __init__(self, engine):
-        self.engine, self.middle = engine, middle(engine.network)
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.middle = engine, middle_block(engine.network)
         self.sigma = float(engine.sampling.percent_to_sigma(NOISE_PERCENT))
 
-    def __call__(self, x: Tensor, noise: Tensor, prompts) -> Tensor:
+    def __call__(self, x: Tensor, noise: Tensor, prompts: Sequence[int]) -> Tensor:
         engine, outputs = self.engine, []
         noisy = engine.sampling.noise_scaling(x.new_tensor([self.sigma]), noise.clone(), x, False)
         hook = self.middle.register_forward_hook(
@@ -63,9 +78,10 @@ class NetworkFeatures:
                 engine.estimate(noisy, self.sigma, prompts, guided=False)
         finally:
             hook.remove()
-        # Patches of the model may ask more than once, and several entries of positive go together.
-        seen = _of_places(outputs[0], x[0, 0].numel())[: len(x)].float()
-        # (b, C, *places) of networks with convolutions, (b, tokens, C) of transformers
+        # Model patches may call the network several times. Several entries of `positive` are one
+        # batch.
+        seen = _image_output(outputs[0], x[0, 0].numel())[: len(x)].float()
+        # (b, C, *places) in convolutional networks, (b, tokens, C) in transformers
         means = (
             seen.flatten(2).mean(2)
             if seen.ndim > 3
@@ -74,11 +90,11 @@ class NetworkFeatures:
         return F.layer_norm(means, means.shape[1:])
 
 
-def _of_places(output: Tensor | tuple, places: int) -> Tensor:
-    """What a block says of places, where it says something of the prompt's tokens too."""
+def _image_output(output: Tensor | tuple, places: int) -> Tensor:
+    """The output of a block for the image, if it also has one for the tokens of the prompt."""
     outputs = output if isinstance(output, tuple) else (output,)
     found = [output for output in outputs if isinstance(output, Tensor)]
-    if len(found) > 1:  # tokens of patches of 1, 2 × 2 or 4 × 4 numbers
+    if len(found) > 1:  # tokens are patches of 1, 2 × 2 or 4 × 4 places
         fitting = [
             output for output in found if places in [s * output.shape[1] for s in (1, 4, 16)]
         ]
@@ -86,15 +102,19 @@ def _of_places(output: Tensor | tuple, places: int) -> Tensor:
     return found[0]
 
 
-def middle(network: nn.Module) -> nn.Module:
-    """The last part of a U-Net's middle, or the middle one of a transformer's blocks."""
+def middle_block(network: nn.Module) -> nn.Module:
+    """The last layer of the middle block of a U-Net, or the middle block of a transformer.
+
+    Raises:
+        ValueError: The network has no middle block.
+    """
     block = getattr(network, "middle_block", None)
     if block is not None:
         return block[-1]
     lists = [part for part in network.children() if isinstance(part, nn.ModuleList) and len(part)]
     if not lists:
         raise ValueError(
-            "this network has no middle block to look at: set features to latent or pyramid"
+            "this network has no middle block for features unet: set features to latent or pyramid"
         )
     longest = max(lists, key=len)
     return longest[len(longest) // 2]

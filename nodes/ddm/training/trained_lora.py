@@ -1,7 +1,8 @@
-"""A trained LoRA as it goes through the graph and into files: core's LORA_MODEL that knows how it was made."""
+"""A trained LoRA in workflows and in files: ComfyUI's LORA_MODEL with metadata of its training."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 import safetensors.torch
@@ -10,36 +11,46 @@ from torch import Tensor
 
 from ....mmd_core.files.tensor_file import remove, write_whole
 
-__all__ = ["Autosave", "DTYPES", "TrainedLoRA", "about_file", "place", "write"]
+__all__ = ["Autosave", "FILE_DTYPES", "TrainedLoRA", "new_path", "read_metadata", "write_lora"]
 
-KEY = "mmd_ddm"  # of the metadata
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MOST = 2**25  # bytes of a header
-TOLD = {  # what every file says, and how
-    **dict.fromkeys(("steps", "steps_from", "steps_to", "references", "iterations", "batch_size", "rank"), int),
+FILE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KEY = "mmd_ddm"  # the entry of the file's metadata
+MAX_HEADER_BYTES = 2**25
+METADATA_TYPES = {  # what is in every file
+    **dict.fromkeys(
+        (
+            "steps", "steps_from", "steps_to", "references", "iterations", "batch_size", "rank",
+        ),
+        int,
+    ),
     **dict.fromkeys(("sampler_name", "scheduler", "model", "features", "kernel"), str),
     "cfg": int | float,
     **dict.fromkeys(("mmd2_before", "mmd2_after"), float | None),
 }  # fmt: skip
 
 
-class TrainedLoRA(dict):
-    """Tensors by name, which core's LoRA nodes take; `about` says how they were made."""
+class TrainedLoRA(dict[str, Tensor]):
+    """The tensors by name, as ComfyUI's LoRA nodes take them.
 
-    def __init__(self, tensors: dict[str, Tensor], about: dict):
+    Attributes:
+        metadata: How the LoRA was trained; the keys are those of `training_metadata`.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         super().__init__(tensors)
-        self.about = about
+        self.metadata = metadata
 
 
-def place(prefix: str, called: str = "prefix") -> Path:
-    """A new file in the output folder; ComfyUI finds LoRAs in output/loras.
+def new_path(prefix: str, input_name: str = "prefix") -> Path:
+    """The path of a new file in the output folder. ComfyUI finds LoRAs in output/loras.
 
     Arguments:
-        called: The input that it comes from.
+        prefix: The folder and the start of the file name.
+        input_name: The input of the node that gives the prefix, for error messages.
 
     Raises:
-        ValueError: A prefix that leads out of the output folder.
-        OSError: The folder cannot be made.
+        ValueError: The prefix leads out of the output folder.
+        OSError: The folder cannot be created.
     """
     try:
         folder, name, counter, *_ = folder_paths.get_save_image_path(
@@ -47,9 +58,10 @@ def place(prefix: str, called: str = "prefix") -> Path:
         )
     except OSError:
         raise
-    except Exception as error:  # core raises a bare one
+    except Exception as error:  # ComfyUI raises a bare Exception
         raise ValueError(
-            f"{prefix[:100]!r} leads out of the output folder: set {called} to a name such as loras/my_lora"
+            f"{prefix[:100]!r} leads out of the output folder: set {input_name} to a name such as "
+            "loras/my_lora"
         ) from error
     taken = {file.name for file in Path(folder).glob("*.safetensors")}
     while f"{name}_{counter:05}_.safetensors" in taken:
@@ -57,69 +69,86 @@ def place(prefix: str, called: str = "prefix") -> Path:
     return Path(folder) / f"{name}_{counter:05}_.safetensors"
 
 
-def write(
-    path: Path, tensors: dict[str, Tensor], about: dict, dtype: torch.dtype = torch.float32
+def write_lora(
+    path: Path,
+    tensors: dict[str, Tensor],
+    metadata: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
 ) -> None:
-    """The file, whole or not at all.
+    """Writes the file as a whole, or not at all.
+
+    Arguments:
+        path: The file.
+        tensors: The tensors by name.
+        metadata: How the LoRA was trained; empty for a LoRA of other nodes.
+        dtype: The dtype of the tensors in the file.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     kept = {
         name: tensor.to(dtype if tensor.ndim else torch.float32).contiguous()
         for name, tensor in tensors.items()
     }
-    about = (
-        {"modelspec.title": path.stem, KEY: json.dumps(about)}
-        if about
-        else {"modelspec.title": path.stem}
-    )
+    entries = {"modelspec.title": path.stem}
+    if metadata:
+        entries[KEY] = json.dumps(metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, [safetensors.torch.save(kept, about)])
+    write_whole(path, [safetensors.torch.save(kept, entries)])
 
 
-def about_file(path: Path) -> dict | None:
-    """How the LoRA of a file was made; None if the file does not say."""
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """How the LoRA in a file was trained; None if the file does not say.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        if size > MOST:
+        if size > MAX_HEADER_BYTES:
             return None
         header = file.read(size)
     try:
-        about = json.loads(json.loads(header)["__metadata__"][KEY])
+        metadata = json.loads(json.loads(header)["__metadata__"][KEY])
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
-    known = isinstance(about, dict) and all(
-        isinstance(about.get(name), kind) for name, kind in TOLD.items()
+    known = isinstance(metadata, dict) and all(
+        isinstance(metadata.get(name), kind) for name, kind in METADATA_TYPES.items()
     )
-    return about if known else None
+    return metadata if known else None
 
 
 class Autosave:
-    """The best adapters so far in a file, while training goes on; it is removed in the end.
+    """The file with the best LoRA so far, which exists only during training.
 
     Arguments:
-        prefix: Of the file, in the output folder; "" keeps none.
+        prefix: The folder and the start of the file name in the output folder; "" writes no file.
 
     Raises:
-        ValueError: There can be no such file.
+        ValueError: The file cannot be created.
     """
 
-    def __init__(self, prefix: str):
+    def __init__(self, prefix: str) -> None:
         try:
-            self.path = place(prefix, "autosave") if prefix else None
+            self.path = new_path(prefix, "autosave") if prefix else None
         except OSError as error:
             raise ValueError(
-                f"the folder of {prefix[:100]!r} cannot be made ({error.strerror or error}): choose another autosave, or "
-                "leave it empty"
+                f"the folder of {prefix[:100]!r} cannot be created ({error.strerror or error}): "
+                "choose another autosave, or leave it empty"
             ) from error
         self.written = False
 
-    def __call__(self, tensors: dict[str, Tensor], about: dict) -> None:
+    def save(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+        """Replaces the file.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         if self.path is not None:
-            write(self.path, tensors, about)
+            write_lora(self.path, tensors, metadata)
             self.written = True
 
     def remove(self) -> None:
+        """Removes the file if there is one."""
         if self.written:
             remove(self.path)

@@ -111,11 +111,11 @@ def main() -> None:
     comfyui.start_comfyui()
     pass
     from mmd_pack.mmd_core.ddm import DDMConfig
-    from mmd_pack.nodes.ddm.training.engine import with_engine
-    from mmd_pack.nodes.ddm.training.sampler_chain import chain_of, schedule
+    from mmd_pack.nodes.ddm.training.engine import ModelSetup, with_engine
+    from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain, schedule
 
     out, model, on_gpu = sys.stdout, sd15(), torch.cuda.is_available()
-    chain = chain_of(model, "euler", "sgm_uniform", options.steps)
+    chain = linear_chain(model, "euler", "sgm_uniform", options.steps)
     sigmas = schedule(model, "euler", "sgm_uniform", options.steps)
     prompt = [[torch.randn(1, 77, 768), {}]]
     out.write(
@@ -150,10 +150,8 @@ def main() -> None:
     engine_saves = [True]
     for engine_saves[0] in (True, False):
         config = DDMConfig(micro_batch=1, rank=RANK)
-        with_engine(
-            model, prompt, None, 1.0, config, "auto", sigmas, (4, options.side, options.side), 1, None,
-            engine_saves[0], body,
-        )  # fmt: skip
+        setup = ModelSetup(model, prompt, None, 1.0, "auto", engine_saves[0], None)
+        with_engine(setup, config, sigmas, (4, options.side, options.side), body)
     exact = next(iter(gradients.values()))
     worst = max(((g - exact).norm() / exact.norm()).item() for g in gradients.values())
     out.write(f"Gradients differ by at most {worst:.1g} of their norm.\n")

@@ -77,14 +77,14 @@ def of_core(model, family: str, name: str, noise, drawn) -> torch.Tensor:
 @pytest.mark.parametrize("family", KINDS)
 def test_every_sampler_draws_what_core_draws(family):
     from mmd_pack.mmd_core.ddm import draw
-    from mmd_pack.nodes.ddm.training.sampler_chain import chain_of
+    from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain
 
     model, random = light(family), torch.Generator().manual_seed(SEED)
     shape = family_latent(family, COUNT)["samples"].shape
     runs = {}
     for name in samplers():
         if not refused(name):
-            chain = chain_of(model, name, KINDS[family], STEPS)
+            chain = linear_chain(model, name, KINDS[family], STEPS)
             runs[name] = (
                 chain,
                 *torch.randn(1 + chain.draws, *shape, generator=random).split([1, chain.draws]),
@@ -119,7 +119,7 @@ def test_what_no_gradient_goes_through_is_told_before_the_model_is_copied(name, 
     with pytest.raises(ValueError) as error:
         trained(light("SD15"), "SD15", sampler_name=name)
     told = str(error.value)
-    assert told.startswith(f"MMDTrainLoRA: {name} cannot be trained through, since ")
+    assert told.startswith(f"MMDTrainLoRA: {name} cannot be used in training, because ")
     assert told.endswith("set sampler_name to euler, ddim, dpmpp_2m, lcm or euler_ancestral")
 
 
@@ -139,14 +139,14 @@ def test_the_noise_schedule_on_the_model_counts(family):
     """ModelSamplingDiscrete and ModelSamplingSD3 change what KSampler goes through, and so the chain."""
     from comfy.samplers import KSampler
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
-    from mmd_pack.nodes.ddm.training.sampler_chain import chain_of
+    from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain
 
     plain = light(family)
     if family == "SD3":
         model = ModelSamplingSD3().patch(plain, 9.0)[0]
     else:
         model = ModelSamplingDiscrete().patch(plain, "eps", True)[0]
-    before, after = (chain_of(each, "euler", "normal", 4).sigmas for each in (plain, model))
+    before, after = (linear_chain(each, "euler", "normal", 4).sigmas for each in (plain, model))
     core = KSampler(model, 4, "cpu", "euler", "normal", 1.0, model.model_options).sigmas.tolist()
     assert list(after) == pytest.approx(core[:-1]) and core[-1] == 0
     assert after[1] > 1.05 * before[1]

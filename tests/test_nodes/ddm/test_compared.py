@@ -117,9 +117,9 @@ def test_features_and_kernel_are_those_that_are_asked_for():
     assert all(math.isfinite(loss) for run in losses for loss in run)
     assert len({run[0] for run in losses}) == len(runs)
     assert all(size(run[LORA]) > 0 for run in runs)
-    told = [(run[LORA].about["features"], run[LORA].about["kernel"]) for run in runs]
+    told = [(run[LORA].metadata["features"], run[LORA].metadata["kernel"]) for run in runs]
     assert told[1:4] == [("pyramid", "rbf"), ("unet", "rbf"), ("latent", "energy")]
-    assert "sees only a few moments" in runs[4][REPORT] and "few moments" not in runs[3][REPORT]
+    assert "compares only a few moments" in runs[4][REPORT] and "few moments" not in runs[3][REPORT]
 
 
 def test_images_are_one_frame_for_models_of_video():
@@ -190,11 +190,11 @@ def test_without_captions_all_prompts_are_matched_with_all_references():
         (captioned(), KernelConfig(prompt_kernel="none")),
     ):
         plan = plan_of(positive=rows, refs=refs, kernel=kernel)
-        assert plan.prompts == 2 and plan.prompt_features is None
+        assert plan.setup.prompts == 2 and plan.prompt_features is None
     out = trained(positive=rows, iterations=1)
-    assert "every prompt is matched with all of them" in out[REPORT]
-    assert out[LORA].about["prompts"] == 2 and out[LORA].about["prompt_kernel"] == "none"
-    assert "every prompt" not in trained(positive=rows, refs=captioned(), iterations=1)[REPORT]
+    assert "each prompt is matched with all references" in out[REPORT]
+    assert out[LORA].metadata["prompts"] == 2 and out[LORA].metadata["prompt_kernel"] == "none"
+    assert "each prompt" not in trained(positive=rows, refs=captioned(), iterations=1)[REPORT]
 
 
 # ---- validation
@@ -222,11 +222,11 @@ def test_one_reference_in_five_is_held_out_where_they_suffice():
 def test_the_best_is_chosen_by_what_was_held_out():
     refs, validation = references(count=6), references(count=8, seed=9)
     out = trained(refs=refs, validation=validation, iterations=3, validate_every=1)
-    about, text = out[LORA].about, out[REPORT]
+    about, text = out[LORA].metadata, out[REPORT]
     assert about["references"] == 6 and about["held_out"] == 8 and out[STEPS] == 3
     assert about["kept_iteration"] == 3 and about["mmd2_after"] < about["mmd2_before"]
     assert f"{about['mmd2_before']:.3g} before, {about['mmd2_after']:.3g} after" in text
-    assert "6 references are few" in text and "Nothing was held out" in usual()[REPORT]
+    assert "6 are few" in text and "none is held out" in usual()[REPORT]
     height, width = out[PLOT].shape[1:3]
     assert out[PLOT].shape == (1, height, width, 3) and out[PLOT].std() > 0.05
 
@@ -239,7 +239,9 @@ def test_what_only_gets_worse_ends_early_and_changes_nothing():
     validation = replace(validation, latents=-validation.latents)
     out = trained(validation=validation, iterations=9, validate_every=1, patience=2, ema=0.0)
     assert out[STEPS] == len(out[LOSSES]["loss"]) == 2
-    assert out[LORA].about["kept_iteration"] == 0 and size(out[LORA]) == 0
-    assert "Training made nothing better" in out[REPORT] and "rose 2 times in a row" in out[REPORT]
+    assert out[LORA].metadata["kept_iteration"] == 0 and size(out[LORA]) == 0
+    assert (
+        "Training brought no improvement" in out[REPORT] and "rose 2 times in a row" in out[REPORT]
+    )
     last = trained(validation=validation, validate_every=1, keep="last")
-    assert last[STEPS] == 2 and last[LORA].about["kept_iteration"] == 2 and size(last[LORA]) > 0
+    assert last[STEPS] == 2 and last[LORA].metadata["kept_iteration"] == 2 and size(last[LORA]) > 0

@@ -60,29 +60,29 @@ def small():
 
 
 BEFORE = {  # what is given, and what is said of it
-    "guided": (guided, "model is guided by MMD already: connect the model from before ApplyMMDGuidance"),
+    "guided": (guided, "model already has MMD guidance: connect the model from before ApplyMMDGuidance"),
     "channels": (
         lambda: {"refs": references("SD15")},
-        "references are latents of 4 × 4 × 4 numbers, this model draws 16 channels in 2 dimensions",
+        "references has latents of 4 × 4 × 4 numbers, this model has latents of 16 channels in 2 dimensions",
     ),
-    "film": (lambda: {"refs": references("WAN21_T2V")}, "references are latents of 16 × 1 × 4 × 4 numbers"),
+    "film": (lambda: {"refs": references("WAN21_T2V")}, "references has latents of 16 × 1 × 4 × 4 numbers"),
     "channels of validation": (
-        lambda: {"validation": references("SD15")}, "validation are latents of 4 × 4 × 4 numbers"
+        lambda: {"validation": references("SD15")}, "validation has latents of 4 × 4 × 4 numbers"
     ),
     "size": (
         lambda: {"validation": small()},
-        "validation is of latents 16 × 4 × 2, references of 16 × 4 × 4: encode both at one size",
+        "validation has latents of 16 × 4 × 2, references of 16 × 4 × 4: encode both at one size",
     ),
-    "one": (lambda: {"refs": weighted(1.0)}, "references has 1 image that counts, MMD needs at least 2"),
-    "weightless": (lambda: {"refs": weighted(1.0, 0, 0)}, "references has 1 image that counts"),
+    "one": (lambda: {"refs": weighted(1.0)}, "references has 1 image with a weight above 0, the MMD needs at least 2"),
+    "weightless": (lambda: {"refs": weighted(1.0, 0, 0)}, "references has 1 image with a weight above 0"),
     "one held out": (
-        lambda: {"validation": weighted(1.0)}, "validation has 1 image that counts, MMD needs at least 2"
+        lambda: {"validation": weighted(1.0)}, "validation has 1 image with a weight above 0, the MMD needs at least 2"
     ),
-    "patches": (patches, "patches cannot be trained on: set feature_space of MMDKernel to latent"),
+    "patches": (patches, "patches cannot be used in training: set feature_space of MMDKernel to latent"),
     "cfg": (lambda: {"cfg": 2.0}, "cfg 2 needs a negative prompt: connect negative, or set cfg to 1"),
-    "ControlNet": (lambda: {"positive": with_control()}, "the prompts carry a ControlNet"),
+    "ControlNet": (lambda: {"positive": with_control()}, "the prompts have a ControlNet"),
     "ControlNet in negative": (
-        lambda: {"negative": with_control(), "cfg": 2.0}, "the prompts carry a ControlNet"
+        lambda: {"negative": with_control(), "cfg": 2.0}, "the prompts have a ControlNet"
     ),
     "captions": (
         lambda: {"positive": two_prompts()[0], "refs": captions(7)},
@@ -144,10 +144,10 @@ def test_an_existing_lora_that_does_not_fit_is_told_before_anything_is_drawn(cas
 
 
 def test_a_network_without_a_middle_is_told():
-    from mmd_pack.nodes.ddm.training.features import middle
+    from mmd_pack.nodes.ddm.training.features import middle_block
 
     with pytest.raises(ValueError, match="no middle block .*: set features to latent or pyramid"):
-        middle(torch.nn.Sequential(torch.nn.Linear(2, 2)))
+        middle_block(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
 # ---- models of which a copy is no copy
@@ -159,7 +159,7 @@ def test_a_lora_in_bypass_mode_is_told():
     if "bypass" not in LoraModelLoader.execute.__code__.co_varnames:
         pytest.skip("this ComfyUI has no bypass mode")
     model = with_lora(own(QUICK), usual()[LORA], bypass=True)
-    with pytest.raises(ValueError, match="^MMDTrainLoRA: model carries a LoRA in bypass mode"):
+    with pytest.raises(ValueError, match="^MMDTrainLoRA: model has a LoRA in bypass mode"):
         trained(model)
 
 
@@ -188,7 +188,7 @@ def test_tensors_of_inference_mode_in_patches_are_told():
     with torch.inference_mode():
         held = torch.ones(1)
     model, _ = asked(own(QUICK), lambda number, denoised: denoised * held)
-    with pytest.raises(ValueError, match="^MMDTrainLoRA: something on the model .* holds tensors"):
+    with pytest.raises(ValueError, match="^MMDTrainLoRA: a patch of the model .* has tensors"):
         trained(model)
 
 
@@ -261,13 +261,13 @@ def test_an_interrupt_keeps_the_best_and_the_next_training_is_as_ever(output_fol
 def test_autosave_is_there_while_training_goes_on_and_gone_afterwards(output_folder, monkeypatch):  # noqa: F811
     from mmd_pack.nodes.ddm.training import trained_lora
 
-    written, write = [], trained_lora.write
+    written, write = [], trained_lora.write_lora
 
     def noted(path, *args):
         write(path, *args)
         written.append(path.exists())
 
-    monkeypatch.setattr(trained_lora, "write", noted)
+    monkeypatch.setattr(trained_lora, "write_lora", noted)
     trained(validate_every=1, autosave="loras/kept")
     assert written == [True, True] and not list(output_folder.rglob("*.safetensors"))
     trained(validate_every=1)
@@ -280,11 +280,11 @@ def test_a_disk_that_is_full_does_not_end_a_training(output_folder, monkeypatch,
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trained_lora, "write", full)
+    monkeypatch.setattr(trained_lora, "write_lora", full)
     assert trained(autosave="loras/kept")[LOSSES] == usual()[LOSSES]
-    assert "autosave failed, training goes on" in caplog.text and "No space left" in caplog.text
+    assert "autosave failed, training continues" in caplog.text and "No space left" in caplog.text
     Path(output_folder, "file").write_text("")
-    with pytest.raises(ValueError, match="^MMDTrainLoRA: the folder of 'file/x' cannot be made"):
+    with pytest.raises(ValueError, match="^MMDTrainLoRA: the folder of 'file/x' cannot be created"):
         trained(autosave="file/x")
 
 

@@ -50,7 +50,7 @@ def stronger(lora, scale: float = 10.0):
     factors = {
         name: tensor * scale if ".lora_up" in name else tensor for name, tensor in lora.items()
     }
-    return TrainedLoRA(factors, lora.about)
+    return TrainedLoRA(factors, lora.metadata)
 
 
 def noise(family: str = QUICK) -> torch.Tensor:
@@ -66,7 +66,7 @@ def test_core_draws_with_the_file_what_training_drew(family, output_folder):  # 
     lora = stronger(trained(family=gradients_of(family), iterations=1, batch_size=2)[LORA])
     assert all(factor.any() for name, factor in lora.items() if ".lora_up" in name)
     name, x = saved(lora), noise(family)
-    (expected,) = estimates(x, [[0] * 3], family=family, initial=lora)
+    (expected,) = estimates(x, [[0] * 3], family=family, existing_lora=lora)
     found, base = denoised(loaded(name, family), x, family), denoised(own(family), x, family)
     scale = expected.abs().max()
     assert (found - expected).abs().max() < 1e-5 * scale
@@ -84,7 +84,7 @@ def test_in_bf16_it_differs_by_the_rounding_of_bf16(family):
     exact, rounded = (
         estimates(x, [[0] * 3], family=family, dtype=dtype)[0] for dtype in ("fp32", "bf16")
     )
-    (expected,) = estimates(x, [[0] * 3], family=family, dtype="bf16", initial=lora)
+    (expected,) = estimates(x, [[0] * 3], family=family, dtype="bf16", existing_lora=lora)
     model = with_lora(own_family(family), lora)
     model.set_model_compute_dtype(torch.bfloat16)
     error = (denoised(model, x, family) - expected).abs().max()
@@ -98,7 +98,7 @@ def test_without_strength_or_training_the_model_is_as_it_was():
     untrained = stronger(lora, 0.0)
     assert torch.equal(denoised(loaded(saved(untrained)), x), base)
     (without,) = estimates(x, [[0] * 3])
-    (zero,) = estimates(x, [[0] * 3], initial=untrained)
+    (zero,) = estimates(x, [[0] * 3], existing_lora=untrained)
     assert torch.equal(zero, without)
     half = denoised(loaded(saved(lora), strength=0.5), x)
     assert 0.2 < (half - base).norm() / (denoised(loaded(saved(lora)), x) - base).norm() < 0.8
@@ -124,26 +124,26 @@ def test_core_takes_the_sockets(output_folder, monkeypatch):  # noqa: F811
 
 
 def test_the_file_says_how_it_was_made(output_folder):  # noqa: F811
-    from mmd_pack.nodes.ddm.training.trained_lora import about_file
+    from mmd_pack.nodes.ddm.training.trained_lora import read_metadata
 
     lora = usual()[LORA]
     name = saved(lora, "loras/sub/made", report=usual()[REPORT])
     assert name == "sub/made_00001_.safetensors"
     file = output_folder / "loras" / name
-    assert about_file(file) == {**lora.about, "report": usual()[REPORT]}
+    assert read_metadata(file) == {**lora.metadata, "report": usual()[REPORT]}
     for key, value in {
         "steps": 2, "sampler_name": "euler", "scheduler": "simple", "cfg": 1.0, "shift": 3.0, "model": "SD3",
         "latent": [16, 4, 4], "features": "latent", "kernel": "rbf", "references": 6, "held_out": 0, "rank": 2,
         "iterations": 2, "batch_size": 4, "prompts": 1, "targets": "all",
     }.items():  # fmt: skip
-        assert lora.about[key] == value
+        assert lora.metadata[key] == value
     with safe_open(file, "pt") as opened:
         assert opened.metadata()["modelspec.title"] == "made_00001_"
     kept = load_file(file)
     assert kept.keys() == lora.keys() and all(torch.equal(kept[key], lora[key]) for key in lora)
     assert saved(lora, "loras/sub/made") == "sub/made_00002_.safetensors"
     assert saved(dict(lora), "elsewhere") == "elsewhere_00001_.safetensors"
-    assert about_file(output_folder / "elsewhere_00001_.safetensors") is None
+    assert read_metadata(output_folder / "elsewhere_00001_.safetensors") is None
 
 
 @pytest.mark.parametrize("dtype, error", [("bfloat16", 2**-8), ("float16", 2**-11)])
@@ -220,15 +220,15 @@ def test_info_tells_what_it_was_trained_for_and_warns_of_other_use():
     assert "⚠" not in info(name, "ddim", "simple", 4, 1.0)[0]
     warned = info(name, "heun", "karras", 8, 7.0)[0]
     for words in (
-        "You draw with 8 steps, it was trained for 2 to 4: set steps to 3",
-        "You draw with heun: set sampler_name to euler.", "You draw with karras: set scheduler to simple.",
-        "You draw with cfg 7: set cfg to 1",
+        "Set steps to 3: you draw with 8 steps, and the LoRA was trained for 2 to 4.",
+        "Set sampler_name to euler: you draw with heun.",
+        "Set scheduler to simple: you draw with karras.", "Set cfg to 1: you draw with cfg 7,",
     ):  # fmt: skip
         assert f"⚠ {words}" in warned
     assert warned.count("⚠") == 4
     assert "20 steps" in info(name, steps=3, sigmas=torch.linspace(1, 0, 21))[0]
     assert "MMD² to held-out" not in report
-    known = {**lora.about, "mmd2_before": 0.25, "mmd2_after": 0.0625}
+    known = {**lora.metadata, "mmd2_before": 0.25, "mmd2_after": 0.0625}
     from mmd_pack.nodes.ddm.training.trained_lora import TrainedLoRA
 
     assert "0.25 before, 0.0625 after" in info(saved(TrainedLoRA(lora, known)))[0]
@@ -240,7 +240,7 @@ def header(metadata) -> bytes:
 
 
 def said(**changed) -> bytes:
-    return header({"mmd_ddm": json.dumps({**usual()[LORA].about, **changed})})
+    return header({"mmd_ddm": json.dumps({**usual()[LORA].metadata, **changed})})
 
 
 OTHERS = {
@@ -269,7 +269,7 @@ def test_info_refuses_other_files_in_words(kind, output_folder):  # noqa: F811
     (output_folder / "loras" / "other.safetensors").write_bytes(OTHERS[kind]())
     with pytest.raises(ValueError) as error:
         info("other.safetensors")
-    assert "MMDLoRAInfo: other.safetensors does not say how it was made" in str(error.value)
+    assert "MMDLoRAInfo: other.safetensors does not say how it was trained" in str(error.value)
 
 
 def test_info_of_a_file_that_is_not_there_or_not_to_be_read(monkeypatch):
@@ -282,6 +282,6 @@ def test_info_of_a_file_that_is_not_there_or_not_to_be_read(monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     name = saved(usual()[LORA])
-    monkeypatch.setattr(mmd_lora_info, "about_file", locked)
+    monkeypatch.setattr(mmd_lora_info, "read_metadata", locked)
     with pytest.raises(ValueError, match=r"^MMDLoRAInfo: .* cannot be read \(Permission denied\)"):
         info(name)

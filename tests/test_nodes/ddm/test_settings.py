@@ -54,9 +54,14 @@ def test_penalty_last_calls_and_average():
 
 def test_jitter_trains_for_neighboring_numbers_of_steps():
     plan = plan_of(steps_per_sample=2, step_jitter=2)
-    assert plan.steps == (2, 1, 3, 4) and [len(chain) for chain in plan.chains] == [2, 1, 3, 4]
+    assert plan.sampling.step_counts == (2, 1, 3, 4) and [len(chain) for chain in plan.chains] == [
+        2,
+        1,
+        3,
+        4,
+    ]
     out = trained(step_jitter=1, iterations=1)
-    about = out[LORA].about
+    about = out[LORA].metadata
     assert (about["steps"], about["steps_from"], about["steps_to"]) == (2, 1, 3)
     assert "Trained for 1 to 3 steps of euler, simple, cfg 1." in out[REPORT]
 
@@ -76,7 +81,8 @@ def test_other_samplers(sampler):
     out = trained(sampler_name=sampler, scheduler="normal", iterations=1)
     assert math.isfinite(out[LOSSES]["loss"][0]) and size(out[LORA]) > 0
     assert (
-        out[LORA].about["sampler_name"] == sampler and f"steps of {sampler}, normal" in out[REPORT]
+        out[LORA].metadata["sampler_name"] == sampler
+        and f"steps of {sampler}, normal" in out[REPORT]
     )
 
 
@@ -162,7 +168,7 @@ def test_quantised_weights_are_trained_on():
     assert type(layer.weight) is kind and torch.equal(denoised(model, x), before)
     assert all(factor.any() for name, factor in lora.items() if ".lora_up" in name)
     louder = {name: f * 10 if ".lora_up" in name else f for name, f in lora.items()}
-    (expected,) = estimates(x, [[0, 0]], model=model, initial=louder)
+    (expected,) = estimates(x, [[0, 0]], model=model, existing_lora=louder)
     error = (denoised(with_lora(model, louder), x) - expected).norm()
     assert error < 0.1 * (expected - before).norm()  # a merged weight is quantised once more
 
@@ -197,7 +203,7 @@ def test_cost_and_course_are_told_before_and_while(caplog):
             validation=references(count=4, seed=2), cfg=2.0, negative=family_prompt(QUICK, 2)
         )
     told = [record.getMessage() for record in caplog.records]
-    assert told[0].startswith("MMDTrainLoRA: 2 updates of 8 calls of the model forwards")
-    assert "(160 forward passes' worth of work in all)" in told[0] and "Memory about" in told[0]
+    assert told[0].startswith("MMDTrainLoRA: 2 updates, each with 8 calls of the model forward")
+    assert "as much work as 160 forward passes in all" in told[0] and "Memory about" in told[0]
     assert told[0].removeprefix("MMDTrainLoRA: ") in out[REPORT]
     assert any("update 2 of 2 · MMD²" in text and "held out" in text for text in told)

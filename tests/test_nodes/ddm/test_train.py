@@ -60,9 +60,9 @@ def whole(engine, chain, start, target):
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_the_adjoint_is_full_backpropagation(family):
     """With checkpointing and without, one at a time and all at once; and it is the slope of the loss."""
-    from mmd_pack.nodes.ddm.training.sampler_chain import chain_of
+    from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain
 
-    chain, found = chain_of(own(gradients_of(family)), "euler", "simple", 2), {}
+    chain, found = linear_chain(own(gradients_of(family)), "euler", "simple", 2), {}
     shape = family_latent(family, 2)["samples"].shape
 
     def body(engine, max_denoise):
@@ -81,7 +81,7 @@ def test_the_adjoint_is_full_backpropagation(family):
 
     for saves in (True, False):
         if saves or family not in WRITES_IN_PLACE:
-            engine_of(body, family=family, save_memory=saves)
+            engine_of(body, family=family, checkpointing=saves)
     expected = found.pop("whole", found[True, 2])
     assert len(expected) > 1000 and (expected != 0).float().mean() > 0.9
     for gradient in found.values():
@@ -90,9 +90,9 @@ def test_the_adjoint_is_full_backpropagation(family):
 
 def test_blocks_that_write_into_what_they_are_given():
     """Those of Flux: their gradient is the slope of the loss along each layer, however much is computed again."""
-    from mmd_pack.nodes.ddm.training.sampler_chain import chain_of
+    from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain
 
-    chain = chain_of(own(gradients_of("Flux")), "euler", "simple", 1)
+    chain = linear_chain(own(gradients_of("Flux")), "euler", "simple", 1)
     shape, pairs = family_latent("Flux", 2)["samples"].shape, {}
 
     def body(engine, max_denoise):
@@ -148,7 +148,7 @@ def test_each_sample_follows_its_own_prompt_where_core_would_average():
     x, (rows, each) = noise(2), two_prompts()
     first, second = (denoised(own(QUICK), x, positive=positive) for positive in each)
     assert (first - second).abs().amax((1, 2, 3)).min() > 0.01
-    straight, crossed = estimates(x, [[0, 1], [1, 0]], positive=rows, rows=2)
+    straight, crossed = estimates(x, [[0, 1], [1, 0]], positive=rows)
     close(straight, torch.stack([first[0], second[1]]))
     close(crossed, torch.stack([second[0], first[1]]))
     entries = [*each[0], *each[1]]
@@ -161,7 +161,7 @@ def test_prompts_of_every_kind_of_network_go_by_rows(family):
     """Pooled features, sizes and guidance too; one of three prompts at a time and all at once."""
     x, (rows, each) = noise(2, family), two_prompts(family)
     expected = [denoised(own(family), x, family, positive=positive) for positive in each]
-    (found,) = estimates(x, [[1, 0]], family=family, positive=rows, rows=2)
+    (found,) = estimates(x, [[1, 0]], family=family, positive=rows)
     close(found, torch.stack([expected[1][0], expected[0][1]]))
 
 
@@ -185,7 +185,7 @@ def test_lora_and_noise_schedule_on_the_model_are_part_of_it():
     expected, plain = denoised(model, x), denoised(own(QUICK), x)
     close(found, expected)
     assert (expected - plain).abs().max() > 0.01
-    assert trained(model)[LORA].about["shift"] == 9.0 and usual()[LORA].about["shift"] == 3.0
+    assert trained(model)[LORA].metadata["shift"] == 9.0 and usual()[LORA].metadata["shift"] == 3.0
 
 
 def test_a_model_made_in_inference_mode_and_drawn_with_before():
