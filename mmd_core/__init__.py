@@ -16,6 +16,7 @@ from .guidance.config import GuidanceConfig
 from .guidance.guidance import Guidance
 from .guidance.memory import Memory
 from .guidance.modes import MODES
+from .guidance.schedule import Execution, Schedule
 from .guidance.trace import RunTrace, TraceRow
 from .kernels.config import (
     BANDWIDTHS,
@@ -38,6 +39,7 @@ __all__ = [
     "PROMPT_KERNELS",
     "Compressed",
     "DistributedWorkers",
+    "Execution",
     "Guidance",
     "GuidanceConfig",
     "KernelConfig",
@@ -45,6 +47,7 @@ __all__ = [
     "Memory",
     "NoiseModel",
     "References",
+    "Schedule",
     "RunTrace",
     "Score",
     "TraceRow",

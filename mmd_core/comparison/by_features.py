@@ -20,7 +20,6 @@ from .latents import Latents
 from .nearest import spacing, spacing_in
 from .noise import NoiseModel
 from .rows import Rows
-from .workers import ALONE, Workers
 
 __all__ = ["Compared", "FeatureComparison", "comparable_rows"]
 
@@ -57,7 +56,6 @@ class FeatureComparison:
         finished: Finished samples that belong to the same measure as the batch, with shape
             `(m, C, *)`: those of earlier groups, of earlier runs, or of other machines.
         budget: How many bytes of device memory the references may use.
-        workers: The workers that draw the batch.
     """
 
     def __init__(
@@ -67,17 +65,13 @@ class FeatureComparison:
         noise: NoiseModel,
         finished: Tensor | None = None,
         budget: float = math.inf,
-        workers: Workers = ALONE,
     ) -> None:
-        self.weights, self.workers = references.weights, workers
+        self.weights = references.weights
         self.features = make_features(config.feature_space, references.shape, config.pool)
         compared = self.features.fit(references, noise)
         self.posterior = self.features.whole
         grams = self.weights.element_size() * len(compared) ** 2
-        # All workers must take the same path, because they exchange data. So the smallest budget
-        # decides.
-        least = workers.gather(self.weights.new_tensor([budget])).min().item()
-        compact = grams > max(least / 2, ALWAYS)
+        compact = grams > max(budget / 2, ALWAYS)
         rows = Rows(compared, config.radial, budget if compact else budget - grams)
         added = None if finished is None else self.features(finished)
         self.space = GramSpace(rows, added, compact)
@@ -94,21 +88,21 @@ class FeatureComparison:
         """The features of denoised estimates, corrected for posterior variance (`posterior.py`).
 
         Arguments:
-            x0: The denoised estimates of this worker, with shape `(b, *shape)`.
+            x0: The denoised estimates, with shape `(B, *shape)`.
             residual: As in `Posterior.lacking`.
             sigma: The noise level.
         """
-        seen, lacking = self.features.seen(x0, residual, sigma, self.workers)
-        return Compared(self, x0, sigma, self.space.project(seen, lacking, self.workers).start())
+        seen, lacking = self.features.seen(x0, residual, sigma)
+        return Compared(self, x0, sigma, self.space.project(seen, lacking).start())
 
     def as_it_is(self, x: Tensor, sigma: float) -> "Compared":
         """The features of latents `x`, without a correction for posterior variance.
 
         Arguments:
-            x: The latents of this worker, with shape `(b, *shape)`.
+            x: The latents, with shape `(B, *shape)`.
             sigma: The noise level.
         """
-        w = self.space.project(self.features(x), workers=self.workers).start()
+        w = self.space.project(self.features(x)).start()
         return Compared(self, x, sigma, w)
 
     def mmd2_of_rows(self, coupling: Coupling) -> Tensor:
@@ -167,9 +161,9 @@ class Compared:
 
     Arguments:
         comparison: The references and finished samples with which it is compared.
-        x0: The latents of this worker before any move, with shape `(b, *shape)`.
+        x0: The latents before any move, with shape `(B, *shape)`.
         sigma: Their noise level.
-        w: The current features of the samples of all workers, B in number.
+        w: The current features of the samples.
     """
 
     comparison: FeatureComparison
@@ -189,7 +183,7 @@ class Compared:
         return replace(self, w=self.w.moved(by))
 
     def displacement(self) -> Tensor:
-        """The displacement of this worker's latents, with shape `(b, *shape)`.
+        """The displacement of the latents, with shape `(B, *shape)`.
 
         It is J(x)ᵀ times the displacement of the features since the start.
         """
@@ -201,7 +195,7 @@ class Compared:
         """The batch with the displacement of each sample multiplied by its `share`.
 
         Arguments:
-            share: One factor for each sample of all workers, with shape `(B,)`.
+            share: One factor for each sample, with shape `(B,)`.
         """
         return replace(self, w=self.w.shortened(share))
 

@@ -28,7 +28,6 @@ from .latents import Latents
 from .nearest import nearest_rows, spacing
 from .patches import patch_rows, tile, tiling, untile
 from .rows import Rows
-from .workers import ALONE, Workers
 
 __all__ = ["Patched", "PatchComparison", "PatchEmbedding"]
 
@@ -114,17 +113,12 @@ class PatchComparison:
         references: Latents with shape `(N, C, *)`.
         finished: Finished samples that belong to the same measure as the batch, with shape
             `(m, C, *)`: those of earlier groups, of earlier runs, or of other machines.
-        workers: The workers that draw the batch. Each of them moves the patches of all images.
     """
 
     def __init__(
-        self,
-        config: KernelConfig,
-        references: Latents,
-        finished: Tensor | None = None,
-        workers: Workers = ALONE,
+        self, config: KernelConfig, references: Latents, finished: Tensor | None = None
     ) -> None:
-        self.references, self.weights, self.workers = references, references.weights, workers
+        self.references, self.weights = references, references.weights
         landmarks = Landmarks(config, references)
         self.size, self.centre, self.rows = landmarks.size, landmarks.centre, landmarks.rows
         self.kernel, self.owners = landmarks.kernel, landmarks.owners
@@ -145,10 +139,9 @@ class PatchComparison:
         """The patches of denoised estimates, in the tilings of this call.
 
         Arguments:
-            x0: The denoised estimates of this worker, with shape `(b, *shape)`.
+            x0: The denoised estimates, with shape `(B, *shape)`.
             residual, sigma: Not used; they are the same arguments as in `FeatureComparison.start`.
         """
-        x0 = self.workers.gather(x0)
         every = len(self.tilings)
         wanted = max(1, min(every, ROWS // (len(x0) * len(self.tilings[0][0]))))
         first = self.calls * wanted
@@ -202,7 +195,7 @@ class Patched:
 
     Arguments:
         comparison: The references and finished samples with which the batch is compared.
-        shape: The shape of the batch of all workers, `(B, C, *)`.
+        shape: The shape of the batch, `(B, C, *)`.
         places: The places of the patches of each tiling, as in `tiling`.
         regular: Which of the T patches of an image are regular, with shape `(T,)`.
         began, rows: The patches at the start and now, minus the centre, with shape `(B, T, d)`.
@@ -268,7 +261,7 @@ class Patched:
         return each, (coupling.p.sum() / len(self.landmarks)).item()
 
     def displacement(self) -> Tensor:
-        """The displacement of this worker's images, with shape `(b, *shape)`.
+        """The displacement of the images, with shape `(B, *shape)`.
 
         It is the mean patch displacement where patches overlap.
         """
@@ -277,13 +270,13 @@ class Patched:
         for places, tiles in zip(self.places, split, strict=True):
             total = total + untile(tiles, self.shape, places)
             covered = covered + untile(torch.ones_like(tiles[:1]), (1, *self.shape[1:]), places)
-        return total[self.comparison.workers.own(len(total))] / covered
+        return total / covered
 
     def shortened(self, share: Tensor) -> "Patched":
         """The batch with the displacement of each image multiplied by its `share`.
 
         Arguments:
-            share: One factor for each image of all workers, with shape `(B,)`.
+            share: One factor for each image, with shape `(B,)`.
         """
         return replace(self, rows=self.began + share[:, None, None] * (self.rows - self.began))
 

@@ -19,7 +19,6 @@ from torch import Tensor
 from .latents import Latents
 from .noise import NoiseModel
 from .posterior import Posterior, cosine_basis
-from .workers import ALONE, Workers
 
 __all__ = ["ChannelStats", "Features", "LowPass", "Whole", "make_features"]
 
@@ -49,15 +48,16 @@ class Whole:
         return x
 
     def seen(
-        self, x0: Tensor, residual: Tensor | None, sigma: float, workers: Workers = ALONE
+        self, x0: Tensor, residual: Tensor | None, sigma: float
     ) -> tuple[Tensor, float | Tensor]:
         """The features of denoised estimates, and their posterior variance E in feature space.
 
         Arguments:
-            x0, residual, sigma, workers: As in `Posterior.lacking`.
+            x0: The estimates, with shape `(B, C, *)`.
+            residual, sigma: As in `Posterior.lacking`.
         """
         residual = None if residual is None else self(residual)  # this map is linear
-        return self(x0), self.posterior.lacking(residual, sigma, workers)
+        return self(x0), self.posterior.lacking(residual, sigma)
 
     def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
         """J(x)ᵀ g, with the shape of `x`.
@@ -156,7 +156,7 @@ class ChannelStats(Whole):
         return 0.0 if sigma is None else self.whole.open(sigma) * self.typical
 
     def seen(
-        self, x0: Tensor, residual: Tensor | None, sigma: float, workers: Workers = ALONE
+        self, x0: Tensor, residual: Tensor | None, sigma: float
     ) -> tuple[Tensor, float | Tensor]:
         return self(x0, sigma), self.posterior.lacking(None, sigma)
 

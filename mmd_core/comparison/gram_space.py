@@ -21,7 +21,6 @@ from torch import Tensor
 
 from ..kernels.kernels import Gram
 from .rows import Rows
-from .workers import ALONE, Workers
 
 __all__ = ["Combination", "GramSpace", "Projection"]
 
@@ -89,11 +88,9 @@ class GramSpace:
             gram = extended(gram, self.memory @ some.T, self.memory)
         return index, gram
 
-    def project(
-        self, x: Tensor, lacking: float | Tensor = 0.0, workers: Workers = ALONE
-    ) -> "Projection":
-        """The projection of samples `x`, with shape `(b, *shape)`; arguments as in `Projection`."""
-        return Projection(self, x.flatten(1) - self.centre, lacking, workers)
+    def project(self, x: Tensor, lacking: float | Tensor = 0.0) -> "Projection":
+        """The projection of samples `x`, with shape `(B, *shape)`; arguments as in `Projection`."""
+        return Projection(self, x.flatten(1) - self.centre, lacking)
 
 
 def extended(gram: Tensor, across: Tensor, added: Tensor) -> Tensor:
@@ -112,35 +109,26 @@ class Projection:
 
     Arguments:
         space: The rows with which the samples are compared.
-        own: The samples of this worker minus the centre, with shape `(b, D)`.
+        x: The samples minus the centre, with shape `(B, D)`.
         lacking: The posterior variance E, which is added to the squared norm of each sample
             (`posterior.py`).
-        workers: The workers that draw the samples.
-        displaced: The displacement of `own` since the start of the flow, with shape `(b, D)`, or
-            None for no displacement.
+        displaced: The displacement of `x` since the start of the flow, with shape `(B, D)`, or None
+            for no displacement.
     """
 
     def __init__(
         self,
         space: GramSpace,
-        own: Tensor,
+        x: Tensor,
         lacking: float | Tensor = 0.0,
-        workers: Workers = ALONE,
         displaced: Tensor | None = None,
     ) -> None:
-        self.space, self.own, self.lacking = space, own, lacking
-        self.workers, self.displaced = workers, displaced
-
-    @cached_property
-    def x(self) -> Tensor:
-        """The samples of all workers, with shape `(B, D)`."""
-        return self.workers.gather(self.own)
+        self.space, self.x, self.lacking, self.displaced = space, x, lacking, displaced
 
     @cached_property
     def dots(self) -> Tensor:
         """x_i · r_j, with shape `(B, B + M)`."""
-        dots = torch.cat([self.own @ self.x.T, self.space.dots(self.own)], 1)
-        return self.workers.gather(dots)
+        return torch.cat([self.x @ self.x.T, self.space.dots(self.x)], 1)
 
     def start(self) -> "Combination":
         """The samples x themselves, as a combination with K = 0."""
@@ -185,30 +173,28 @@ class Combination:
         """The samples as a new projection, in which x is w.
 
         Arguments:
-            displaced: The displacement of this worker's samples since the start of the flow, with
-                shape `(b, D)`.
+            displaced: The displacement of the samples since the start of the flow, with shape
+                `(B, D)`.
         """
         p = self.projection
-        own = p.own + displaced if p.displaced is None else p.own - p.displaced + displaced
-        return Projection(p.space, own, p.lacking, p.workers, displaced).start()
+        x = p.x + displaced if p.displaced is None else p.x - p.displaced + displaced
+        return Projection(p.space, x, p.lacking, displaced).start()
 
     def shortened(self, share: Tensor) -> "Combination":
         """x + share·(w − x) with x at the start of the flow.
 
         Arguments:
-            share: One factor for each sample of all workers, with shape `(B,)`.
+            share: One factor for each sample, with shape `(B,)`.
         """
         p = self.projection
         if p.space.gram is None:
-            own = share[p.workers.own(len(share))]
-            return self._formed(own[:, None] * self.displacement())
+            return self._formed(share[:, None] * self.displacement())
         return Combination(p, share[:, None] * self.k)
 
     def displacement(self) -> Tensor:
-        """w − x of this worker's samples, with x at the start of the flow, with shape `(b, D)`."""
+        """w − x with x at the start of the flow, with shape `(B, D)`."""
         p, b = self.projection, len(self.k)
         if not self._moved:
-            return torch.zeros_like(p.own) if p.displaced is None else p.displaced
-        own = self.k[p.workers.own(b)]
-        step = p.space.mix(own[:, b:]).addmm_(own[:, :b], p.x)
+            return torch.zeros_like(p.x) if p.displaced is None else p.displaced
+        step = p.space.mix(self.k[:, b:]).addmm_(self.k[:, :b], p.x)
         return step if p.displaced is None else step.add_(p.displaced)

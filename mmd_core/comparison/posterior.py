@@ -28,7 +28,6 @@ from torch import Tensor
 
 from .latents import Latents
 from .noise import NoiseModel
-from .workers import ALONE, Workers
 
 __all__ = ["Posterior"]
 
@@ -85,22 +84,19 @@ class Posterior:
         total = self.bound(math.inf)
         return self.bound(self.noise.level(sigma)) / total if total > 0 else 1.0
 
-    def lacking(
-        self, residual: Tensor | None, sigma: float, workers: Workers = ALONE
-    ) -> float | Tensor:
+    def lacking(self, residual: Tensor | None, sigma: float) -> float | Tensor:
         """E of a batch: the bound, moved towards the measurement as far as this is reliable.
 
         Arguments:
-            residual: x − x̂0 with x per unit of signal, with shape `(b, *)`; None if there is no
+            residual: x − x̂0 with x per unit of signal, with shape `(B, *)`; None if there is no
                 signal.
             sigma: The noise level.
-            workers: The workers that draw the batch.
         """
         level = self.noise.level(sigma)
         bound = self.bound(level)
         if residual is None or bound == 0:
             return bound
-        left = workers.gather(torch.linalg.vector_norm(residual.flatten(1), dim=1)).square()
+        left = torch.linalg.vector_norm(residual.flatten(1), dim=1).square()
         dim = residual[0].numel()
         measured = (dim * level**2 - left.mean()).clamp(LEAST * bound, bound)
         spread = level**2 * math.sqrt(2 * dim / len(left))  # standard deviation of the measurement

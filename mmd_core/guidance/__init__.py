@@ -1,1 +1,1 @@
-"""Guidance of one sampling run."""
+"""Guidance of one sampling run: settings, modes, small batches, memory and trace."""

@@ -1,12 +1,12 @@
-"""Few images at once: each follows a reference of its own.
+"""Small batches: each image follows one reference, its companion.
 
-A handful of images cannot show how a set is spread. The measure of MMD is then met best by images
-between the references, and everything that makes an image itself is pulled out of it: a batch of 1
-becomes the average of the set. So below `FEW` images each gets a companion, one reference drawn at
-random by its weight, and goes towards it gently, and only while the model has much of the picture still
-to settle; the model draws the rest. Each image thus follows the gradient of MMD² between itself and a
-random part of the set, and what is drawn over many runs is again distributed like the set; where finished images are
-remembered, faster than by chance: of some references drawn at random an image gets the one that they lack most.
+Few images cannot show how a set is spread. MMD² is then smallest for images between the references:
+a batch of 1 becomes the average of the set. So in batches below `FEW` each image has a companion,
+one reference that is drawn at random by its weight. The image moves towards its companion with a
+small share of the strength. Companions are followed until the model has settled most of the image;
+the model draws the rest. The images of many runs are then again distributed like the set. If
+finished images are remembered, fewer runs are needed: of several references drawn at random, the
+companion is the one near which the finished images are most missing.
 """
 
 import math
@@ -15,17 +15,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["FEW", "GENTLY", "OPEN", "Finished", "companions"]
+__all__ = ["FEW", "MIN_OPEN", "STRENGTH_SHARE", "Finished", "companions"]
 
-FEW = 8
-GENTLY = 0.02  # of the strength
-OPEN = 0.4  # of the references' variance: companions count while more than this is open
-PLACES = 1024  # of the noise that are looked at
-CANDIDATES = 8  # of which the one is taken that finished samples lack most
+FEW = 8  # batches below this size follow companions
+STRENGTH_SHARE = 0.02  # share of the strength with which a companion is followed
+# Stop following companions once the model has settled more than 60 % of the references' variance.
+MIN_OPEN = 0.4
+VALUES = 1024  # values of the noise that decide the companion
+CANDIDATES = 8  # references drawn at random, one of which becomes the companion
+PROBABILITY_MARGIN = 1e-12  # keeps probabilities away from 0 and 1, where the logarithm is infinite
 
 
 class Finished(NamedTuple):
-    """How like finished samples the references are.
+    """The similarity of references and finished samples.
 
     Arguments:
         similar: Kernel values of the references with finished samples, with shape `(N, m)`.
@@ -38,29 +40,34 @@ class Finished(NamedTuple):
     q: Tensor
 
     def witness(self, chosen: list[int]) -> Tensor:
-        """By how much finished and `chosen` ones exceed the references where each of these lies, with shape `(N,)`."""
+        """The witness function at each reference, with shape `(N,)`, on the CPU.
+
+        It is the mean similarity to the finished samples and the `chosen` references, minus that to
+        the references. It is low where finished samples are missing.
+        """
         total = self.similar.sum(1) + self.within[:, chosen].sum(1)
         witness = total / (self.similar.shape[1] + len(chosen)) - self.within @ self.q
         return witness.cpu()
 
 
 def companions(noise: Tensor, weights: Tensor, finished: Finished | None = None) -> Tensor:
-    """The index of a reference for each sample, with shape `(B,)`; different ones as far as there are.
+    """The index of the companion of each sample, with shape `(B,)`.
 
-    Drawn by the samples' own noise, so that a seed decides it, on every device alike.
+    Companions differ from each other if there are enough references. They are drawn by the noise of
+    the samples, so that equal seeds give equal companions on every device.
 
     Arguments:
         noise: The noise of the samples, standard normal, with shape `(B, *)`.
         weights: The weight of each reference for each sample, with shape `(B, N)`, not negative.
-        finished: The finished samples that these follow.
+        finished: The samples finished earlier, or None.
     """
     rows, n = noise.flatten(1).cpu().double(), weights.shape[1]
-    rows = rows[:, :: max(rows.shape[1] // PLACES, 1)]
+    rows = rows[:, :: max(rows.shape[1] // VALUES, 1)]
     signs = torch.randint(0, 2, (n, rows.shape[1]), generator=torch.Generator().manual_seed(0))
     z = rows @ (2.0 * signs.double() - 1).T / math.sqrt(rows.shape[1])  # nearly independent normals
-    # Gumbel-max: the largest of log q_j + g_j is a draw by the weights q, the k largest k draws without
-    # replacement.
-    u = torch.special.ndtr(z).clamp(1e-12, 1 - 1e-12)
+    # Gumbel-max: the index of the largest log q_j + g_j is a draw by the weights q, and the indices
+    # of the k largest are k draws without replacement.
+    u = torch.special.ndtr(z).clamp(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
     scores = weights.cpu().double().log() - (-u.log()).log()
     chosen = []
     for row in scores:

@@ -1,10 +1,10 @@
-"""What a user sets for guidance, checked before anything runs."""
+"""The settings of guidance, checked before anything runs."""
 
 import math
 from dataclasses import dataclass, replace
 
 from ..kernels.config import KernelConfig
-from .companions import FEW, GENTLY
+from .companions import FEW, STRENGTH_SHARE
 from .modes import MODES, Mode
 
 __all__ = ["GuidanceConfig"]
@@ -12,22 +12,22 @@ __all__ = ["GuidanceConfig"]
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    """What a user sets.
+    """The settings of guidance.
 
     Arguments:
-        strength: λ of `flow` and `paper`, α of `official`; 0 does nothing.
+        strength: How fast samples move: λ of `flow` and `paper`, α of `official`. 0 does nothing.
         start_percent: Where in the noise schedule guidance begins, in [0, 1].
-        end_percent: Where it ends, in ]start, 1].
+        end_percent: Where guidance ends, in ]start_percent, 1].
         mode: One of `MODES`.
-        kernel: The kernel; None takes the mode's own: three RBF bandwidths, or the cubic polynomial
-            in `official`.
-        companions: Whether each sample follows a reference of its own, see `companions.py`.
-        preserve: How much of the model's own step `flow` leaves alone, in [0, 1]: guidance moves a
-            sample by at most (1 − preserve) / preserve of it. 0 sets no limit.
+        kernel: The kernel. None takes the kernel of the mode: RBF with three bandwidths, or the
+            cubic polynomial in `official`.
+        preserve: The upper limit p of guidance in `flow`, in [0, 1]: guidance never moves a sample
+            further than (1 − p)/p × the model's own step. 0 sets no limit.
+        companions: Whether each sample follows one reference (`companions.py`).
 
     Raises:
-        ValueError: An unknown mode, a strength that is negative or not finite, an empty window, a
-            preserve outside of [0, 1], or features in a published mode.
+        ValueError: The mode is unknown, the strength is negative or not finite, the window is
+            empty, `preserve` is outside of [0, 1], or a published mode shall compare features.
     """
 
     strength: float = 100.0
@@ -38,7 +38,7 @@ class GuidanceConfig:
     preserve: float = 0.5
     companions: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"unknown mode {self.mode!r}: choose one of {', '.join(MODES)}")
         if not (math.isfinite(self.strength) and self.strength >= 0):
@@ -53,27 +53,27 @@ class GuidanceConfig:
         space = self.kernel_config.feature_space
         if space != "latent" and not self.rules.features:
             raise ValueError(
-                f"mode {self.mode} compares whole latents, not {space}: set feature_space of MMDKernel "
-                "to latent, or mode to flow"
+                f"mode {self.mode} compares whole latents, not {space}: set feature_space of "
+                "MMDKernel to latent, or mode to flow"
             )
 
     def for_batch(self, batch: int) -> "GuidanceConfig":
-        """The settings for that many samples: few follow companions, gently (`companions.py`)."""
+        """The settings for a batch of that many samples; small batches follow companions."""
         if batch >= FEW or not self.rules.companions or self.patches:
             return self  # even one image has many patches
-        return replace(self, companions=True, strength=self.strength * GENTLY)
+        return replace(self, companions=True, strength=self.strength * STRENGTH_SHARE)
 
     @property
     def patches(self) -> bool:
-        """Whether patches are compared, not features of whole images."""
+        """Whether patches are compared instead of whole images."""
         return self.kernel_config.feature_space == "patches"
 
     @property
     def kernel_config(self) -> KernelConfig:
-        """The kernel that is used."""
+        """The kernel that is used, also if `kernel` is None."""
         return self.kernel or KernelConfig(kernel=self.rules.kernel)
 
     @property
     def rules(self) -> Mode:
-        """The mode itself."""
+        """The mode of that name."""
         return MODES[self.mode]

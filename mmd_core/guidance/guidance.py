@@ -1,22 +1,21 @@
 """MMD guidance: x̂0 follows the gradient of MMD² between the batch being drawn and the references.
 
 Modes, with z the noisy latent and Ĝ the gradient of `coupling.py`
-    flow      the default: w ← w − λ·Ĝ(w) from x̂0, integrated in log-noise time, so that strength λ is a
-              rate per unit of ln σ and hardly depends on the number of steps; x̂0 stands for the
-              samples that it is the mean of (`posterior.py`)
+    flow      the default: w ← w − λ·Ĝ(w) from x̂0, integrated in log-noise time, so that strength λ
+              is a rate per unit of ln σ and hardly depends on the number of steps; x̂0 stands for
+              the samples that it is the mean of (`posterior.py`)
     paper     equation 5: the gradient at the noisy latent, z ← sampler(z) − λ ∂MMD²/∂z
-    official  the authors' code: the gradient at the latent that the step arrives at, normalised,
+    official  the authors' code: the gradient at the latent at which the step arrives, normalised,
               z ← z − α · g / (‖g‖ + 1e-5) · ‖z‖
 
 Each is expressed as a change of x̂0; an Euler step from σ to σ' carries it into x by 1 − σ'/σ.
 
 References:
-    Sani, Jamali, Jalali, Farnia, Training-Free Distribution Adaptation for Diffusion Models via Maximum
-    Mean Discrepancy Guidance, 2026. https://arxiv.org/abs/2601.08379
+    Sani, Jamali, Jalali, Farnia, Training-Free Distribution Adaptation for Diffusion Models via
+    Maximum Mean Discrepancy Guidance, 2026. https://arxiv.org/abs/2601.08379
 """
 
 import math
-from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,54 +24,50 @@ from ..comparison.by_features import FeatureComparison
 from ..comparison.by_patches import PatchComparison
 from ..comparison.coupling import Coupling
 from ..comparison.latents import Latents
-from ..comparison.noise import (
-    NoiseModel,
-    Step,
-    Window,
-    euler_carry,
-)
-from ..comparison.workers import ALONE, Workers
+from ..comparison.noise import Step, euler_carry
 from ..kernels.kernels import Gram
 from ..kernels.precision import full_precision
-from ..kernels.prompts import balanced, caption_bandwidth, prompt_weights
-from .companions import OPEN, Finished, companions
+from .companions import MIN_OPEN, Finished, companions
 from .config import GuidanceConfig
+from .couplings import Couplings
 from .memory import Memory
 from .modes import Move, norms
+from .schedule import PLAIN, Execution, Schedule
 from .trace import RunTrace, TraceRow
 
 __all__ = ["Guidance", "NotFinite"]
 
 
 class NotFinite(ValueError):
-    """An estimate that is NaN or infinite, which would spoil the whole batch: all its samples see each other.
+    """An estimate that is NaN or infinite. It would make the whole batch NaN.
 
     Attributes:
         sigma: The noise level.
-        images: The samples of all workers whose it is, counted from 1.
+        images: The samples with such an estimate, counted from 1.
     """
 
-    def __init__(self, sigma: float, images: list[int]):
+    def __init__(self, sigma: float, images: list[int]) -> None:
         self.sigma, self.images = sigma, images
         which = ", ".join(map(str, images))
         super().__init__(f"the estimate at sigma {sigma:g} is NaN or infinite for samples {which}")
 
 
 class Guidance:
-    """Guidance of one sampling run; it dies with the run.
+    """Guidance of one sampling run. Make a new one for each run.
 
     Arguments:
         config: What the user set.
         references: References in the space of the samples, with shape `(N, *shape)`.
-        sigmas: The noise schedule of the run, decreasing.
-        window: Where guidance acts.
-        noise: The model's noise.
-        memory: Samples finished earlier.
-        prompts: Prompt features of the references, with shape `(N, E)`, for a prompt kernel.
-        record: Whether to keep a trace.
-        carry: By which factor a change of x̂0 enters x in one step of the sampler; an Euler step's by default.
-        budget: How many bytes of the device the references may take; beyond, they are streamed to it.
-        workers: Those that the batch is drawn by; all make the same calls.
+        schedule: The noise levels of the run.
+        memory: Samples finished earlier that count as drawn together with the batch, or None.
+        captions: Prompt features of the references, with shape `(N, E)`, if the kernel compares
+            prompts.
+        execution: How guidance is carried out.
+
+    Attributes:
+        trace: One row for each model call, if `execution.record`.
+        chosen: The index of each sample's companion, with shape `(B,)`; empty before the first
+            guided call.
     """
 
     @full_precision()
@@ -80,53 +75,46 @@ class Guidance:
         self,
         config: GuidanceConfig,
         references: Latents,
-        sigmas: Sequence[float],
-        window: Window,
-        noise: NoiseModel,
+        schedule: Schedule,
         memory: Memory | None = None,
-        prompts: Tensor | None = None,
-        record: bool = False,
-        carry: Callable[[Step], float] = euler_carry,
-        budget: float = math.inf,
-        workers: Workers = ALONE,
-    ):
-        self.config, self.sigmas, self.window, self.noise = config, list(sigmas), window, noise
-        self.mode = config.rules
+        captions: Tensor | None = None,
+        execution: Execution = PLAIN,
+    ) -> None:
+        self.config, self.schedule, self.noise = config, schedule, schedule.noise
+        self.mode, self.captions = config.rules, captions
+        self.record, self.workers = execution.record, execution.workers
         self.memory = None if memory is None else self.mode.recalled(memory)
-        self.prompts, self.record, self.carry, self.workers = prompts, record, carry, workers
-        self.weights = references.weights
+        self.weights, self.spread = references.weights, references.spread
         self.trace: list[TraceRow] = []
-        self.chosen: Tensor | None = None  # each sample's companion
-        # The last one, and of what.
-        self.couplings: tuple[int, Tensor | None, Coupling] | None = None
+        self.chosen = torch.empty(0, dtype=torch.long)
+        self.couplings = Couplings(config, self.weights, captions, self.memory)
         finished = None if self.memory is None else self.memory.latents.to(self.weights)
-        workers.agree(
+        self.workers.agree(
             self.weights.device,
             references=len(references),
             remembered=0 if finished is None else len(finished),
             strength=config.strength,
-            record=record,
+            record=self.record,
         )
         kernel = config.kernel_config
         if config.patches:
-            self.comparison = PatchComparison(kernel, references, finished, workers)
+            self.comparison = PatchComparison(kernel, references, finished)
         else:
-            self.comparison = FeatureComparison(
-                kernel, references, noise, finished, budget, workers
-            )
-        self.spread = references.spread
+            budget = self.workers.least(execution.budget, self.weights.device)
+            self.comparison = FeatureComparison(kernel, references, self.noise, finished, budget)
 
     @full_precision()
     def __call__(
         self, x0: Tensor, x: Tensor, sigma: float, prompts: Tensor | None = None
     ) -> Tensor:
-        """The guided x̂0.
+        """The guided x̂0, with the shape of `x0`.
 
         Arguments:
-            x0: The model's estimate of the clean samples, with shape `(B, *shape)`.
+            x0: The model's estimate of the clean samples, with shape `(b, *shape)`.
             x: The noisy samples, with the same shape.
             sigma: Their noise level.
-            prompts: Prompt features of the samples, with shape `(B, E)`, for a prompt kernel.
+            prompts: Prompt features of the samples, with shape `(b, E)`, if the kernel compares
+                prompts.
 
         Raises:
             NotFinite: If `record`, and `x0` or `x` is not finite.
@@ -135,7 +123,15 @@ class Guidance:
         step = self._step(sigma)
         if step is None and not self.record:
             return x0
-        coupling = self._coupling(len(x0) * self.workers.size, prompts)
+        gather = self.workers.gather
+        prompts = None if prompts is None else gather(prompts)
+        return self.workers.share(self._guided(gather(x0), gather(x), sigma, step, prompts))
+
+    def _guided(
+        self, x0: Tensor, x: Tensor, sigma: float, step: Step | None, prompts: Tensor | None
+    ) -> Tensor:
+        """The guided x̂0 of the whole batch; arguments as in `__call__`."""
+        coupling = self.couplings.of(len(x0), prompts)
         x0_ = x0.to(self.weights)
         own = norms(x - x0_) if self.record else None  # first: it takes as much as the batch
         if step is None:
@@ -150,7 +146,7 @@ class Guidance:
             self.trace.append(self._row(sigma, step, move, coupling, own))
         if step is None:
             return x0
-        carried = euler_carry(step) / self.carry(step)
+        carried = euler_carry(step) / self.schedule.carry(step)
         change = move.displacement.mul_(_per_sample(move.scale * carried, x0))
         return change.add_(x0_).to(x0.dtype)
 
@@ -159,8 +155,9 @@ class Guidance:
         """What was done in this run, at its end.
 
         Arguments:
-            samples: The finished samples of this run, with shape `(B, *shape)`.
-            together: All finished samples that count as one batch with them; None for these alone.
+            samples: The finished samples of this run, with shape `(b, *shape)`.
+            together: All finished samples that count as one batch with them. None: those of this
+                run.
         """
         self._agree(samples, 0.0)
         together = self.workers.gather(samples) if together is None else together
@@ -177,73 +174,34 @@ class Guidance:
         )
 
     def _agree(self, x: Tensor, sigma: float, prompts: Tensor | None = None) -> None:
-        features = 0 if prompts is None else prompts.shape[1]
         self.workers.agree(
             self.weights.device,
             samples=len(x),
             sizes=x[0].numel(),
             sigmas=sigma,
-            prompts=features,
+            prompts=0 if prompts is None else prompts.shape[1],
         )
 
     def _step(self, sigma: float) -> Step | None:
         """The step at which guidance acts; None where it does not."""
         if self.config.strength == 0:
             return None
-        if self.config.companions and self.comparison.posterior.open(sigma) < OPEN:
+        if self.config.companions and self.comparison.posterior.open(sigma) < MIN_OPEN:
             return None
-        return Step.find(sigma, self.sigmas, self.window, self.noise)
-
-    def _coupling(self, batch: int, prompts: Tensor | None) -> Coupling:
-        """The weights of all rows for B samples, of which this worker's prompts have features `(b, E)`."""
-        if prompts is not None:
-            prompts = self.workers.gather(prompts)
-        if self.couplings is not None:
-            b, known, coupling = self.couplings
-            same = known is prompts or (
-                None not in (known, prompts) and torch.equal(known, prompts)
-            )
-            if b == batch and same:
-                return coupling
-        coupling = self._new_coupling(batch, prompts)
-        self.couplings = batch, prompts, coupling
-        return coupling
-
-    def _new_coupling(self, batch: int, prompts: Tensor | None) -> Coupling:
-        finished = 0 if self.memory is None else len(self.memory.latents)
-        p, s = self.mode.memory_weights(batch, finished)
-        p = self.weights.new_full((batch,), p)
-        s = torch.cat([-self.weights, self.weights.new_full((finished,), s)])
-        kernel = self.config.kernel_config
-        if kernel.prompt_kernel == "none" or prompts is None:
-            return Coupling(p, s)
-        drawn = prompts if not finished else torch.cat([prompts, self.memory.prompts.to(prompts)])
-        drawn, captions = drawn.to(self.weights), self.prompts.to(self.weights)
-        bandwidth = kernel.prompt_bandwidth or caption_bandwidth(self.prompts)
-        pairs = (drawn, drawn), (drawn, captions), (captions, captions)
-        dd, dc, cc = (prompt_weights(kernel.prompt_kernel, a, b, bandwidth) for a, b in pairs)
-        if self.mode.balanced:
-            shares = torch.cat([p, s[len(captions) :]])
-            dd, dc, cc = balanced(dd, dc, cc, shares, self.weights)
-        across = dc[batch:].T
-        zz = torch.cat([torch.cat([cc, across], 1), torch.cat([across.T, dd[batch:, batch:]], 1)])
-        return Coupling(
-            p, s, dd[:batch, :batch], torch.cat([dc[:batch], dd[:batch, batch:]], 1), zz
-        )
+        return self.schedule.step(sigma)
 
     def _each_to_its_companion(
         self, coupling: Coupling, x0: Tensor, x: Tensor, sigma: float
     ) -> Coupling:
-        """A coupling in which a sample sees nothing but the reference that its noise chose."""
+        """A coupling in which each sample is compared with its companion alone."""
         n = len(self.weights)
         batch = len(coupling.p)
-        if self.chosen is None:
+        if not len(self.chosen):
             weights = self.weights.expand(batch, n)
             if coupling.wz is not None and (coupling.wz[:, :n] > 0).any(1).all():
                 weights = weights * coupling.wz[:, :n]
             noise = (x - self.noise.signal(sigma) * x0) / sigma
-            finished = self._finished_for_companions(coupling)
-            self.chosen = companions(self.workers.gather(noise), weights, finished)
+            self.chosen = companions(noise, weights, self._finished_for_companions(coupling))
         alone = torch.eye(batch).to(x0) / coupling.p  # a batch of one each
         only = torch.zeros(batch, len(coupling.s)).to(x0)
         only[torch.arange(batch), self.chosen] = 1 / self.weights[self.chosen]
@@ -260,13 +218,17 @@ class Guidance:
     def _row(
         self, sigma: float, step: Step | None, move: Move, coupling: Coupling, own: Tensor
     ) -> TraceRow:
-        """What `move` did; `own` is ‖x − x̂0‖ of each sample, which an Euler step shortens by its fraction."""
-        done = sum(s > sigma * (1 + 1e-5) for s in self.sigmas)
+        """What `move` did.
+
+        Arguments:
+            own: ‖x − x̂0‖ of each sample, with shape `(B,)`. An Euler step shortens it by its
+                `fraction`.
+        """
         ours = torch.zeros_like(own) if step is None else move.lengths * move.scale.abs()
-        each = self.workers.gather(torch.stack([ours, ours / own.clamp_min(1e-30), own], 1))
+        each = torch.stack([ours, ours / own.clamp_min(1e-30), own], 1)
         sizes = each.mean(0)
         before = move.start.mmd2(coupling)
-        numbers = [  # told at once: each number asked of a GPU makes it wait
+        numbers = [  # read in one transfer, because each transfer makes the host wait for the GPU
             before,
             before if step is None else move.end.mmd2(coupling),
             sizes[0] * (0 if step is None else step.fraction / self.spread),
@@ -279,9 +241,16 @@ class Guidance:
         if not math.isfinite(far):
             bad = each[:, 2].isfinite().logical_not().nonzero().flatten()
             raise NotFinite(sigma, (bad + 1).tolist())
-        progress = done / max(len(self.sigmas) - 1, 1)
         return TraceRow(
-            sigma, progress, before, after, change, move.substeps, relative, saturated, nearest
+            sigma,
+            self.schedule.progress(sigma),
+            before,
+            after,
+            change,
+            move.substeps,
+            relative,
+            saturated,
+            nearest,
         )
 
 

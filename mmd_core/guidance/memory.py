@@ -1,4 +1,4 @@
-"""Samples finished earlier, which count as drawn together with the current ones."""
+"""Samples finished earlier that count as drawn together with the current ones."""
 
 from typing import NamedTuple
 

@@ -1,6 +1,6 @@
-"""The modes of guidance: what each makes of a batch, as a change of x̂0; `guidance.py` gives the formulas.
+"""The modes of guidance: how each changes x̂0. `guidance.py` gives the formulas.
 
-A mode answers every question about itself, so nothing else compares names of modes.
+Everything that differs between modes is here, so nothing else compares names of modes.
 """
 
 from dataclasses import dataclass
@@ -13,43 +13,44 @@ from ..comparison.by_features import Compared, FeatureComparison
 from ..comparison.by_patches import PatchComparison, Patched
 from ..comparison.coupling import Coupling
 from ..comparison.noise import NoiseModel, Step
-from ..comparison.workers import Workers
 from .memory import Memory
 
 __all__ = ["MODES", "Mode", "Move", "Run", "norms"]
 
-MAX_REACH = (
-    50.0  # λ · rate of one step: the flow is at rest by then, and more would only copy references
-)
-GROUP_SHARE = 0.5  # share of P̂ that the samples being drawn keep; finished samples have the rest
-OFFICIAL_LIMIT = (
-    100  # number of remembered samples at which the authors' code forgets all but the last
-)
+MAX_REACH = 50.0  # largest λ · rate of one step: the flow then rests, and more copies references
+GROUP_SHARE = 0.5  # least share in P̂ of the samples being drawn; finished samples have the rest
+OFFICIAL_LIMIT = 100  # remembered samples at which the authors' code forgets all but the last
+EPSILON = 1e-5  # added to the norm of the gradient, as in the authors' code
+TINY = 1e-30  # prevents division by 0
 
 
 class Strength(Protocol):
-    """The settings that a mode reads."""
+    """The settings that a mode uses."""
 
     strength: float
     preserve: float
 
 
 class Run(Protocol):
-    """What a mode reads of the run that it guides; `Guidance` is one."""
+    """The part of `Guidance` that a mode uses."""
 
     config: Strength
     comparison: FeatureComparison | PatchComparison
     noise: NoiseModel
     weights: Tensor
     memory: Memory | None
-    workers: Workers
     record: bool
 
 
 class Move(NamedTuple):
-    """Where guidance found the compared samples, where it leaves them, and the change of x̂0.
+    """What guidance does in one step. The change of x̂0 is `scale · displacement`.
 
-    The change is `scale · displacement`, with one scale for each sample of this worker, with shape `(b,)`.
+    Attributes:
+        start: The samples before guidance.
+        end: The samples after guidance.
+        displacement: With shape `(B, *shape)`; None where guidance does not act.
+        scale: One factor for each sample, with shape `(B,)`.
+        substeps: The number of sub-steps; 0 where guidance does not act.
     """
 
     start: Compared | Patched
@@ -60,12 +61,12 @@ class Move(NamedTuple):
 
     @property
     def lengths(self) -> Tensor:
-        """The length of each sample's displacement, with shape `(b,)`."""
+        """The length of each sample's displacement, with shape `(B,)`."""
         return norms(self.displacement)
 
 
 def norms(x: Tensor) -> Tensor:
-    """‖x_i‖ of each sample, with shape `(b,)`."""
+    """‖x_i‖ of each sample, with shape `(B,)`."""
     return torch.linalg.vector_norm(x.flatten(1), dim=1)
 
 
@@ -74,7 +75,7 @@ class Mode:
     """One way to guide.
 
     Attributes:
-        features: Whether it can compare features of latents, and not only whole latents.
+        features: Whether it can compare features of latents, not only whole latents.
         companions: Whether each image of a small batch may follow a reference of its own.
         balanced: Whether prompt weights are balanced between samples and references.
         kernel: The kernel that it uses if the user chooses none.
@@ -94,7 +95,10 @@ class Mode:
         return batch / (batch + finished)
 
     def memory_weights(self, batch: int, finished: int) -> tuple[float, float]:
-        """The weight of each sample being drawn and of each finished one in P̂; together they sum to 1."""
+        """The weight in P̂ of each sample being drawn, and of each finished sample.
+
+        The weights of all samples sum to 1.
+        """
         share = self.share(batch, finished)
         return share / batch, (1 - share) / finished if finished else 0.0
 
@@ -106,24 +110,26 @@ class Mode:
         """The change of x̂0 at one model call.
 
         Arguments:
-            x0: The denoised estimates, with shape `(b, *shape)`.
+            x0: The denoised estimates, with shape `(B, *shape)`.
             x: The noisy samples, with the same shape.
+            step: The sampler's step.
             coupling: The weights of all samples, references and finished samples.
         """
         raise TypeError("a mode defines `move`")
 
 
 class Flow(Mode):
-    """w' = −Ĝ(w) from x̂0 for the time λ · rate; an Euler step of the sampler then moves x by exactly w − x̂0.
+    """w' = −Ĝ(w) from x̂0 for the time λ · rate.
 
-    `preserve` p keeps that below (1 − p)/p of how far the model's own step moves a sample.
+    An Euler step of the sampler then moves x by exactly w − x̂0. With `preserve` p, guidance moves a
+    sample at most (1 − p)/p times as far as the model's own step does.
     """
 
     def share(self, batch: int, finished: int) -> float:
-        """The group being drawn keeps a share of its own.
+        """The group being drawn has a share of at least `GROUP_SHARE`.
 
-        Once a memory matches the references, a plain average would leave the next group unguided. A single image has
-        no neighbours that push it away from the average, so it counts like any other.
+        Otherwise a memory that matches the references would leave the next group unguided. A single
+        image counts like any other, because no other images push it away from the average.
         """
         share = super().share(batch, finished)
         return max(share, GROUP_SHARE) if batch > 1 else share
@@ -143,9 +149,9 @@ class Flow(Mode):
         if preserve > 0 and own is not None:
             ahead = 1 - run.noise.level(step.sigma_next) / run.noise.level(step.sigma)
             bound = (1 - preserve) / preserve * ahead * own
-            share = (bound / norms(displacement).clamp_min(1e-30)).clamp_max(1)
+            share = (bound / norms(displacement).clamp_min(TINY)).clamp_max(1)
             if run.record:
-                end = end.shortened(run.workers.gather(share))
+                end = end.shortened(share)
         return Move(start, end, displacement, share * (step.signal / step.fraction), substeps)
 
 
@@ -156,11 +162,11 @@ class Published(Mode):
         return run.comparison.as_it_is(x.to(x0) * run.noise.published_scale(sigma), sigma)
 
     def latent(self, run: Run, x0: Tensor, x: Tensor, step: Step) -> Tensor:
-        """z, with shape `(b, *shape)`."""
+        """z, with shape `(B, *shape)`."""
         raise TypeError("a published mode defines `latent`")
 
     def rates(self, run: Run, z: Tensor, grad: Tensor, coupling: Coupling) -> Tensor | float:
-        """The step length of each sample along the gradient, with shape `(b,)`, or one for all."""
+        """The step length of each sample along the gradient, with shape `(B,)`, or one for all."""
         raise TypeError("a published mode defines `rates`")
 
     def move(self, run: Run, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
@@ -171,7 +177,7 @@ class Published(Mode):
         grad = start.moved(by).displacement()
         rates = torch.as_tensor(self.rates(run, z, grad, coupling)).to(z).expand(len(z))
         if run.record:
-            end = start.moved(-run.workers.gather(rates)[:, None] * by)
+            end = start.moved(-rates[:, None] * by)
         carried = run.noise.published_scale(step.sigma_next) * step.fraction  # of x̂0 into z
         return Move(start, end, grad, -rates / carried)
 
@@ -187,13 +193,16 @@ class Paper(Published):
 
 
 class Official(Published):
-    """−α · g / (‖g‖ + 1e-5) · ‖z‖ at the latent z that an Euler step arrives at.
+    """−α · g / (‖g‖ + 1e-5) · ‖z‖ at the latent z at which an Euler step arrives.
 
-    As in the authors' code, a single image without finished ones before it is not guided.
+    As in the authors' code, a single image is not guided if none was finished before it.
     """
 
     def recalled(self, memory: Memory) -> Memory:
-        """As in the authors' code: at 100 samples all but the last are forgotten, and the memory grows again."""
+        """As in the authors' code: at 100 samples all but the last are forgotten.
+
+        Then the memory grows again.
+        """
         n = len(memory.latents)
         if n < OFFICIAL_LIMIT:
             return memory
@@ -205,11 +214,11 @@ class Official(Published):
 
     def rates(self, run: Run, z: Tensor, grad: Tensor, coupling: Coupling) -> Tensor | float:
         alone = len(coupling.p) == 1 and run.memory is None
-        return run.config.strength * (not alone) * norms(z) / (norms(grad) + 1e-5)
+        return run.config.strength * (not alone) * norms(z) / (norms(grad) + EPSILON)
 
 
 def _residual(run: Run, x0: Tensor, x: Tensor, sigma: float) -> Tensor | None:
-    """x − x̂0 with x per unit of signal; None where there is no signal."""
+    """x − x̂0 with x per unit of signal, with shape `(B, *shape)`; None where there is no signal."""
     signal = run.noise.signal(sigma)
     return torch.sub(x, x0, alpha=signal).div_(signal) if signal > 0 else None
 

@@ -8,22 +8,23 @@ __all__ = ["RunTrace", "TraceRow"]
 
 
 class TraceRow(NamedTuple):
-    """What guidance found and did at one model call.
+    """What guidance measured and did at one model call.
 
     Attributes:
         sigma: σ of the call.
-        progress: The share of the schedule's steps that lie behind, in [0, 1].
-        mmd2_before: Biased MMD² between the references and what is compared with them, finished samples
-            included: x̂0 with the spread it lacks in `flow`, the noisy latent in the published modes.
+        progress: The share of the schedule's steps before this call, in [0, 1].
+        mmd2_before: Biased MMD² between samples (finished ones included) and references. `flow`
+            compares x̂0 with its posterior variance added, the published modes compare the noisy
+            latent.
         mmd2_after: The same after guidance.
-        change: How far guidance moves a sample in this step, the mean over samples, relative to the
-            distance of a reference from their mean.
-        substeps: How many sub-steps were integrated; 0 where guidance only looked on.
-        relative: How far guidance moves a sample relative to the sampler's own (Euler) step, the mean
-            over samples.
-        saturated: The share of kernel values between samples and references that tell nothing, in [0, 1].
-        nearest: The distance of a sample from its nearest reference after guidance, the mean over samples,
-            relative to that between a reference and the nearest other one (`nearest.py`); NaN for patches.
+        change: How far guidance moves a sample in this step, divided by the spread of the
+            references; the mean over samples.
+        substeps: How many sub-steps were integrated; 0 where guidance did not act.
+        relative: How far guidance moves a sample, divided by the length of the sampler's own
+            (Euler) step; the mean over samples.
+        saturated: The share of saturated kernel values between samples and references, in [0, 1].
+        nearest: The distance of a sample from its nearest reference after guidance, divided by the
+            spacing of the references (`nearest.py`); the mean over samples. NaN for patches.
     """
 
     sigma: float
@@ -41,14 +42,15 @@ class RunTrace(NamedTuple):
     """What guidance did in one sampling run.
 
     Attributes:
-        config: What was set.
+        config: The settings.
         batch: How many samples were drawn, B.
         references: How many references there were, N.
         rows: One for each model call.
-        mmd2: MMD² between the finished samples (of earlier runs too, where these count) and the
-            references; unbiased if there are at least two of each.
+        mmd2: MMD² between the finished samples (remembered ones included) and the references;
+            unbiased if there are at least two of each.
         nearest: The index of the reference nearest to each sample of this run.
-        distances: How far each sample is from it, in units as in `TraceRow`.
+        distances: The distance of each sample from that reference, in the unit of
+            `TraceRow.nearest`.
     """
 
     config: GuidanceConfig
@@ -61,5 +63,5 @@ class RunTrace(NamedTuple):
 
     @property
     def acted(self) -> tuple[TraceRow, ...]:
-        """The calls at which guidance did not just look on."""
+        """The calls at which guidance acted."""
         return tuple(row for row in self.rows if row.substeps)

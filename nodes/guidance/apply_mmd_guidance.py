@@ -6,7 +6,6 @@ from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, TraceSocket
 from ..host.micro_batch import micro_batched
 from ..host.progress import executing_node
-from .run.guided_run import Request
 from .run.hook import apply_guidance
 from .run.inputs import (
     DEFAULTS,
@@ -16,6 +15,7 @@ from .run.inputs import (
     setting_inputs,
     source_inputs,
 )
+from .run.request import Request
 
 
 class ApplyMMDGuidance(io.ComfyNode):

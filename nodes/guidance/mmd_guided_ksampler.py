@@ -9,7 +9,6 @@ from ..base.sockets import CATEGORY, TraceSocket
 from ..host.groups import group_conditioning, group_indices, group_latent
 from ..host.micro_batch import micro_batched
 from ..host.progress import executing_node
-from .run.guided_run import Request
 from .run.hook import apply_guidance
 from .run.inputs import (
     DEFAULTS,
@@ -20,6 +19,7 @@ from .run.inputs import (
     source_inputs,
 )
 from .run.report import report
+from .run.request import Request
 
 
 class MMDGuidedKSampler(io.ComfyNode):

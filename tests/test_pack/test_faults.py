@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from mmd_pack.mmd_core import (
+    Execution,
     Guidance,
     GuidanceConfig,
     KernelConfig,
     Latents,
-    NoiseModel,
+    Schedule,
     Window,
 )
 from mmd_pack.mmd_core.comparison import rows
@@ -51,11 +52,8 @@ def guidance(kernel=None, strength=20.0, references=None, **options):
     return Guidance(
         GuidanceConfig(**settings),
         references or latents(),
-        [10.0, 5.0, 2.0, 1.0, 0.0],
-        Window(torch.inf, 0.0),
-        NoiseModel(flow_matching=False, sigma_data=1.0),
-        record=True,
-        **options,
+        Schedule((10.0, 5.0, 2.0, 1.0, 0.0), Window(torch.inf, 0.0)),
+        execution=Execution(record=True, **options),
     )
 
 

@@ -4,62 +4,23 @@ Nothing here outlives the run, except what `Session`, `Trace` and `SharedMemory`
 """
 
 import logging
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
-import comfy.model_sampling
-import torch
 from torch import Tensor
 
-from ....mmd_core import Guidance, GuidanceConfig, Latents, Memory, NoiseModel, References, Window
-from ....mmd_core.comparison.noise import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
+from ....mmd_core import Guidance, Memory
 from ....mmd_core.guidance.guidance import NotFinite
 from ...host.device_memory import room
 from ...host.faults import check_latent_image, explained
 from ...host.progress import show_text
 from ...host.prompts import batch_features, positive_entries
 from .checks import check_fit, check_prompts
+from .make_guidance import make_guidance, make_schedule
 from .report import FEW_IMAGES, ending, remarks, status, summary
+from .request import Request
 from .session import Session
-from .shared_memory import SharedMemory
 from .trace import Trace
 
 log = logging.getLogger("mmd_guidance")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a node asks of all runs of its model.
-
-    Arguments:
-        node: The name of the node, for messages.
-        references: What the images are to be distributed like.
-        config: The settings. With strength 0 runs are recorded and not changed.
-        trace: Where to record what guidance does.
-        memory: What other runs share with the runs of this model.
-        preview_batch: Whether the sampler's preview shows the whole batch.
-        node_id: The node on which to show what happens.
-    """
-
-    node: str
-    references: References
-    config: GuidanceConfig
-    trace: Trace | None = None
-    memory: SharedMemory | None = None
-    preview_batch: bool = False
-    node_id: str | None = None
-
-    @property
-    def idle(self) -> bool:
-        """Whether there is nothing to do."""
-        told = self.trace is not None or self.memory is not None or self.preview_batch
-        return self.config.strength == 0 and not told
-
-    @property
-    def guides(self) -> bool:
-        """Whether images are changed, and not only looked at."""
-        return self.config.strength > 0
 
 
 class GuidedRun:
@@ -107,15 +68,16 @@ class GuidedRun:
             check_latent_image(self.latent_image, request.node)
         if not self._fits(guider, noise):
             return
-        prompts = request.references.prompts.shape[1] if self._compares_prompts else None
+        prompts = request.references.prompts.shape[1] if request.compares_prompts else None
         try:
             self.earlier, recalled = self.session.recall(self.inner_model, noise, prompts)
         except ValueError as error:
             raise ValueError(f"{request.node}: memory: {error}") from error
+        schedule = make_schedule(self.inner_model, request.config, sampler, sigmas)
+        budget = room(self.inner_model, noise, options)
         self.guidance = make_guidance(
-            self.inner_model, request.references, request.config, sigmas, noise, self.earlier,
-            trace is not None, carry_of(sampler), room(self.inner_model, noise, options),
-        )  # fmt: skip
+            self.inner_model, request, schedule, noise, self.earlier, budget
+        )
         if self.guidance.config.companions and request.guides:
             log.warning("%s: %s", request.node, FEW_IMAGES.text)
         for notice in recalled.notices:
@@ -158,16 +120,12 @@ class GuidedRun:
             trace.runs.append(record)
             self._show_end(trace)
 
-    @property
-    def _compares_prompts(self) -> bool:
-        return self.request.config.kernel_config.prompt_kernel != "none"
-
     def _fits(self, guider: object, noise: Tensor) -> bool:
         """Whether the references fit; a run that is only looked at goes on without them."""
         references, node = self.request.references, self.request.node
         try:
             check_fit(references, noise, self.inner_model.latent_format, node)
-            if self._compares_prompts:
+            if self.request.compares_prompts:
                 check_prompts(references, positive_entries(guider), node)
         except ValueError:
             if self.request.guides:
@@ -176,7 +134,7 @@ class GuidedRun:
         return True
 
     def _guided(self, x0: Tensor, x: Tensor, sigma: float, guider: object) -> Tensor:
-        if self.guidance.prompts is not None:
+        if self.guidance.captions is not None:
             active = batch_features(positive_entries(guider), len(x0), sigma)
             self.prompts = self.prompts if active is None else active
         seen = x0
@@ -202,52 +160,3 @@ class GuidedRun:
             if remark != FEW_IMAGES and remark not in trace.said:  # which was said before
                 log.warning("%s: %s", self.request.node, remark.text)
         show_text(ending(trace), self.request.node_id)
-
-
-def make_guidance(
-    inner_model: object,
-    references: References,
-    config: GuidanceConfig,
-    sigmas: Tensor,
-    noise: Tensor,
-    memory: Memory | None,
-    record: bool,
-    carry: Callable,
-    budget: float = math.inf,
-) -> Guidance:
-    """The guidance of one run, with everything on the device and in the space of `noise`."""
-    sampling = inner_model.model_sampling
-    config = config.for_batch(len(noise))
-    frame = noise.ndim == references.latents.ndim + 1  # models of video take images as one frame
-    dtype = torch.promote_types(noise.dtype, torch.float32)
-
-    def prepare(latents: Tensor) -> Tensor:
-        return inner_model.process_latent_in(latents.unsqueeze(2) if frame else latents)
-
-    prompt_kernel = config.kernel_config.prompt_kernel != "none"
-    return Guidance(
-        config,
-        Latents(references.latents, references.weights.to(noise.device, dtype), prepare),
-        sigmas.tolist(),
-        Window(
-            float(sampling.percent_to_sigma(config.start_percent)),
-            float(sampling.percent_to_sigma(config.end_percent)),
-        ),
-        NoiseModel(
-            flow_matching=isinstance(sampling, comfy.model_sampling.CONST),
-            sigma_data=float(getattr(sampling, "sigma_data", 1.0)),
-        ),
-        memory=memory,
-        prompts=references.prompts if prompt_kernel else None,
-        record=record,
-        carry=carry,
-        budget=budget,
-    )
-
-
-def carry_of(sampler: object) -> Callable:
-    """How a change of x̂0 enters x with one of ComfyUI's samplers; only the function's name tells it."""
-    name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
-    if "cfg_pp" not in name:
-        return euler_carry
-    return euler_cfg_pp_carry if "euler" in name else cfg_pp_carry

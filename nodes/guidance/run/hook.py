@@ -16,7 +16,8 @@ from torch import Tensor
 from ...host.faults import with_memory_advice
 from ...host.progress import BatchPreview
 from .checks import check_captions
-from .guided_run import GuidedRun, Request
+from .guided_run import GuidedRun
+from .request import Request
 from .session import Session
 
 KEY = "mmd_guidance_"  # what the names of the wrappers begin with

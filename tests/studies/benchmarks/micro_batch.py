@@ -23,8 +23,8 @@ from mmd_tests.studies.benchmarks.timing import best_times
 def variants(batch: int, side: int) -> dict:
     """A function that draws, by the number of images that the network gets at a time."""
     from mmd_pack.mmd_core import GuidanceConfig, References
-    from mmd_pack.nodes.guidance.run.guided_run import Request
     from mmd_pack.nodes.guidance.run.hook import apply_guidance
+    from mmd_pack.nodes.guidance.run.request import Request
     from mmd_pack.nodes.host.micro_batch import micro_batched
     from mmd_tests.support.tiny_models import empty_latent, prompt, tiny_model
 

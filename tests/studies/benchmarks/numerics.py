@@ -20,11 +20,12 @@ if not __package__:  # a script: name the packages as tests/conftest.py does
 import torch
 from mmd_pack.mmd_core import (
     KERNELS,
+    Execution,
     Guidance,
     GuidanceConfig,
     KernelConfig,
     Latents,
-    NoiseModel,
+    Schedule,
     Window,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -74,11 +75,13 @@ def displacement(kernel, way, y, x0, x, dtype=torch.float32, device="cpu", stren
     weights = torch.full((n,), 1 / n, dtype=dtype, device=device)
     config = GuidanceConfig(strength, kernel=KernelConfig(kernel), preserve=0)
     run = Guidance(
-        config, Latents(y.to(dtype), weights), SIGMAS, Window(1e9, 0.0), NoiseModel(),
-        budget=budget[way],
-    )  # fmt: skip
+        config,
+        Latents(y.to(dtype), weights),
+        Schedule(SIGMAS, Window(1e9, 0.0)),
+        execution=Execution(budget=budget[way]),
+    )
     x0, x = (t.to(device, dtype) for t in (x0, x))
-    coupling = run._coupling(len(x0), None)
+    coupling = run.couplings.of(len(x0), None)
     step = run._step(SIGMA)
     start = run.comparison.start(x0, (x - x0) if dtype == x.dtype else None, SIGMA)
     end, _ = start.flowed(coupling, strength * step.rate)

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from mmd_pack.mmd_core import (
+    Execution,
     Guidance,
     GuidanceConfig,
     KernelConfig,
     Latents,
     Memory,
-    NoiseModel,
+    Schedule,
     Window,
 )
 from mmd_tests.studies.benchmarks.latent_world import LatentWorld
@@ -80,13 +81,10 @@ def set_up(world: LatentWorld, references: Tensor, setting: Setting) -> Guidance
     return Guidance(
         setting.config(),
         Latents(references, torch.full((n,), 1 / n, device=world.device)),
-        SIGMAS,
-        WINDOW,
-        NoiseModel(),
-        memory=memory,
-        prompts=world.prompts(n, 1) if setting.prompts else None,
-        record=setting.record,
-        budget=setting.budget,
+        Schedule(SIGMAS, WINDOW),
+        memory,
+        world.prompts(n, 1) if setting.prompts else None,
+        Execution(setting.record, setting.budget),
     )
 
 

@@ -94,8 +94,8 @@ def random_prompt(model, seed: int):
 def guided(model, references, trace, watch: Stopwatch):
     """The model as MMDGuidedKSampler guides it, measured by `watch` within and without guidance."""
     from comfy.patcher_extension import WrappersMP
-    from mmd_pack.nodes.guidance.run.guided_run import Request
     from mmd_pack.nodes.guidance.run.hook import apply_guidance
+    from mmd_pack.nodes.guidance.run.request import Request
 
     kinds, model = (WrappersMP.SAMPLER_SAMPLE, WrappersMP.PREDICT_NOISE), model.clone()
     for kind in kinds:

@@ -4,6 +4,7 @@ The first worker also draws every case alone, the whole batch by itself.
 """
 
 import json
+import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +16,14 @@ if not __package__:  # a script: name the packages as tests/conftest.py does
 
 import torch
 from mmd_pack.mmd_core import (
+    Execution,
     Guidance,
     GuidanceConfig,
     KernelConfig,
     Latents,
     Memory,
     NoiseModel,
+    Schedule,
     Window,
 )
 from mmd_pack.mmd_core.comparison import by_features as comparison
@@ -87,14 +90,14 @@ class Case:
         return Guidance(
             config,
             Latents(references, weights / weights.sum()),
-            self.sigmas,
-            Window(1.0, 0.4) if self.flow_matching else WINDOW,
-            NoiseModel(self.flow_matching),
-            memory=memory,
-            prompts=prompts(len(references), 1) if self.prompts else None,
-            record=self.record,
-            workers=workers,
-            **({"budget": 0.0} if small else {}),
+            Schedule(
+                self.sigmas,
+                Window(1.0, 0.4) if self.flow_matching else WINDOW,
+                NoiseModel(self.flow_matching),
+            ),
+            memory,
+            prompts(len(references), 1) if self.prompts else None,
+            Execution(self.record, 0.0 if small else math.inf, workers),
         )
 
     @property
@@ -102,13 +105,13 @@ class Case:
         """The schedule."""
         return FLOW_MATCHING if self.flow_matching else SIGMAS
 
-    def draw(self, workers: Workers, own: slice) -> dict[str, Tensor]:
-        """What some of the samples become, and the trace."""
+    def draw(self, workers: Workers, whose: Workers) -> dict[str, Tensor]:
+        """The samples of one of the workers `whose`, and the trace; drawn by `workers`."""
         always = 0 if self.compact else comparison.ALWAYS
         with patch.object(comparison, "ALWAYS", always), torch.inference_mode():
             run = self.guidance(workers)
-            noise = noise_of(WORLD, self.batch, 7)[own]
-            asked = prompts(self.batch, 3)[own] if self.prompts else None
+            noise = whose.share(noise_of(WORLD, self.batch, 7))
+            asked = whose.share(prompts(self.batch, 3)) if self.prompts else None
             samples = draw(WORLD, run, noise, self.sigmas, run.noise, asked)
             told = run.finished(samples)
         return {
@@ -198,7 +201,7 @@ def faults(workers: CountedWorkers) -> dict[str, str]:
 def cost(workers: CountedWorkers) -> dict[str, Tensor]:
     """What a call costs this worker: `(b, D, M, sub-steps, bytes received, multiply-adds)`."""
     case = replace(CASES["memory"], batch=4 * workers.size)
-    x0, x = (part[workers.own(case.batch)] for part in WORLD.call(case.batch, SIGMAS[2]))
+    x0, x = (workers.share(part) for part in WORLD.call(case.batch, SIGMAS[2]))
     with torch.no_grad():  # in inference mode not every product comes as `mm`
         run = case.guidance(workers)
         run(x0, x, SIGMAS[2])
@@ -218,11 +221,10 @@ def main(folder: Path) -> None:
     with joined() as (workers, _):
         found = {}
         for name, case in CASES.items():
-            own = workers.own(case.batch)
-            ways = {"coupled": case.draw(workers, own)}
-            ways["apart"] = replace(case, alike=True).draw(ALONE, own)
+            ways = {"coupled": case.draw(workers, workers)}
+            ways["apart"] = replace(case, alike=True).draw(ALONE, workers)
             if workers.rank == 0:
-                ways["one"] = replace(case, alike=True).draw(ALONE, slice(None))
+                ways["one"] = replace(case, alike=True).draw(ALONE, ALONE)
             for way, result in ways.items():
                 found |= {f"{name}/{way}/{part}": value for part, value in result.items()}
         found |= cost(workers)

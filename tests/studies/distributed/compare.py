@@ -5,10 +5,11 @@ from argparse import Namespace
 
 import torch
 from mmd_pack.mmd_core import (
+    Execution,
     Guidance,
     GuidanceConfig,
     Latents,
-    NoiseModel,
+    Schedule,
 )
 from mmd_pack.mmd_core.comparison.workers import ALONE, Workers
 from mmd_tests.studies.benchmarks.latent_world import LatentWorld
@@ -52,12 +53,13 @@ class Drawing:
 
     def guidance(self, config: GuidanceConfig, workers: Workers) -> Guidance:
         """Guidance of a batch of all `workers`."""
-        return Guidance(config, self.references, SIGMAS, WINDOW, NoiseModel(), workers=workers)
+        schedule, execution = Schedule(SIGMAS, WINDOW), Execution(workers=workers)
+        return Guidance(config, self.references, schedule, execution=execution)
 
     def batch(self, seed: int) -> dict[str, Tensor]:
         """One batch drawn in each way, of which only the first worker draws `ONE`."""
         noise = noise_of(self.world, self.total, seed).to(self.device)
-        own = noise[self.workers.own(len(noise))]
+        own = self.workers.share(noise)
         plain = GuidanceConfig()
         whole, part = plain.for_batch(len(noise)), plain.for_batch(len(own))
         coupled, before = self.guidance(whole, self.workers), self.workers.received

@@ -1,4 +1,4 @@
-"""The cost model of `mmd_core/workers.py`, as numbers."""
+"""The cost model of `mmd_core/comparison/workers.py`, as numbers."""
 
 from typing import NamedTuple
 
@@ -31,8 +31,8 @@ class Call(NamedTuple):
         return self.workers * self.batch
 
     def products(self) -> int:
-        """Multiply-adds over D of each worker."""
-        return 2 * self.batch * (self.rows + self.total) * self.dim
+        """Multiply-adds over D; each worker computes all."""
+        return 2 * self.total * (self.rows + self.total) * self.dim
 
     def flow(self) -> int:
         """Multiply-adds of all sub-steps, at most; each worker computes all."""
@@ -40,12 +40,8 @@ class Call(NamedTuple):
         return self.substeps * (b * (m + b) * (m + 6 * b) + 11 * b**3)
 
     def received(self) -> int:
-        """Bytes that each worker receives: all latents, all inner products."""
-        return 4 * self.total * (self.dim + self.rows + self.total)
-
-    def sliced(self) -> int:
-        """The same if each computed the inner products of one slice of D instead."""
-        return 8 * self.batch * self.dim + 8 * self.total * (self.total + self.rows)
+        """Bytes that each worker receives: x̂0 and x of all samples."""
+        return 8 * self.total * self.dim
 
 
 LATENTS = {"SD1.5": 4 * 64 * 64, "SDXL": 4 * 128 * 128, "Flux, SD3": 16 * 128 * 128}
@@ -57,18 +53,16 @@ def table(workers: int = 64, batch: int = 4) -> str:
         f"{workers} workers with {batch} images each, {Call(1, 1, 1, 1).substeps} sub-steps; "
         f"{RATE / 1e12:g} T multiply-adds and {BANDWIDTH / 1e9:g} GB a second",
         "",
-        "| | M | products | sub-steps | all-gather | a call | with slices of D |",
-        "|---|---|---|---|---|---|---|",
+        "| | M | products | sub-steps | all-gather | a call |",
+        "|---|---|---|---|---|---|",
     ]
     for name, dim in LATENTS.items():
         for rows in (500, 5000):
             call = Call(workers, batch, rows, dim)
             work = call.products() + call.flow()
             ms = 1e3 * (work / RATE + call.received() / BANDWIDTH)
-            less = 1e3 * (work / RATE + call.sliced() / BANDWIDTH)
             lines.append(
                 f"| {name} | {rows} | {call.products() / 1e9:.1f} G | {call.flow() / 1e9:.1f} G "
-                f"| {call.received() / 1e6:.1f} MB | {ms:.2f} ms "
-                f"| {call.sliced() / 1e6:.1f} MB, {less:.2f} ms |"
+                f"| {call.received() / 1e6:.1f} MB | {ms:.2f} ms |"
             )
     return "\n".join(lines)

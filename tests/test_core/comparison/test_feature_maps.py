@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 from mmd_pack.mmd_core import (
+    Execution,
     Guidance,
     GuidanceConfig,
     KernelConfig,
     Latents,
     NoiseModel,
+    Schedule,
     Window,
 )
 from mmd_pack.mmd_core.comparison.feature_maps import (
@@ -75,7 +77,7 @@ def test_one_small_step_moves_x_down_the_gradient_of_mmd2_of_features(name, rng)
         kernel=KernelConfig(feature_space=name, pool=3, multipliers=(1.0,)),
         preserve=0,
     )
-    run = Guidance(config, Latents(y, equal(7)), [2.0, 1.0, 0.0], Window(1e9, 0.0), NoiseModel())
+    run = Guidance(config, Latents(y, equal(7)), Schedule((2.0, 1.0, 0.0), Window(1e9, 0.0)))
     features, kernel = run.comparison.features, run.comparison.kernel
     features.seen = lambda x0, *given: (features(x0), 0.0)
     pull_back = features.pull_back
@@ -171,9 +173,11 @@ def test_guidance_brings_features_nearer_and_ignores_the_rest(name, rng):
     y, x0 = pictures(rng, 16), pictures(rng, 8)
     kernel = KernelConfig(feature_space=name)
     run = Guidance(
-        GuidanceConfig(kernel=kernel, preserve=0), Latents(y, equal(16)), [5.0, 1.0, 0.0], Window(1e9, 0), NoiseModel(),
-        record=True,
-    )  # fmt: skip
+        GuidanceConfig(kernel=kernel, preserve=0),
+        Latents(y, equal(16)),
+        Schedule((5.0, 1.0, 0.0), Window(1e9, 0)),
+        execution=Execution(record=True),
+    )
     x = x0 + 5 * torch.randn(x0.shape, generator=rng, dtype=F64)
     guided = run(x0, x, 5.0)
     assert run.trace[0].mmd2_after < 0.7 * run.trace[0].mmd2_before

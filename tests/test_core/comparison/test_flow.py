@@ -94,7 +94,7 @@ def euler(w, velocity, reach, step):
 def errors(y, x0, x, sigma, kernel, reach):
     """How far this pack's sub-steps and Euler's of 0.5 end from the flow, by the length of the way."""
     run = guidance(GuidanceConfig(kernel=KernelConfig(kernel)), y)
-    coupling, kernel = run._coupling(len(x0), None), run.comparison.kernel
+    coupling, kernel = run.couplings.of(len(x0), None), run.comparison.kernel
     start = run.comparison.start(x0, x - x0, sigma)
 
     def velocity(w):

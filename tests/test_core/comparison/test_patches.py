@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 from mmd_pack.mmd_core import (
+    Execution,
     Guidance,
     GuidanceConfig,
     KernelConfig,
     Latents,
     Memory,
-    NoiseModel,
+    Schedule,
     Window,
 )
 from mmd_pack.mmd_core.comparison.by_patches import (
@@ -158,8 +159,12 @@ def run_of(y, **options):
         **{"preserve": 0.0, **options.pop("config", {})},
     )
     return Guidance(
-        config, Latents(y, equal(len(y))), [5.0, 1.0, 0.0], Window(1e9, 0), NoiseModel(), record=True, **options
-    )  # fmt: skip
+        config,
+        Latents(y, equal(len(y))),
+        Schedule((5.0, 1.0, 0.0), Window(1e9, 0)),
+        execution=Execution(record=True),
+        **options,
+    )
 
 
 @pytest.mark.parametrize("memory", [False, True])
@@ -243,9 +248,7 @@ def latent_run(y):
     return Guidance(
         GuidanceConfig(preserve=0.0),
         Latents(y, equal(len(y))),
-        [5.0, 1.0, 0.0],
-        Window(1e9, 0),
-        NoiseModel(),
+        Schedule((5.0, 1.0, 0.0), Window(1e9, 0)),
     )
 
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from mmd_pack.mmd_core import (
     MODES,
+    Execution,
     Guidance,
     GuidanceConfig,
     KernelConfig,
     Latents,
     Memory,
-    NoiseModel,
+    Schedule,
     Window,
 )
 from mmd_pack.mmd_core.comparison import by_features as comparison
@@ -229,10 +230,14 @@ def run_of(config, y, budget, rng_seed=3, finished=0, prompts=False, **options):
         features = torch.rand(finished, 5, generator=rng) if prompts else None
         memory = Memory(draw(rng, finished, y.shape[1:]) - 0.5, features)
     return Guidance(
-        config, Latents(y, w), SIGMAS, Window(1e9, 0.0), NoiseModel(), memory=memory,
-        prompts=torch.rand(len(y), 5, generator=rng) if prompts else None,
-        record=True, budget=budget, **options,
-    )  # fmt: skip
+        config,
+        Latents(y, w),
+        Schedule(SIGMAS, Window(1e9, 0.0)),
+        memory,
+        torch.rand(len(y), 5, generator=rng) if prompts else None,
+        Execution(record=True, budget=budget),
+        **options,
+    )
 
 
 def drawn(run, x0, x, prompts=None):
@@ -382,10 +387,9 @@ def test_streamed_references_are_never_together(monkeypatch, rng):
     config, gram = GuidanceConfig(10.0), 4 * n * n
     for budget, always, grams in ((gram, None, 12 * gram), (0, 0, 0)):
         monkeypatch.setattr(comparison, "ALWAYS", 2**26 if always is None else always)
-        options = {"sigmas": SIGMAS, "window": Window(1e9, 0.0), "noise": NoiseModel()}
-        build = partial(
-            Guidance, config, Latents(y, torch.full((n,), 1 / n)), budget=budget, **options
-        )
+        references = Latents(y, torch.full((n,), 1 / n))
+        schedule, execution = Schedule(SIGMAS, Window(1e9, 0.0)), Execution(budget=budget)
+        build = partial(Guidance, config, references, schedule, execution=execution)
         if grams:
             # The median over all pairs of references takes a dozen matrices of them.
             made = tensors_made(build, on_gpu=False)

@@ -9,7 +9,7 @@ from mmd_pack.mmd_core import (
     KernelConfig,
     Memory,
 )
-from mmd_pack.mmd_core.guidance.companions import OPEN, companions
+from mmd_pack.mmd_core.guidance.companions import MIN_OPEN, companions
 from mmd_tests.test_core.guidance.test_guidance import F64, guidance, latents
 
 
@@ -75,7 +75,7 @@ def test_each_sample_goes_straight_to_its_companion(kernel, rng):
 def test_companions_stay_for_the_run_and_leave_when_most_is_settled(rng):
     run, _, x0, x, _ = moves(rng, 2, few())
     chosen = run.chosen
-    assert run.comparison.posterior.open(2.5) > OPEN > run.comparison.posterior.open(0.4)
+    assert run.comparison.posterior.open(2.5) > MIN_OPEN > run.comparison.posterior.open(0.4)
     assert not torch.equal(run(x0, x.flip(0), 2.5), x0)
     assert torch.equal(run.chosen, chosen)
     assert torch.equal(run(x0, x, 0.4), x0)
@@ -90,7 +90,7 @@ def test_companions_are_of_the_kind_that_finished_samples_lack(prompts, rng):
     if prompts:
         memory = memory._replace(prompts=torch.eye(2)[1].expand(6, 2))
         kernel = KernelConfig(prompt_kernel="cosine")
-        given = {"prompts": torch.eye(2)[0].expand(12, 2)}
+        given = {"captions": torch.eye(2)[0].expand(12, 2)}
     of_other_kind = 0
     for _ in range(10):
         run = guidance(few(kernel=kernel), y, memory=memory, **given)
@@ -117,6 +117,6 @@ def test_with_a_prompt_kernel_companions_have_a_caption_like_the_prompt(rng):
     for _ in range(5):
         x0 = latents(rng, 4)
         x = x0 + 6.0 * torch.randn(x0.shape, generator=rng, dtype=F64)
-        run = guidance(config, y, prompts=captions)
+        run = guidance(config, y, captions=captions)
         run(x0, x, 6.0, torch.eye(2).repeat(2, 1))
         assert (run.chosen % 2).tolist() == [0, 1, 0, 1]

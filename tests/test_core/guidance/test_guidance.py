@@ -5,12 +5,14 @@ import torch
 from mmd_pack.mmd_core import (
     KERNELS,
     MODES,
+    Execution,
     Guidance,
     GuidanceConfig,
     KernelConfig,
     Latents,
     Memory,
     NoiseModel,
+    Schedule,
     Window,
 )
 from mmd_pack.mmd_core.comparison.noise import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
@@ -22,10 +24,13 @@ SIGMAS = [14.0, 6.0, 2.5, 1.0, 0.4, 0.0]
 EVERYWHERE = Window(1e9, 0.0)
 
 
-def guidance(config, y, **options):
+def guidance(config, y, sigmas=SIGMAS, window=EVERYWHERE, record=False, **options):
     weights = torch.full((len(y),), 1 / len(y), dtype=y.dtype)
-    options = {"sigmas": SIGMAS, "window": EVERYWHERE, "noise": NoiseModel(), **options}
-    return Guidance(config, Latents(y, weights), **options)
+    of_schedule = {name: options.pop(name) for name in ("noise", "carry") if name in options}
+    schedule = Schedule(sigmas, window, **of_schedule)
+    return Guidance(
+        config, Latents(y, weights), schedule, execution=Execution(record=record), **options
+    )
 
 
 def make(rng, batch=5, n=9, dtype=F64):
@@ -122,9 +127,11 @@ def test_official_poly3_is_the_published_sum(rng):
     g = repulsion - 2 * attraction
     noise = NoiseModel(flow_matching=True)  # its noisy latents are the sampler's
     run = Guidance(
-        GuidanceConfig(mode="official", strength=0.1), Latents(y, weights), [0.9, 0.5, 0.0], EVERYWHERE, noise,
-        memory=Memory(memory),
-    )  # fmt: skip
+        GuidanceConfig(mode="official", strength=0.1),
+        Latents(y, weights),
+        Schedule((0.9, 0.5, 0.0), EVERYWHERE, noise),
+        Memory(memory),
+    )
     guided = run(x, x, 0.9)  # a noisy latent that is its own estimate arrives where it is
     moved = (guided - x) * (1 - 0.5 / 0.9)
     torch.testing.assert_close(
@@ -295,7 +302,7 @@ def test_trace_shows_what_was_left_of_the_step(rng):
     comparison = run.comparison
     lacking = comparison.posterior.lacking(x - x0, 2.5)
     w = comparison.space.project(x0 + (guided - x0) * 0.6, lacking).start()
-    coupling = run._coupling(len(x0), None)
+    coupling = run.couplings.of(len(x0), None)
     values = comparison.kernel.values(w.gram)
     expected = coupling.mmd2(values, comparison.mmd2_of_rows(coupling)).item()
     assert row.mmd2_after == pytest.approx(expected, rel=1e-6)

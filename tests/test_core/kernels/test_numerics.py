@@ -3,10 +3,11 @@
 import pytest
 import torch
 from mmd_pack.mmd_core import (
+    Execution,
     Guidance,
     GuidanceConfig,
     Latents,
-    NoiseModel,
+    Schedule,
     Window,
 )
 from mmd_tests.studies.benchmarks.numerics import Tf32, errors, rounded
@@ -78,7 +79,7 @@ def test_tf32_is_off_within_guidance_and_as_chosen_afterwards(chosen):
         return latents
 
     y = Latents(torch.randn(9, 4, 4, 4), torch.full((9,), 1 / 9), noting)
-    run = Guidance(GuidanceConfig(), y, SIGMAS, EVERYWHERE, NoiseModel(), budget=0)
+    run = Guidance(GuidanceConfig(), y, Schedule(SIGMAS, EVERYWHERE), execution=Execution(budget=0))
     run(x, x + 1, 5.0)
     run.finished(x)
     with pytest.raises(RuntimeError):
@@ -94,6 +95,6 @@ def test_tf32_makes_no_difference_on_a_gpu():
     for each in ("high", "highest"):
         torch.set_float32_matmul_precision(each)
         latents = Latents(y, torch.full((40,), 1 / 40, device="cuda"))
-        run = Guidance(GuidanceConfig(), latents, SIGMAS, EVERYWHERE, NoiseModel())
+        run = Guidance(GuidanceConfig(), latents, Schedule(SIGMAS, EVERYWHERE))
         moved.append(run(x, x + 1, 5.0) - x)
     assert (moved[0] - moved[1]).norm() < 1e-3 * moved[0].norm()

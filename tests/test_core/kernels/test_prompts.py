@@ -13,7 +13,7 @@ def test_a_prompt_kernel_draws_each_image_to_the_references_of_its_prompt(rng):
     left, right, x0 = latents(rng, 4, -3.0), latents(rng, 4, 3.0), latents(rng, 4)
     captions = torch.eye(2).repeat_interleave(4, 0)
     config = GuidanceConfig(strength=3.0, kernel=KernelConfig(prompt_kernel="cosine"))
-    run = guidance(config, torch.cat([left, right]), prompts=captions)
+    run = guidance(config, torch.cat([left, right]), captions=captions)
     x = x0 + 2.5 * torch.randn(x0.shape, generator=rng, dtype=F64)
     guided = run(x0, x, 2.5, torch.eye(2).repeat_interleave(2, 0)).flatten(1).mean(1)
     assert (guided[:2] < x0[:2].flatten(1).mean(1)).all()
@@ -26,7 +26,7 @@ def test_one_prompt_for_all_is_no_prompt_kernel(rng):
     plain = guidance(GuidanceConfig(strength=3.0), y)(x0, x, 2.5)
     for name in same:
         config = GuidanceConfig(strength=3.0, kernel=KernelConfig(prompt_kernel=name))
-        run = guidance(config, y, prompts=torch.ones(len(y), 3))
+        run = guidance(config, y, captions=torch.ones(len(y), 3))
         torch.testing.assert_close(run(x0, x, 2.5, torch.ones(len(x0), 3)), plain)
 
 
@@ -52,7 +52,7 @@ def test_one_prompt_and_references_of_two_kinds(finished, rng):
     prompted = GuidanceConfig(3.0, kernel=KernelConfig(prompt_kernel="cosine", **kernel))
     plain = GuidanceConfig(3.0, kernel=KernelConfig(**kernel))
     runs = [
-        guidance(prompted, y, prompts=captions, memory=memory, record=True),
+        guidance(prompted, y, captions=captions, memory=memory, record=True),
         guidance(plain, y[:6], memory=memory, record=True),
     ]
     for run in runs:  # which is estimated from all references
@@ -73,7 +73,7 @@ def test_a_batch_never_bursts_however_little_its_prompt_is_like_the_captions(com
     run = guidance(
         GuidanceConfig(100.0, kernel=KernelConfig(prompt_kernel="cosine"), preserve=0.0),
         y,
-        prompts=captions,
+        captions=captions,
     )
     run.comparison.posterior.lacking = lambda *_: 0.0
     for _ in range(30):
@@ -105,7 +105,7 @@ def test_a_prompt_that_no_caption_knows_is_let_alone(rng):
     run = guidance(
         GuidanceConfig(kernel=KernelConfig(prompt_kernel="cosine")),
         y,
-        prompts=captions,
+        captions=captions,
         record=True,
     )
     guided = run(x0, x0 + 1, 2.5, prompts)

@@ -402,13 +402,16 @@ def test_a_change_of_the_estimate_arrives_unscaled_under_every_guider(
 
 def test_images_guide_a_model_of_video(references):
     """References of single images serve a model whose latents have a time axis of one frame."""
-    from mmd_pack.mmd_core.comparison.noise import euler_carry
-    from mmd_pack.nodes.guidance.run.guided_run import make_guidance
+    import comfy.samplers
+    from mmd_pack.nodes.guidance.run.make_guidance import make_guidance, make_schedule
+    from mmd_pack.nodes.guidance.run.request import Request
 
     inner, config = tiny_model().model, patched_config()
     noise = torch.zeros(4, 4, 1, 8, 8)
+    sampler = comfy.samplers.sampler_object("euler")
+    schedule = make_schedule(inner, config, sampler, torch.tensor([5.0, 1.0, 0.0]))
     guidance = make_guidance(
-        inner, references, config, torch.tensor([5.0, 1.0, 0.0]), noise, None, False, euler_carry
+        inner, Request("test", references, config), schedule, noise, None, torch.inf
     )
     guided = guidance(noise, noise + 1, 5.0)
     assert guided.shape == noise.shape and not torch.equal(guided, noise)
@@ -425,7 +428,7 @@ def test_cfg_pp_samplers_are_known(sampler):
     """By the functions that core draws with, which carry their names."""
     import comfy.samplers
     from mmd_pack.mmd_core.comparison.noise import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
-    from mmd_pack.nodes.guidance.run.guided_run import carry_of
+    from mmd_pack.nodes.guidance.run.make_guidance import carry_of
 
     expected = euler_carry
     if "cfg_pp" in sampler:

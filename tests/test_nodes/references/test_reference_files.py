@@ -147,7 +147,7 @@ def latents_guide_alike(one, other) -> bool:
         GuidanceConfig,
         KernelConfig,
         Latents,
-        NoiseModel,
+        Schedule,
         Window,
     )
 
@@ -156,9 +156,11 @@ def latents_guide_alike(one, other) -> bool:
     moved = []
     for r in (one, other):
         guidance = Guidance(
-            config, Latents(r.latents, r.weights), [3.0, 2.0, 1.0, 0.0], Window(99.0, 0.1), NoiseModel(),
-            prompts=r.prompts,
-        )  # fmt: skip
+            config,
+            Latents(r.latents, r.weights),
+            Schedule((3.0, 2.0, 1.0, 0.0), Window(99.0, 0.1)),
+            captions=r.prompts,
+        )
         moved.append(guidance(x * 0.5, x * 3, 3.0, torch.ones(8, 2)))
     assert not torch.equal(moved[0], x * 0.5)
     return torch.equal(*moved)
