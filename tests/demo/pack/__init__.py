@@ -1,4 +1,4 @@
-"""Two small worlds with learned diffusion models, for the demo and the tests only."""
+"""Three small worlds with learned diffusion models, for the demo and the tests only."""
 
 if __package__:  # a test runner may open this file on its own
 

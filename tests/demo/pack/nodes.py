@@ -5,6 +5,7 @@ import torch
 from comfy_api.latest import ComfyExtension, io
 
 from .catalog import WORLDS
+from .emoji.models import CHANNELS, DOWNSCALE, FAMILIES, SIDE, load_emoji
 from .worlds import load_world
 
 # Lists of nodes are made by looking for classes that name io.ComfyNode as their base; these
@@ -15,8 +16,12 @@ _CATEGORY = "MMD Guidance/demo"
 
 
 def _world_input():
-    tooltip = "shapes: discs, squares, triangles, 32x32. digits: handwritten digits, 8x8."
-    return io.Combo.Input("world", options=list(WORLDS), tooltip=tooltip)
+    tooltip = (
+        "shapes: discs, squares, triangles, 32x32. digits: handwritten digits, 8x8. "
+        "emoji: pictures of 1800 words, 64x64, by a model that works as Stable Diffusion does; "
+        "emoji_flow: the same as Flux does."
+    )
+    return io.Combo.Input("world", options=[*WORLDS, *FAMILIES], tooltip=tooltip)
 
 
 class MMDDemoWorld(_Node):
@@ -32,14 +37,17 @@ class MMDDemoWorld(_Node):
             inputs=[_world_input()],
             outputs=[
                 io.Model.Output(tooltip="The model that removes noise."),
-                io.Clip.Output(tooltip="Reads prompts such as 'a blue triangle' or 'three'."),
-                io.Vae.Output(tooltip="Between pictures and latents; nothing is lost."),
+                io.Clip.Output(
+                    tooltip="Reads prompts such as 'a blue triangle', 'three' or 'cat face'."
+                ),
+                io.Vae.Output(tooltip="Between pictures and latents."),
             ],
         )
 
     @classmethod
     def execute(cls, world: str) -> io.NodeOutput:
-        return io.NodeOutput(*load_world(world))
+        load = load_emoji if world in FAMILIES else load_world
+        return io.NodeOutput(*load(world))
 
 
 class MMDDemoLatent(_Node):
@@ -67,10 +75,13 @@ class MMDDemoLatent(_Node):
 
     @classmethod
     def execute(cls, world: str, batch_size: int) -> io.NodeOutput:
-        kind = WORLDS[world]
+        if world in FAMILIES:
+            channels, side, downscale = CHANNELS, SIDE, DOWNSCALE
+        else:
+            channels, side, downscale = WORLDS[world].channels, WORLDS[world].side, 1
         device = comfy.model_management.intermediate_device()
-        zeros = torch.zeros(batch_size, kind.channels, kind.side, kind.side, device=device)
-        return io.NodeOutput({"samples": zeros, "downscale_ratio_spacial": 1})
+        zeros = torch.zeros(batch_size, channels, side, side, device=device)
+        return io.NodeOutput({"samples": zeros, "downscale_ratio_spacial": downscale})
 
 
 class DemoExtension(ComfyExtension):
