@@ -11,7 +11,6 @@ from torch import Tensor
 from ..kernels.config import KernelConfig
 from ..kernels.kernels import Gram
 from ..kernels.mmd import mmd2_from_values, uniform
-from .by_patches import PatchEmbedding
 from .coupling import Coupling
 from .feature_maps import make_features
 from .flow import flowed, substeps
@@ -19,6 +18,7 @@ from .gram_space import Combination, GramSpace
 from .latents import Latents
 from .nearest import spacing, spacing_in
 from .noise import NoiseModel
+from .patch_embedding import PatchEmbedding
 from .rows import Rows
 
 __all__ = ["Compared", "FeatureComparison", "comparable_rows"]

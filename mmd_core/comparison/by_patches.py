@@ -9,7 +9,7 @@ variance (`posterior.py`), because most of that variance is in large shapes and 
 
 A tiling is a set of patches that covers an image. Small images use all tilings at each call. Larger
 images use one or a few tilings at each call, and the next ones at the next call. Sums over all
-patches are estimated from a subset of patches, the landmarks.
+patches are estimated from a subset of patches, the landmarks (`landmarks.py`).
 """
 
 import itertools
@@ -24,84 +24,17 @@ from ..kernels.config import KernelConfig
 from ..kernels.kernels import Gram
 from ..kernels.mmd import mmd2, uniform
 from .coupling import Coupling
+from .landmarks import LANDMARKS, Landmarks
 from .latents import Latents
 from .nearest import nearest_rows, spacing
 from .patches import patch_rows, tile, tiling, untile
 from .rows import Rows
 
-__all__ = ["Patched", "PatchComparison", "PatchEmbedding"]
+__all__ = ["Patched", "PatchComparison"]
 
-LANDMARKS = 512  # landmarks of the references, of the finished samples, and of the batch, each
 ROWS = 2048  # most patches that move in one call, unless a single tiling has more
 CHUNK = 1024  # patches whose kernel values are computed at once, which limits the memory
 MAX_RATE = 0.5  # longest sub-step of the flow, in units of λ · rate
-
-
-class Landmarks:
-    """A random subset of the patches of the references, and the kernel between patches.
-
-    Arguments:
-        config: The kernel. Its median bandwidth is the median distance between landmarks.
-        references: Latents with shape `(N, C, *)`.
-
-    Attributes:
-        size: The side lengths of a patch, one for each spatial axis.
-        centre: What is subtracted from all patches, with shape `(d,)`.
-        rows: The landmarks minus `centre`, with shape `(m, d)`.
-        owners: The index of the reference from which each landmark is taken, with shape `(m,)`.
-        gram: The inner products of the landmarks, with shape `(m, m)`.
-        kernel: The kernel between patches.
-    """
-
-    def __init__(self, config: KernelConfig, references: Latents) -> None:
-        self.size = tuple(min(config.patch_size, n) for n in references.shape[1:])
-        rows, self.owners = patch_rows(references, self.size, LANDMARKS)
-        # As in `Rows`: subtracting the mean reduces the rounding error of distances. Kernels of dot
-        # products need the true origin.
-        self.centre = rows.mean(0) if config.radial else torch.zeros_like(rows[0])
-        self.rows = rows - self.centre
-        self.gram = self.rows @ self.rows.T
-        self.kernel = config.resolve(self.gram, rows.shape[1])
-
-
-class PatchEmbedding:
-    """Images as rows whose linear kernel approximates K (Nyström's method).
-
-    The row of an image is the projection of the mean embedding of its patches onto the embeddings
-    of the landmarks. The embeddings are relative to the mean of the landmarks. This changes the
-    inner products, but not MMD².
-
-    Arguments:
-        config: The kernel between patches.
-        references: Latents with shape `(N, C, *)`, fp32 or better.
-        weights: Weights of the references, with shape `(N,)`, sum 1.
-
-    References:
-        Williams, Seeger, Using the Nyström Method to Speed Up Kernel Machines, NIPS 2000.
-    """
-
-    def __init__(self, config: KernelConfig, references: Tensor, weights: Tensor) -> None:
-        landmarks = Landmarks(config, Latents(references, weights))
-        self.size, self.centre, self.rows = landmarks.size, landmarks.centre, landmarks.rows
-        self.kernel = landmarks.kernel
-        values = self.kernel.values(Gram.within(landmarks.gram))
-        # Relative to the mean, the matrix has no negative eigenvalues for the energy kernel either.
-        self.means = values.mean(0)
-        values = values - self.means - self.means[:, None] + self.means.mean()
-        eigenvalues, vectors = torch.linalg.eigh(values.double())
-        kept = eigenvalues > 1e-6 * eigenvalues[-1]
-        self.root = (vectors[:, kept] * eigenvalues[kept].rsqrt()).to(self.rows)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The rows of images `x`, with shape `(n, F)`; `x` has the shape `(n, C, *)`."""
-        places, regular = tiling(x.shape[2:], self.size, (0,) * len(self.size))
-        learned = (self.rows, self.centre, self.means, self.root)
-        rows, centre, means, root = (part.to(x.device) for part in learned)
-        embedded = []
-        for patches in tile(x.to(rows.dtype), places[regular].to(x.device)) - centre:
-            values = self.kernel.values(Gram.of(patches, rows))
-            embedded.append((values - values.mean(1, keepdim=True)).mean(0) - means)
-        return (torch.stack(embedded) + means.mean()) @ root
 
 
 class PatchComparison:

@@ -15,12 +15,10 @@ from mmd_pack.mmd_core import (
     Schedule,
     Window,
 )
-from mmd_pack.mmd_core.comparison.by_patches import (
-    LANDMARKS,
-    PatchComparison,
-    PatchEmbedding,
-)
+from mmd_pack.mmd_core.comparison.by_patches import PatchComparison
 from mmd_pack.mmd_core.comparison.coupling import Coupling
+from mmd_pack.mmd_core.comparison.landmarks import LANDMARKS
+from mmd_pack.mmd_core.comparison.patch_embedding import PatchEmbedding
 from mmd_pack.mmd_core.comparison.patches import patch_rows, tile, tiling, untile
 from mmd_pack.mmd_core.kernels.config import KERNELS
 from mmd_pack.mmd_core.kernels.kernels import Gram
