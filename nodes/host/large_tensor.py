@@ -21,8 +21,9 @@ log = logging.getLogger("mmd_guidance")
 def allocate(shape: tuple[int, ...]) -> Tensor:
     """An uninitialized float32 tensor on the CPU.
 
-    Above `IN_MEMORY` bytes, it is mapped to a temporary file. The file is deleted with the tensor (on Windows, at the next start of ComfyUI). If the file
-    cannot be created, for example because the disk is full, the tensor is in memory.
+    Above `IN_MEMORY` bytes, it is mapped to a temporary file. The file is deleted with the tensor
+    (on Windows, at the next start of ComfyUI). If the file cannot be created, for example because
+    the disk is full, the tensor is in memory.
     """
     size = 4 * math.prod(shape)
     if size > IN_MEMORY:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...mmd_core import References
+from ..base.counted import counted
 from .fingerprint import vae_fingerprint
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def agreement(references: References, latent_format: LatentFormat) -> Tensor | N
     """The agreement of the thumbnails with the previews of the latents in `latent_format`.
 
     For each of `AXES`, this is Lin's concordance correlation `2 Σ p y / (Σ p² + Σ y²)` of the
-    centered previews `p` and thumbnails `y`: 1 if they are equal, about 0 if they are unrelated. The
-    references must have thumbnails.
+    centered previews `p` and thumbnails `y`: 1 if they are equal, about 0 if they are unrelated.
+    The references must have thumbnails.
 
     Source: Lin, A Concordance Correlation Coefficient to Evaluate Reproducibility, Biometrics 1989.
 
@@ -111,11 +112,11 @@ def agreement(references: References, latent_format: LatentFormat) -> Tensor | N
         latents = latent_format.process_in(latents)
     latents = latents if reshape is None else reshape(latents)
     preview = torch.einsum("nchw,ck,ak->nahw", latents, factors, AXES)
-    picture = torch.einsum("nkhw,ak->nahw", 2 * references.thumbnails - 1, AXES)
-    preview = torch.nn.functional.adaptive_avg_pool2d(preview, picture.shape[-2:])
-    preview, picture = (p - p.mean((0, 2, 3), keepdim=True) for p in (preview, picture))
-    products = (preview * picture).sum((0, 2, 3))
-    squares = (preview.square() + picture.square()).sum((0, 2, 3))
+    image = torch.einsum("nkhw,ak->nahw", 2 * references.thumbnails - 1, AXES)
+    preview = torch.nn.functional.adaptive_avg_pool2d(preview, image.shape[-2:])
+    preview, image = (p - p.mean((0, 2, 3), keepdim=True) for p in (preview, image))
+    products = (preview * image).sum((0, 2, 3))
+    squares = (preview.square() + image.square()).sum((0, 2, 3))
     return 2 * products / squares.clamp_min(1e-9)
 
 
@@ -151,17 +152,17 @@ def wrong_vae(references: References, latent_format: LatentFormat) -> str | None
     them much better than the preview of the model's own format. The thresholds prefer misses to
     false alarms.
 
-    The thresholds were measured with 80 pictures, and with latents from the preview factors of 11
+    The thresholds were measured with 80 images, and with latents from the preview factors of 11
     formats plus noise. The right VAE: no false alarm in 10010 sets, which included grey, sepia,
-    line art and one-colored pictures. SD 1.5 confused with SDXL: detected in all sets of 8 pictures
-    down to an agreement of 0.74 with the own format, in 6 of 10 single pictures, and never in grey
-    pictures. (The distilled encoder of Flux 2 has an agreement of 0.83 with its format.) Alarms for
+    line art and one-colored images. SD 1.5 confused with SDXL: detected in all sets of 8 images
+    down to an agreement of 0.74 with the own format, in 6 of 10 single images, and never in grey
+    images. (The distilled encoder of Flux 2 has an agreement of 0.83 with its format.) Alarms for
     untrained encoders: 0 of 240. Alarms for random mixtures of RGB: 3 of 100.
     """
     have, want = references.latents.shape[1], latent_format.latent_channels
     if have != want:
         return (
-            f"the references have {have} latent channels, but the model expects {want}: "
+            f"the references have {counted(have, 'latent channel')}, but the model expects {want}: "
             f"{CONNECT_VAE}"
         )
     if references.latents.ndim - 2 > latent_format.latent_dimensions:

@@ -10,14 +10,14 @@ from ..host.fingerprint import vae_fingerprint
 from ..host.large_tensor import spread
 from ..host.vae_match import pixel_size, pixel_unit, target_size
 from .encoding.encode_captions import encode_captions
-from .encoding.encode_pictures import encode_pictures
+from .encoding.encode_images import encode_images
 from .encoding.fit_latent import fit_latents, needs_scaling, usual_size
 from .encoding.gather_references import (
     NODE,
     check_sources,
     conditioning_features,
+    gather_images,
     gather_latents,
-    gather_pictures,
     one_each,
 )
 from .encoding.latent_cache import LatentCache, cache_folder
@@ -30,8 +30,8 @@ def from_pictures(vae, found: ReferenceSet, size: tuple[int, int], fit: str, cac
     Returns:
         The fields for `References`, and lines for the report.
     """
-    latents, thumbnails, cached = encode_pictures(vae, found, size, fit, cache)
-    sizes = tuple(picture.size for picture in found.pictures)
+    latents, thumbnails, cached = encode_images(vae, found, size, fit, cache)
+    sizes = tuple(picture.size for picture in found.images)
     n, resized = len(sizes), [s for s in sizes if s != size]
     larger = all if fit == "pad" else any
     small = sum(larger((w < size[0], h < size[1])) for w, h in resized)
@@ -195,12 +195,12 @@ class EncodeReferenceLatents(io.ComfyNode):
         with LatentCache(folder) as store:
             if encoded:
                 latents = gather_latents(encoded)
-                captions = one_each(captions or [""], len(latents), "latents")
+                captions = one_each(captions or [""], len(latents), "latent")
                 fields, lines = from_latents(latents, vae, target)
                 batches = [len(latent["samples"]) for latent in encoded]
             else:
-                found = gather_pictures(reference_set, images)
-                captions = one_each(captions or found.captions, len(found.pictures), "images")
+                found = gather_images(reference_set, images)
+                captions = one_each(captions or found.captions, len(found.images), "image")
                 if vae is None:
                     trouble = "the checkpoint has no VAE" if has_vae else "vae is not connected"
                     raise ValueError(f"{NODE}: {trouble}: connect Load VAE to vae")

@@ -26,8 +26,8 @@ def report(
     references: image_folder.ReferenceSet, images: list[Tensor], selection: str, caption_source: str
 ) -> str:
     """The report for the user: what was read, and what was skipped and why. `images` are the decoded pictures."""
-    n, skipped = len(references.pictures), references.skipped
-    sizes = Counter("×".join(map(str, picture.size)) for picture in references.pictures)
+    n, skipped = len(references.images), references.skipped
+    sizes = Counter("×".join(map(str, picture.size)) for picture in references.images)
     weights = Counter(f"{weight:g}" for weight in references.weights)
     captioned = sum(map(bool, references.captions))
     size_text = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(6))
@@ -36,11 +36,11 @@ def report(
         f"Sizes: {size_text}" + (f" and {len(sizes) - 6} more." if len(sizes) > 6 else "."),
         f"Captions: {captioned} of {n} images have one ({caption_source}).",
     ]
-    if any(min(picture.size) > SHORT_SIDE for picture in references.pictures):
+    if any(min(picture.size) > SHORT_SIDE for picture in references.images):
         lines[1] += f" Larger ones get a shorter side of {SHORT_SIDE}."
     smaller = [
         min(image.shape[1:3])
-        for image, picture in zip(images, references.pictures, strict=True)
+        for image, picture in zip(images, references.images, strict=True)
         if image.shape[2:0:-1] != reduced(picture.size, SHORT_SIDE)
     ]
     if smaller:

@@ -88,7 +88,7 @@ def check(case: Case, place: Path) -> list[str]:
             raise Crash(repr(error)) from error
     watch.check(pixels)
     names, skipped = found.names, dict(found.skipped)
-    columns = names, images, found.captions, found.pictures, found.weights
+    columns = names, images, found.captions, found.images, found.weights
     read = {name: row for name, *row in zip(*columns, strict=True)}
     all_names = {printable(name) for name in (*GOOD, *broken)}
     if len(read) != len(names) or all_names != set(names) | (set(skipped) & all_names):

@@ -27,7 +27,7 @@ def run(vae=None, width=32, height=24, fit="crop", **inputs):
 
 def reference_set(images, **options):
     from mmd_pack.nodes.references.folder.image_folder import ReferenceSet
-    from mmd_pack.nodes.references.folder.picture import TensorPicture
+    from mmd_pack.nodes.references.folder.lazy_image import TensorImage
 
     n = len(images)
     options = {
@@ -37,4 +37,4 @@ def reference_set(images, **options):
         "skipped": [],
         **options,
     }
-    return ReferenceSet(list(map(TensorPicture, images)), **options)
+    return ReferenceSet(list(map(TensorImage, images)), **options)

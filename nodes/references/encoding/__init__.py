@@ -1,1 +1,1 @@
-"""Encodes pictures to latents and captions to prompt features, with a disk cache. Open `encode_pictures.py` first."""
+"""Encodes images to latents and captions to prompt features. Open `encode_images.py` first."""

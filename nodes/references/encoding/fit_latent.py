@@ -1,4 +1,4 @@
-"""Crops or scales latents that another node made to one size."""
+"""Crops or scales latents from another node to one size."""
 
 from collections import Counter
 
@@ -10,21 +10,27 @@ from ...host.large_tensor import allocate
 
 
 def usual_size(latents: list[Tensor]) -> tuple[int, int]:
-    """The most frequent height and width of the latents; of equally frequent sizes, the one with the larger area."""
+    """The most frequent height and width of the latents.
+
+    Of equally frequent sizes, it is the one with the largest area.
+    """
     counts = Counter(tuple(latent.shape[-2:]) for latent in latents)
     return max(counts, key=lambda size: (counts[size], size[0] * size[1], size))
 
 
 def needs_scaling(latent: Tensor, height: int, width: int) -> bool:
-    """Whether the latent needs scaling to get this size. It does not if cropping along one axis is enough."""
+    """Whether the latent must be scaled to get this size.
+
+    It need not if cropping along one axis is enough.
+    """
     h, w = latent.shape[-2:]
     return not (h == height and w >= width or w == width and h >= height)
 
 
 def fit_latent(latent: Tensor, height: int, width: int) -> Tensor:
-    """The center crop of the latent, with shape `(1, *, height, width)`. The latent is scaled first if necessary.
+    """The center crop of the latent, scaled if necessary, with shape `(1, *, height, width)`.
 
-    Scaled latents (bicubic, with antialiasing) are softer than the latents of a scaled picture.
+    Scaled latents (bicubic, with antialiasing) are softer than the latents of a scaled image.
     """
     if needs_scaling(latent, height, width):
         h, w = latent.shape[-2:]

@@ -1,9 +1,11 @@
-"""Disk cache of encoded pictures and captions, so that nothing is encoded twice.
+"""Disk cache of encoded images and captions.
 
-Each entry is one small .safetensors file, in a subfolder named after the first two digits of its key. The key is
-a hash of everything that the content depends on. The file also stores its key and a hash of its content; `read`
-checks both.
+Each entry is one small .safetensors file, in a subfolder named after the first two digits of its
+key. The key is a hash of everything that the content depends on. The file also stores its key and a
+hash of its content; `read` checks both.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -26,36 +28,46 @@ log = logging.getLogger("mmd_guidance")
 
 
 def cache_folder() -> Path:
-    """The cache folder in ComfyUI's user folder. ComfyUI does not serve names that begin with __ to browsers."""
+    """The cache folder, in ComfyUI's user folder."""
+    # ComfyUI does not send files to browsers if their names begin with __.
     return Path(folder_paths.get_user_directory()) / "__mmd_guidance" / "latents"
 
 
-def entry_key(*facts) -> str:
-    """The key of an entry that depends only on `facts`. The `repr` of each fact must describe it completely."""
+def entry_key(*facts: object) -> str:
+    """The key of an entry that depends only on `facts`.
+
+    The `repr` of each fact must describe it completely.
+    """
     return hashlib.sha256(repr((FORMAT, *facts)).encode()).hexdigest()
 
 
 class LatentCache:
-    """Tensors by key, for one run: `with LatentCache(folder) as cache: ...`. Without a folder, it is disabled.
+    """Tensors by key, for one run: `with LatentCache(folder) as cache`.
 
-    Damaged and unwritable files do not stop a run: damaged entries are encoded again, and entries that cannot
-    be written are not cached. `notices` reports both.
+    Damaged and unwritable files do not stop a run: damaged entries are encoded again, and entries
+    that cannot be written are not cached. `notices` reports both.
+
+    Arguments:
+        folder: The folder of the cache; None disables it.
     """
 
-    def __init__(self, folder: Path | None):
+    def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.used: set[str] = set()  # file names
-        self.damaged, self.written, self.trouble = 0, False, ""
+        self.damaged, self.written, self.problem = 0, False, ""
 
-    def __enter__(self):
+    def __enter__(self) -> LatentCache:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         if self.written:
             self._trim()
 
     def read(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors as they were written; None if there is no entry, or if it is damaged. Key "" has no entry."""
+        """The tensors as they were written; None if there is no entry, or if it is damaged.
+
+        Key "" has no entry.
+        """
         if not key or self.folder is None:
             return None
         path = self._path(key)
@@ -65,7 +77,7 @@ class LatentCache:
         except FileNotFoundError:
             return None
         except Exception as error:  # parsers raise many exception types for damaged files
-            log.warning("The cached %s is damaged and made anew: %s", path, error)
+            log.warning("The cached file %s is damaged and is made again: %s", path, error)
             self.damaged += 1
             return None
         self.used.add(path.name)
@@ -75,7 +87,7 @@ class LatentCache:
 
     def write(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Stores float tensors if all numbers are finite. Key "" stores nothing."""
-        if not key or self.folder is None or self.trouble:
+        if not key or self.folder is None or self.problem:
             return
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             return
@@ -86,17 +98,17 @@ class LatentCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, [data], lasting=False)
         except OSError as error:
-            self.trouble = error.strerror or str(error)
-            log.warning("Nothing more is cached, since %s cannot be written: %s", path, error)
+            self.problem = error.strerror or str(error)
+            log.warning("Nothing more is cached, because %s cannot be written: %s", path, error)
         else:
             self.used.add(path.name)
             self.written = True
 
     def notices(self) -> list[str]:
         """Lines for the report about damaged entries and failed writing."""
-        damaged = f"Damaged files in the cache, made anew: {self.damaged}."
-        trouble = f"Not all is cached for the next run: {self.trouble}."
-        return [damaged] * bool(self.damaged) + [trouble] * bool(self.trouble)
+        damaged = f"Damaged files in the cache, made again: {self.damaged}."
+        problem = f"Not all is cached for the next run: {self.problem}."
+        return [damaged] * bool(self.damaged) + [problem] * bool(self.problem)
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
@@ -104,7 +116,7 @@ class LatentCache:
     def _trim(self) -> None:
         """Removes the least recently used entries until the cache has at most LIMIT bytes.
 
-        Entries that this run used are kept. Abandoned drafts of interrupted writes are removed, too.
+        Entries that this run used are kept. Abandoned drafts are removed, too.
         """
         entries = []
         for folder in self.folder.glob("??"):
@@ -132,7 +144,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def _parse(data: bytes, key: str) -> dict[str, Tensor]:
-    """The tensors in the file content `data`, after a check of its key and of the hash of its content.
+    """The tensors in the content of a file. Checks the key and the hash.
 
     Raises:
         Exception: The file is damaged or belongs to another key; parsers raise many types.
@@ -141,7 +153,7 @@ def _parse(data: bytes, key: str) -> dict[str, Tensor]:
     about = json.loads(data[8:end])["__metadata__"]
     tensors = safetensors.torch.load(data)
     if about["key"] != key:
-        raise ValueError("it belongs to another picture")
+        raise ValueError("it belongs to another key")
     if about["sha256"] != _digest(tensors):
         raise ValueError("its content has changed")
     return tensors

@@ -1,1 +1,1 @@
-"""Reads folders of reference images with captions, and finds reference files. Open `image_folder.py` first."""
+"""Reads folders of captioned images, and finds reference files. Open `image_folder.py` first."""

@@ -4,8 +4,10 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ...base.safe_paths import open_file
 
@@ -14,19 +16,36 @@ CAPTION_FILE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 MAX_SIDECAR, MAX_LIST = 2**20, 2**26  # bytes
-# Characters of a path component, more than file names have: NFC normalization of a long text can take hours.
+# Characters of a path component; file names have fewer. NFC of a long text can take hours.
 MAX_PART = 1000
 MAX_BROKEN = 100  # broken entries per file: limits the memory for messages about a malicious file
 Captions = dict[str, str]  # caption by image name
 Entry = tuple[str | None, str | None]  # image name and caption; None where invalid
-Files = dict[str, Path]  # from path relative to the image folder to absolute path
-Problems = list[tuple[str, str]]
+Files = dict[str, Path]  # absolute path by path relative to the image folder
+Problems = list[tuple[str, str]]  # a file (or an entry in it), and why it cannot be used
+
+
+@dataclass(frozen=True)
+class CaptionRequest:
+    """The images that need captions, and the files that may have them.
+
+    Arguments:
+        folder: The folder of the images.
+        names: The images, as paths below it.
+        files: The caption files in it.
+        problems: Receives the files and entries that cannot be used, each with the reason.
+    """
+
+    folder: Path
+    names: list[str]
+    files: Files
+    problems: Problems
 
 
 def clean(text: str) -> str:
-    """The text without surrounding whitespace, and with "?" for characters that UTF-8 cannot encode.
+    """The text without surrounding whitespace, and with "?" for lone surrogates.
 
-    Tokenizers fail at such characters (lone surrogates).
+    UTF-8 cannot encode these characters, so tokenizers fail.
     """
     return text.encode("utf-8", "replace").decode().strip()
 
@@ -34,8 +53,8 @@ def clean(text: str) -> str:
 def read_text(name: str, path: Path, limit: int, problems: Problems) -> str | None:
     """The text of a file in UTF-8 or UTF-16, with "\\n" as line ends.
 
-    Returns None, and adds the reason to `problems`, if the file cannot be read, has more than `limit` bytes or is
-    not text.
+    If the file cannot be read, has more than `limit` bytes or is not text, this returns None and
+    adds the reason to `problems`.
     """
     try:
         with open_file(path, limit) as file:
@@ -55,24 +74,27 @@ def read_text(name: str, path: Path, limit: int, problems: Problems) -> str | No
 
 
 def nfc(name: str) -> str:
-    """The name in Unicode NFC. macOS may store accents in file names as separate characters, other systems do not."""
+    """The name in Unicode NFC.
+
+    macOS may store accents in file names as separate characters, other systems do not.
+    """
     return unicodedata.normalize("NFC", name)
 
 
-def sidecar_captions(folder: Path, names: list[str], files: Files, problems: Problems) -> Captions:
-    """Captions from sidecar files: `picture.txt`, else `picture.caption`, beside `picture.png`."""
+def sidecar_captions(request: CaptionRequest) -> Captions:
+    """Captions from sidecar files: `image.txt`, else `image.caption`, beside `image.png`."""
     found = {}
     for spell in (nfc, str):  # an exact name overwrites a normalized one
-        for file in files:
+        for file in request.files:
             stem, _, ending = file.rpartition(".")
             found[spell(stem), ending.lower()] = file
     captions = {}
-    for name in names:
+    for name in request.names:
         stem = name.rpartition(".")[0]
         for ending in ("txt", "caption"):
             file = found.get((stem, ending)) or found.get((nfc(stem), ending))
             if file and not captions.get(name):
-                text = read_text(file, files[file], MAX_SIDECAR, problems)
+                text = read_text(file, request.files[file], MAX_SIDECAR, request.problems)
                 captions[name] = clean(text or "")
     return captions
 
@@ -80,7 +102,7 @@ def sidecar_captions(folder: Path, names: list[str], files: Files, problems: Pro
 class NamedImages:
     """Finds the images that an entry of a caption file names, among the given `names` only."""
 
-    def __init__(self, names: list[str]):
+    def __init__(self, names: list[str]) -> None:
         whole, stems = {}, {}
         for name in names:
             whole.setdefault(nfc(name), []).append(name)
@@ -88,10 +110,11 @@ class NamedImages:
         self.found = stems | whole
 
     def find(self, parent: str, key: str) -> list[str]:
-        """The images that `key` names, with or without file extension, in a caption file in the folder `parent`.
+        """The images that `key` names, with or without file extension.
 
-        For an absolute path of any operating system, the longest trailing part that matches counts, because
-        data sets are often moved.
+        Paths are relative to the folder `parent` of the caption file. Of an absolute path of any
+        operating system, the longest trailing part that matches counts, because data sets are often
+        moved.
         """
         parts = PurePosixPath(key.replace("\\", "/")).parts
         absolute = re.match(r"[/\\]|[A-Za-z]:", key)
@@ -104,15 +127,19 @@ class NamedImages:
         return []
 
 
-def _text(value) -> str | None:
+def _text(value: Any) -> str | None:
+    """The text of a JSON string, number or null; None for other values."""
     if value is None:
         return ""
     is_text = isinstance(value, str | int | float) and not isinstance(value, bool)
     return clean(str(value)) if is_text else None
 
 
-def _caption(value) -> str | None:
-    """The caption in a JSON value: a string or number, or an object with text, caption or tags; None if invalid."""
+def _caption(value: Any) -> str | None:
+    """The caption in a JSON value; None if it is invalid.
+
+    The value is a string, a number, or an object with text, caption or tags.
+    """
     if not isinstance(value, dict):
         return _text(value)
     if not value.keys() & {"text", "caption", "tags"}:
@@ -121,7 +148,7 @@ def _caption(value) -> str | None:
     return None if None in parts else ", ".join(filter(None, parts))  # as sd-scripts joins them
 
 
-def _entry(entry) -> Entry:
+def _entry(entry: Any) -> Entry:
     """The image name and caption of a JSON object that contains both."""
     if not isinstance(entry, dict):
         return None, None
@@ -129,7 +156,8 @@ def _entry(entry) -> Entry:
     return next((entry[key] for key in keys if key in entry), None), _caption(entry)
 
 
-def _parse(text: str):
+def _parse(text: str) -> Any:
+    """The value of a JSON text; None if it is invalid."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -147,7 +175,10 @@ def jsonl_entries(text: str) -> Iterator[tuple[str, Entry]]:
 
 
 def json_entries(text: str) -> Iterator[tuple[str, Entry]]:
-    """The entries of a JSON file, each with its position as text: an object with a caption per image, or a list."""
+    """The entries of a JSON file, each with its position in the file as text.
+
+    The file is an object with one caption per image, or a list of entries.
+    """
     data = _parse(text)
     if isinstance(data, dict):
         for key, value in data.items():
@@ -162,48 +193,42 @@ def json_entries(text: str) -> Iterator[tuple[str, Entry]]:
 def listed_captions(
     wanted: tuple[str, ...],
     entries: Callable[[str], Iterator[tuple[str, Entry]]],
-    trouble: str,
-    folder: Path,
-    names: list[str],
-    files: Files,
-    problems: Problems,
+    problem: str,
+    request: CaptionRequest,
 ) -> Captions:
-    """Captions from list files (JSON or JSONL) in the folder of an image, or in a parent folder up to `folder`.
+    """Captions from list files (JSON or JSONL) in the folder of an image or in a parent folder.
 
-    Image names in a list file are relative to the folder of that file. If several files have a caption for an
-    image, the file in the deepest folder wins; within one folder, the last name of `wanted` wins.
+    Image names in a list file are relative to the folder of that file. If several files have a
+    caption for an image, the file in the deepest folder wins; within one folder, the last name of
+    `wanted` wins.
 
     Arguments:
         wanted: The names of list files, in lower case.
         entries: Yields the entries of the text of such a file.
-        trouble: The reason to report for an invalid entry.
-        folder: The folder of the images.
-        names: The images, as paths below it.
-        files: The caption files in it.
-        problems: Receives the files and entries that cannot be used, each with the reason.
+        problem: The reason to report for an invalid entry.
+        request: The images and the caption files.
     """
-    images, captions = NamedImages(names), {}
+    images, captions = NamedImages(request.names), {}
     on_the_way = {""} | {
-        name[: slash.start()] for name in names for slash in re.finditer("/", name)
+        name[: slash.start()] for name in request.names for slash in re.finditer("/", name)
     }
     sources = []
-    for source in files:
+    for source in request.files:
         parent, _, file = source.rpartition("/")
         if file.lower() in wanted and parent in on_the_way:
             sources.append((source.count("/"), wanted.index(file.lower()), source, parent))
     for _, _, source, parent in sorted(sources):
-        text = read_text(source, files[source], MAX_LIST, problems)
+        text = read_text(source, request.files[source], MAX_LIST, request.problems)
         broken = 0
         for place, (key, caption) in entries(text) if text is not None else ():
             if isinstance(key, str) and caption is not None:
                 captions |= {name: caption for name in images.find(parent, key) if caption}
                 continue
-            problems.append((source + place, trouble))
+            request.problems.append((source + place, problem))
             broken += 1
             if broken == MAX_BROKEN:
-                problems.append(
-                    (source, f"has {broken} such entries or more: the rest is not read")
-                )
+                reason = f"has {broken} such entries or more: the rest is not read"
+                request.problems.append((source, reason))
                 break
     return captions
 
@@ -213,32 +238,31 @@ metadata_captions = partial(
 )
 json_captions = partial(
     listed_captions,
-    (
-        "meta_cap.json",
-        "meta_clean.json",
-        "captions.json",
-    ),  # sd-scripts makes the second from the first
+    # sd-scripts makes the second from the first.
+    ("meta_cap.json", "meta_clean.json", "captions.json"),
     json_entries,
     "not JSON with names of images and captions",
 )
 
 
 def split_repeats(folder_name: str) -> tuple[float, str]:
-    """The repeats and the concept of a folder name of kohya's trainers: `10_concept` → (10, "concept").
+    """The repeats and the concept of a folder name of kohya's trainers.
 
-    Numbers with four digits or more (years) and numbers with a leading 0 are not repeats.
+    For example, `10_concept` gives (10, "concept"). Numbers with four digits or more (years) and
+    numbers with a leading 0 are not repeats.
     """
     match = re.fullmatch(r"([1-9]\d{0,2})_(.+)", folder_name)
     return (float(match[1]), match[2]) if match else (1.0, folder_name)
 
 
-def folder_captions(folder: Path, names: list[str], files: Files, problems: Problems) -> Captions:
+def folder_captions(request: CaptionRequest) -> Captions:
     """Captions from the name of the folder that contains the image, without kohya's repeats."""
-    return {name: clean(split_repeats((folder / name).parent.name)[1]) for name in names}
+    parents = {name: (request.folder / name).parent.name for name in request.names}
+    return {name: clean(split_repeats(parent)[1]) for name, parent in parents.items()}
 
 
 # For each image, the readers are tried in this order: the first caption that is not empty counts.
-CAPTION_SOURCES: dict[str, tuple[Callable[..., Captions], ...]] = {
+CAPTION_SOURCES: dict[str, tuple[Callable[[CaptionRequest], Captions], ...]] = {
     "auto": (sidecar_captions, metadata_captions, json_captions),
     "txt": (sidecar_captions,),
     "metadata.jsonl": (metadata_captions,),
@@ -255,10 +279,8 @@ def read_captions(
 
     Arguments:
         source: One of `CAPTION_SOURCES`.
-        folder: The folder of the images.
-        names: The images, as paths below it.
-        files: The caption files in it.
-        problems: Receives the files and entries that cannot be used, each with the reason.
+        folder, names, files, problems: As in `CaptionRequest`.
     """
-    found = [read(folder, names, files, problems) for read in CAPTION_SOURCES[source]]
+    request = CaptionRequest(folder, names, files, problems)
+    found = [read(request) for read in CAPTION_SOURCES[source]]
     return [next(filter(None, (c.get(name) for c in found)), "") for name in names]

@@ -1,42 +1,45 @@
-"""Reads a folder of reference images: selects and decodes pictures, and finds their captions and weights."""
+"""Reads a folder of reference images: selects and decodes them, finds captions and weights."""
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .captions import Problems, read_captions, split_repeats
+from .lazy_image import FileImage, LazyImage
 from .list_files import list_files, natural_key, printable
-from .picture import FilePicture, Picture
 from .read_image import SHORT_SIDE, header_size, read_sized
 
 MAX_DECODED = 2 * 2**30  # bytes: maximum for all decoded images of one folder
 LARGE = 2**24  # pixels: larger images are decoded one at a time, to limit memory
 
+Size = tuple[int, int]  # width and height in pixels
+
 
 @dataclass(frozen=True, eq=False)
 class ReferenceSet:
-    """Reference images with captions, names and weights. Each of these lists has one entry per image.
+    """Reference images, with one caption, name and weight for each.
 
     Arguments:
-        pictures: The source of each image, which is decoded when it is needed.
+        images: The images, which are decoded on demand.
         captions: The caption of each image, "" if it has none.
         names: The path of each image relative to the folder, with forward slashes, for display.
-        weights: The weight of each image: the repeats of a kohya folder such as `10_concept`, else 1.
+        weights: The weight of each image: the repeats of a kohya folder (`10_concept`), else 1.
         skipped: Files (or entries of a caption file) that could not be used, each with the reason.
         folder: The name of the folder.
         found: The number of image files in it.
     """
 
-    pictures: list[Picture]
+    images: list[LazyImage]
     captions: list[str]
     names: list[str]
     weights: list[float]
@@ -46,9 +49,9 @@ class ReferenceSet:
 
 
 def reading_order(n: int, k: int, selection: str, seed: int) -> list[int]:
-    """The order in which to read `n` files: first the `k` that `selection` chooses, then substitutes for broken files.
+    """The order in which to read `n` files, as indices.
 
-    The result contains each index of `range(n)` once.
+    The first `k` are those that `selection` chooses. The others replace files that cannot be read.
     """
     chosen = {
         "first": range(k),
@@ -58,16 +61,18 @@ def reading_order(n: int, k: int, selection: str, seed: int) -> list[int]:
     return [*chosen, *sorted(set(range(n)) - set(chosen))]
 
 
-def short_side_within(sizes: list[tuple[int, int]], limit: int) -> float:
-    """The largest shorter side, at most SHORT_SIDE, at which all pictures fit into `limit` bytes as float32 RGB.
+def short_side_within(sizes: list[Size], limit: int) -> float:
+    """The largest limit of the shorter sides at which all images fit into memory as float32 RGB.
+
+    It is at most SHORT_SIDE.
 
     Arguments:
-        sizes: The width and height of each picture in pixels.
-        limit: The memory for all pictures, in bytes.
+        sizes: The size of each image.
+        limit: The memory for all images, in bytes.
     """
     sides = np.array(sizes, dtype=np.float64)
 
-    def fits(short_side):
+    def fits(short_side: float) -> bool:
         scale = np.minimum(1, short_side / sides.min(1, keepdims=True))
         return 12 * np.maximum(1, np.rint(sides * scale)).prod(1).sum() <= limit
 
@@ -81,61 +86,70 @@ def short_side_within(sizes: list[tuple[int, int]], limit: int) -> float:
 
 
 class _Pool:
-    """Thread pool that reads several files at a time. A result is (value, "") or (None, reason of the failure)."""
+    """A thread pool that reads several files at a time.
 
-    def __init__(self):
+    A result is the value and "", or None and the reason why the file cannot be read.
+    """
+
+    def __init__(self) -> None:
         self.threads = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         self.large = threading.Lock()
 
-    def __enter__(self):
+    def __enter__(self) -> "_Pool":
         return self
 
-    def __exit__(self, *_):
-        self.threads.shutdown(
-            cancel_futures=True
-        )  # otherwise an interrupt would wait for all pending files
+    def __exit__(self, *_: object) -> None:
+        # Without cancel_futures, an interrupt would wait for all pending files.
+        self.threads.shutdown(cancel_futures=True)
 
-    def headers(self, paths: list[Path]):
+    def sizes(self, paths: list[Path]) -> Iterator[tuple[Size | None, str]]:
+        """The width and height of each image, as in `header_size`."""
         return self.threads.map(lambda path: self._try(header_size, path), paths)
 
-    def pictures(self, paths: list[Path], sizes: Iterable[tuple[int, int]], short_side: float):
-        def read(path, size):
+    def images(
+        self, paths: list[Path], sizes: Iterable[Size], short_side: float
+    ) -> Iterator[tuple[tuple[Tensor, Size] | None, str]]:
+        """Each image and its original size, as in `read_sized`."""
+
+        def read(path: Path, size: Size) -> tuple[tuple[Tensor, Size] | None, str]:
             with self.large if size[0] * size[1] > LARGE else nullcontext():
                 return self._try(read_sized, path, short_side)
 
         return self.threads.map(read, paths, sizes)
 
     @staticmethod
-    def _try(read, *arguments):
+    def _try(read: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
         try:
             return read(*arguments), ""
         except ValueError as error:
             return None, str(error)
 
 
-def read_pictures(
+def read_images(
     paths: list[Path], order: list[int], k: int, on_progress: Callable[[int], None]
-) -> tuple[dict[int, tuple[FilePicture, Tensor]], dict[int, str]]:
+) -> tuple[dict[int, tuple[FileImage, Tensor]], dict[int, str]]:
     """Reads the first `k` readable files of `paths`, in the given `order`.
 
-    All decoded images together take at most about `MAX_DECODED` bytes; if necessary, they are downscaled.
+    All decoded images together take at most about `MAX_DECODED` bytes; if necessary, they are
+    downscaled.
 
     Arguments:
         paths: The image files.
         order: The indices of `paths` in the order in which to try them.
-        k: How many pictures to read.
-        on_progress: Is called often, with the number of files that are finished since the last call.
+        k: How many images to read.
+        on_progress: Is called often, with the number of files finished since the last call.
 
     Returns:
-        The pictures with their decoded images, and the reason for each file that cannot be read; both by index.
+        The images, on demand and decoded, and the reason for each file that cannot be read; both by
+        index.
     """
     done, failed, used, waiting = {}, {}, 0, iter(order)
     with _Pool() as pool:
         while True:
             sizes = {}
             while batch := list(islice(waiting, k - len(done) - len(sizes))):
-                headers = pool.headers([paths[index] for index in batch])
-                for index, (size, reason) in zip(batch, headers, strict=True):
+                found = pool.sizes([paths[index] for index in batch])
+                for index, (size, reason) in zip(batch, found, strict=True):
                     if reason:
                         failed[index] = reason
                     else:
@@ -144,14 +158,14 @@ def read_pictures(
             if not sizes:
                 return done, failed
             side = short_side_within(list(sizes.values()), MAX_DECODED - used)
-            pictures = pool.pictures([paths[index] for index in sizes], sizes.values(), side)
-            for index, (picture, reason) in zip(sizes, pictures, strict=True):
+            images = pool.images([paths[index] for index in sizes], sizes.values(), side)
+            for index, (image, reason) in zip(sizes, images, strict=True):
                 if reason:
                     failed[index] = reason
                 else:
-                    image, size = picture
-                    done[index] = FilePicture(paths[index], size), image
-                    used += 4 * image.numel()
+                    pixels, size = image
+                    done[index] = FileImage(paths[index], size), pixels
+                    used += 4 * pixels.numel()
                 on_progress(1)
 
 
@@ -165,37 +179,40 @@ def read_folder(
     on_progress: Callable[[int], None] = lambda finished: None,
     roots: Iterable[Path] = (),
 ) -> tuple[ReferenceSet, list[Tensor]]:
-    """Reads up to `max_images` pictures (0: all). They are decoded, so that damaged files are found here.
+    """Reads up to `max_images` images. They are decoded, so that damaged files are found here.
 
-    A file that cannot be read is listed in `skipped`, and another file replaces it if there is one. All decoded
-    images together take at most about `MAX_DECODED` bytes; if necessary, they are downscaled.
+    A file that cannot be read is listed in `skipped`, and another file replaces it if there is one.
+    All decoded images together take at most about `MAX_DECODED` bytes; if necessary, they are
+    downscaled.
 
     Arguments:
         folder: The folder of the images.
         recursive: Whether to read its subfolders, too.
-        max_images: The maximum number of pictures; 0 reads all.
-        selection: "first", "even" or "random": which pictures to read if there are more than `max_images`.
+        max_images: The maximum number of images; 0 reads all.
+        selection: "first", "even" or "random": which images to read if there are more than
+            `max_images`.
         seed: The seed for `selection` "random".
         caption_source: One of `captions.CAPTION_SOURCES`.
-        on_progress: Is called often, with the number of files that are finished since the last call. It may raise
-            an exception to stop.
+        on_progress: Is called often, with the number of files finished since the last call. It may
+            raise an exception to stop.
         roots: Folders into which links may lead, besides `folder`.
 
     Returns:
-        The reference set, and the decoded images, each with shape `(1, H, W, 3)`, float32 in [0, 1].
+        The reference set, and the decoded images, each with shape `(1, H, W, 3)`, float32 in
+        [0, 1].
     """
     listing = list_files(folder, recursive, roots)
     names, paths = list(listing.images), list(listing.images.values())
     k = min(max_images or len(names), len(names))
     order = reading_order(len(names), k, selection, seed)
-    done, failed = read_pictures(paths, order, k, on_progress)
+    done, failed = read_images(paths, order, k, on_progress)
     read = [done[index] for index in sorted(done)]
     chosen = [names[index] for index in sorted(done)]
     problems = listing.problems + [(names[index], reason) for index, reason in failed.items()]
     captions = read_captions(caption_source, folder, chosen, listing.captions, problems)
     skipped = dict.fromkeys((printable(name), printable(reason)) for name, reason in problems)
     references = ReferenceSet(
-        pictures=[picture for picture, _ in read],
+        images=[image for image, _ in read],
         captions=captions,
         names=[printable(name) for name in chosen],
         weights=[split_repeats((folder / name).parent.name)[0] for name in chosen],
@@ -203,4 +220,4 @@ def read_folder(
         folder=printable(folder.name),
         found=len(names),
     )
-    return references, [image for _, image in read]
+    return references, [pixels for _, pixels in read]

@@ -1,7 +1,7 @@
 """Lists the image and caption files of a folder.
 
-The order of images is natural ("a2" before "a10") and the same on every system. Links that lead out of the allowed
-folders are not followed.
+The order of images is natural ("a2" before "a10") and the same on every system. Links that lead out
+of the allowed folders are not followed.
 """
 
 import hashlib
@@ -26,7 +26,8 @@ class Listing(NamedTuple):
     """The image and caption files of a folder.
 
     Attributes:
-        images: From the path relative to the folder to the absolute path of each image file, in natural order.
+        images: The absolute path of each image file, by its path relative to the folder, in natural
+            order.
         captions: The same for the caption files, in no particular order.
         problems: The files and folders that are left out, each with the reason.
     """
@@ -36,20 +37,20 @@ class Listing(NamedTuple):
     problems: Problems
 
 
-def natural_key(name: str) -> tuple:
+def natural_key(name: str) -> tuple[list[list[str | int]], str]:
     """Sort key for paths: numbers by value, letters without case, one path component at a time."""
     parts = unicodedata.normalize("NFC", name).casefold().split("/")
-    split = [re.split(r"(\d+)", part) for part in parts]  # text, digits, text …
+    split = [re.split(r"(\d+)", part) for part in parts]  # text, digits, text and so on
     return [[int(t) if i % 2 else t for i, t in enumerate(texts)] for texts in split], name
 
 
 def printable(name: str) -> str:
-    """The file name with control and other unsafe characters escaped, so that it is one line of valid UTF-8."""
+    """The file name as one line of valid UTF-8, with unsafe characters escaped."""
     return NOT_IN_NAMES.sub(lambda match: ascii(match[0])[1:-1], name)
 
 
-def _look_at(entry: os.DirEntry, roots) -> tuple[str, str]:
-    """The real path of a file or folder, and the reason why it must not be read ("" if it may be read)."""
+def _look_at(entry: os.DirEntry, roots: Iterable[Path]) -> tuple[str, str]:
+    """The real path of a file or folder, and why it must not be read ("" if it may be read)."""
     if not entry.is_symlink():
         if entry.is_dir(follow_symlinks=False):
             # A Windows junction looks like a folder, but leads to another one.
@@ -64,11 +65,13 @@ def _look_at(entry: os.DirEntry, roots) -> tuple[str, str]:
     return target, "" if os.path.isfile(target) else "is a link to nothing"
 
 
-def _walk(folder: Path, recursive: bool, roots) -> Iterator[tuple[str, os.DirEntry, str, str]]:
+def _walk(
+    folder: Path, recursive: bool, roots: Iterable[Path]
+) -> Iterator[tuple[str, os.DirEntry | None, str, str]]:
     """All files that are not hidden, and all entries that must not be read.
 
-    Yields the path relative to `folder`, the directory entry (None for an unreadable folder), the real path, and
-    the reason why it must not be read ("" if it may be read).
+    Yields the path relative to `folder`, the directory entry (None for an unreadable folder), the
+    real path, and why it must not be read ("" if it may be read).
     """
     top = os.path.realpath(folder)
     roots = (Path(top), *roots)
@@ -84,21 +87,24 @@ def _walk(folder: Path, recursive: bool, roots) -> Iterator[tuple[str, os.DirEnt
         for entry in found:
             if entry.name.startswith((".", "@eaDir")):  # @eaDir: thumbnails of Synology NAS
                 continue
-            path, trouble = _look_at(entry, roots)
-            if trouble or not entry.is_dir(follow_symlinks=False):
-                yield prefix + entry.name, entry, path, trouble
+            path, problem = _look_at(entry, roots)
+            if problem or not entry.is_dir(follow_symlinks=False):
+                yield prefix + entry.name, entry, path, problem
             elif recursive:
                 pending.append((f"{prefix}{entry.name}/", path))
 
 
 def list_files(folder: Path, recursive: bool, roots: Iterable[Path] = ()) -> Listing:
-    """The images and captions below `folder`. Links to files are followed if they lead into it or into `roots`."""
+    """The image and caption files below `folder`.
+
+    Links to files are followed if they lead into `folder` or into `roots`.
+    """
     images, captions, problems = {}, {}, []
-    for name, _, path, trouble in _walk(folder, recursive, roots):
+    for name, _, path, problem in _walk(folder, recursive, roots):
         kinds = ((IMAGE_FILE, images), (CAPTION_FILE, captions))
         found = next((found for pattern, found in kinds if pattern.fullmatch(name)), None)
-        if trouble and (recursive or found is not None):
-            problems.append((name, trouble))
+        if problem and (recursive or found is not None):
+            problems.append((name, problem))
         elif found is not None:
             found[name] = Path(path)
     images = {name: images[name] for name in sorted(images, key=natural_key)}
@@ -111,7 +117,8 @@ def fingerprint(folder: Path, recursive: bool, roots: Iterable[Path] = ()) -> st
     It depends on the names, sizes and modification times of the files.
     """
     digest = hashlib.sha256()
-    files = [(name, entry) for name, entry, _, why in _walk(folder, recursive, roots) if not why]
+    found = _walk(folder, recursive, roots)
+    files = [(name, entry) for name, entry, _, problem in found if not problem]
     for name, entry in sorted(files, key=lambda file: file[0]):
         if IMAGE_FILE.fullmatch(name) or CAPTION_FILE.fullmatch(name):
             with suppress(OSError):  # deleted since it was listed

@@ -1,4 +1,4 @@
-"""Decodes untrusted image files to RGB. Damaged and ambiguous files raise an error with the reason."""
+"""Decodes untrusted image files to RGB. For damaged and ambiguous files, it raises an error."""
 
 import math
 import threading
@@ -14,18 +14,17 @@ from torch import Tensor
 
 from ...base.safe_paths import open_file
 
-SHORT_SIDE = (
-    2048  # pixels: larger photographs fill the memory, and few models generate larger images
-)
+# Pixels. Larger photographs fill the memory, and few models generate larger images.
+SHORT_SIDE = 2048
 MAX_PIXELS = 2 * 89_478_485  # Pillow's own limit, which other node packs disable
 MAX_REDUCED = 8 * SHORT_SIDE**2  # pixels: a tiny file can hold one line of 10^8 pixels
 MAX_BYTES = 2**30
 BAND = 2**22  # pixels that are converted at once
 
-# Only these of Pillow's formats: for an EPS file that is named .png, Pillow would start Ghostscript.
+# Not all formats of Pillow: for an EPS file that is named .png, Pillow would start Ghostscript.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JXL")
 
-# For damaged files with these compressions, libtiff before 4.7.2 returns uninitialized memory without an error.
+# For damaged files with these compressions, libtiff before 4.7.2 returns uninitialized memory.
 FAX = ("tiff_ccitt", "group3", "group4")
 
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 258, 262, 274, 339  # TIFF and EXIF tags
@@ -43,17 +42,17 @@ LANCZOS = Image.Resampling.LANCZOS
 
 
 class _Strict:
-    """Context manager for strict decoding: truncated files are errors, and Pillow's warnings are off.
+    """Context manager for strict decoding: truncated files are errors, without Pillow's warnings.
 
-    These settings of Pillow are global, and other node packs may change them. The first reader saves them and
-    the last one restores them.
+    These settings of Pillow are global, and other node packs may change them. The first reader
+    saves them, and the last one restores them.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.lock, self.readers, self.before = threading.Lock(), 0, ()
         self.quiet = warnings.catch_warnings()
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         with self.lock:
             if self.readers == 0:
                 self.before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
@@ -63,7 +62,7 @@ class _Strict:
                 warnings.filterwarnings("ignore", module=r"PIL\.")
             self.readers += 1
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         with self.lock:
             self.readers -= 1
             if self.readers == 0:
@@ -81,7 +80,10 @@ def reduced(size: tuple[int, int], short_side: float) -> tuple[int, int]:
 
 
 def why(error: Exception) -> str:
-    """The reason why a picture cannot be read, in one line. Decoders raise many types of exceptions."""
+    """The reason why an image cannot be read, in one line.
+
+    `error` can have any type, because decoders raise many types of exceptions.
+    """
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"has more than {MAX_PIXELS // 10**6} megapixels"
     if isinstance(error, MemoryError):
@@ -101,7 +103,7 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
         opened = Image.open(file, formats=formats)
     except UnidentifiedImageError:
         known = ", ".join(formats)
-        raise ValueError(f"is not a picture that can be read here ({known})") from None
+        raise ValueError(f"is not an image in a supported format ({known})") from None
     if opened.width * opened.height > MAX_PIXELS:
         raise Image.DecompressionBombError
     if math.prod(reduced(opened.size, SHORT_SIDE)) > MAX_REDUCED:
@@ -110,7 +112,7 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
 
 
 def header_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels as stored in the file (before EXIF rotation), without decoding the picture.
+    """Width and height in pixels, before EXIF rotation, without decoding the image.
 
     Raises:
         ValueError: The file cannot be read; the message is the reason.
@@ -122,38 +124,39 @@ def header_size(path: Path) -> tuple[int, int]:
         raise ValueError(why(error)) from error
 
 
-def _refuse_unsure(opened: ImageFile.ImageFile) -> None:
+def _check_tiff(opened: ImageFile.ImageFile) -> None:
     """Checks a TIFF for damage that the decoder does not detect.
 
     Raises:
-        ValueError: Its compression hides damage, or its tiles do not cover the picture.
+        ValueError: Its compression hides damage, or its tiles do not cover the image.
     """
     if opened.info.get("compression") in FAX:
-        raise ValueError(
-            "is compressed like a fax, in which damage goes unnoticed: save it as .png"
-        )
+        raise ValueError("has the compression of a fax, which hides damage: save it as .png")
     covered = sum((right - left) * (low - top) for _, (left, top, right, low), *_ in opened.tile)
     if covered < opened.width * opened.height:
-        raise ValueError("is damaged (it lacks a part of the picture)")
+        raise ValueError("is damaged (a part of the image is missing)")
 
 
 def _white(opened: ImageFile.ImageFile) -> int:
-    """The largest value of an integer grey picture; negative if 0 is white (TIFF PhotometricInterpretation 0).
+    """The largest possible value of an integer grey image.
+
+    It is negative if the value 0 is white (TIFF PhotometricInterpretation 0).
 
     Raises:
-        ValueError: The range is unknown, because the pixels are floats, signed numbers or have more than 16 bits.
+        ValueError: The range is unknown, because the pixels are floats, signed numbers, or have
+            more than 16 bits.
     """
     tags = getattr(opened, "tag_v2", {})  # of a TIFF
     bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
     # Old versions of Pillow use mode "I" for a PNG of 16 bits; in other formats "I" means 32 bits.
     wide = opened.mode == "F" or (opened.mode == "I" and opened.format != "PNG")
     if wide or bits > 16 or tags.get(SAMPLE_FORMAT, (1,))[0] != 1:
-        raise ValueError("has numbers of unknown range as pixels: save it with 8 or 16 bits")
+        raise ValueError("has pixel values of unknown range: save it with 8 or 16 bits")
     return (2**bits - 1) * (-1 if tags.get(PHOTOMETRIC) == 0 else 1)
 
 
-def _mend_transparency(opened: ImageFile.ImageFile) -> None:
-    """Scales the transparent color of a PNG to 8 bits. Pillow scales the pixels, but not this color.
+def _fix_transparency(opened: ImageFile.ImageFile) -> None:
+    """Scales the transparent color of a PNG to 8 bits. Pillow scales only the pixels.
 
     Raises:
         ValueError: The color has three channels of 16 bits.
@@ -166,7 +169,10 @@ def _mend_transparency(opened: ImageFile.ImageFile) -> None:
 
 
 def _rgb(image: Image.Image, white: int) -> Image.Image:
-    """The image as RGB with 8 bits per channel, on a white background. `white` is the result of `_white`."""
+    """The image as RGB with 8 bits per channel, on a white background.
+
+    `white` is the result of `_white`.
+    """
     if image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.float32)
         grey = np.rint(values.clip(0, abs(white)) * (255 / abs(white)))
@@ -183,8 +189,8 @@ def _rgb(image: Image.Image, white: int) -> Image.Image:
 
 
 def _orientation(opened: ImageFile.ImageFile) -> int:
-    """The EXIF orientation that still has to be applied to a loaded picture; 1 if none."""
-    if opened.format == "TIFF":  # Pillow has already rotated it in load()
+    """The EXIF orientation that still has to be applied to a loaded image; 1 if none."""
+    if opened.format == "TIFF":  # load() has already rotated it
         return 1
     try:
         return opened.getexif().get(ORIENTATION, 1)
@@ -198,19 +204,18 @@ def _decode(file: BinaryIO, short_side: float) -> tuple[Image.Image, tuple[int, 
         opened.verify()  # checks the CRC of all chunks, which decoding does not
         opened = _open(file)
     if opened.format == "TIFF":
-        _refuse_unsure(opened)
+        _check_tiff(opened)
     size, white = opened.size, _white(opened)
-    _mend_transparency(opened)
+    _fix_transparency(opened)
     # JPEG decoders can downscale while decoding. 1.5 times the target size keeps the quality.
     draft = opened.draft(opened.mode, tuple(3 * side // 2 for side in reduced(size, short_side)))
     opened.load()
     turn = _orientation(opened)  # after load(): a PNG may store EXIF after the pixels
     size = size if draft else opened.size
     target = reduced(size, short_side)
-    inner = (
-        draft[1][2:] if draft else size
-    )  # (width, height); its edge may lie within the last pixel
-    # Convert in bands, first the width, then the height: a second full-size copy could exceed the memory.
+    inner = draft[1][2:] if draft else size  # (width, height); may end within the last pixel
+    # In bands, because a second full-size copy could exceed the memory. First the width is resized,
+    # then the height.
     factor = max(1, int(min(opened.size) / min(target) / 3))
     width, height = opened.size
     rows = max(1, BAND // (width * factor)) * factor
@@ -230,7 +235,7 @@ def _decode(file: BinaryIO, short_side: float) -> tuple[Image.Image, tuple[int, 
 def read_sized(
     file: str | Path | BinaryIO, short_side: float = SHORT_SIDE
 ) -> tuple[Tensor, tuple[int, int]]:
-    """The picture as in `read_image`, and its original width and height in pixels, after EXIF rotation.
+    """The image as in `read_image`, and its original width and height, after EXIF rotation.
 
     Raises:
         ValueError: The file cannot be read; the message is the reason.
@@ -247,9 +252,12 @@ def read_sized(
 
 
 def read_image(file: str | Path | BinaryIO, short_side: float = SHORT_SIDE) -> Tensor:
-    """The first frame, after EXIF rotation and on a white background, with shape `(1, H, W, 3)`, float32 in [0, 1].
+    """The image after EXIF rotation, on a white background; of an animation, the first frame.
 
-    Pictures with a shorter side above `short_side` pixels are downscaled to it.
+    If its shorter side has more than `short_side` pixels, it is downscaled to that.
+
+    Returns:
+        The pixels, with shape `(1, H, W, 3)`, float32 in [0, 1].
 
     Raises:
         ValueError: The file cannot be read; the message is the reason.

@@ -1,6 +1,7 @@
-"""Finds and saves reference files in models/mmd_references and in its folders of `extra_model_paths.yaml`.
+"""Finds and saves reference files.
 
-A workflow can read and write only files in these folders.
+They are in models/mmd_references or in the folders that `extra_model_paths.yaml` adds to it. A
+workflow can read and write only files in these folders.
 """
 
 import itertools
@@ -22,12 +23,15 @@ folder_paths.folder_names_and_paths[KIND][1].add(ENDING)  # file extensions that
 
 
 def places() -> list[Path]:
-    """The folders for reference files, with links resolved. New files are saved in the first one."""
+    """The folders of reference files, with links resolved. New files are saved in the first."""
     return [Path(place).resolve() for place in folder_paths.get_folder_paths(KIND)]
 
 
 def list_sets() -> list[str]:
-    """The names of all reference files, with forward slashes, in natural order; hidden files are left out."""
+    """The names of all reference files that are not hidden, in natural order.
+
+    The names are relative to their place, with forward slashes.
+    """
     names = set()
     for place in places():
         for folder, folders, files in os.walk(place):
@@ -41,7 +45,9 @@ def list_sets() -> list[str]:
 
 
 def find(name: str) -> Path | None:
-    """The reference file called `name` in the first folder that has it, with links resolved; None if there is none.
+    """The path of the reference file `name`, with links resolved; None if there is none.
+
+    If several places have such a file, the first place counts.
 
     Raises:
         ValueError: The file was not found, and the name or a link leads out of the allowed folders.
@@ -60,10 +66,13 @@ def find(name: str) -> Path | None:
 
 
 def place_for(filename: str) -> tuple[Path, str]:
-    """The folder (with links resolved) and the name without extension for a new reference file `filename`.
+    """The folder and the name without extension for a new reference file.
+
+    The links of the folder are resolved.
 
     Raises:
-        ValueError: The name leads out of the first folder, or is not valid on every operating system.
+        ValueError: The name leads out of the first place, or is not valid on every operating
+            system.
     """
     name = filename[: -len(ENDING)] if filename.lower().endswith(ENDING) else filename
     try:
@@ -71,9 +80,9 @@ def place_for(filename: str) -> tuple[Path, str]:
         folder = below(places()[0], "/".join(folders))
         if folder is None:
             raise ValueError(f"a link leads out of models/{KIND}")
-    except ValueError as trouble:
+    except ValueError as problem:
         raise ValueError(
-            f"{filename[:100]!r} cannot be the name of a file ({trouble}): give `filename` a name "
+            f"{filename[:100]!r} cannot be the name of a file ({problem}): give `filename` a name "
             "such as my_style, or styles/ink for a folder"
         ) from None
     return folder, stem
@@ -82,8 +91,9 @@ def place_for(filename: str) -> tuple[Path, str]:
 def save(references: References, filename: str, dtype: str, overwrite: bool) -> tuple[Path, bool]:
     """Saves the references. An existing file with the same content is reused.
 
-    Without `overwrite`, an existing file with other content is kept, and the new file gets a number. A symbolic
-    link is never followed: it counts as an existing file, and `overwrite` replaces the link itself.
+    Without `overwrite`, an existing file with other content is kept, and the new file gets a
+    number. A symbolic link is never followed: it counts as an existing file, and `overwrite`
+    replaces the link itself.
 
     Returns:
         The path of the file, and whether it was written now.

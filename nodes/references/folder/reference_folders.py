@@ -1,4 +1,7 @@
-"""Finds folders of reference images: in ComfyUI's input folder, and in folders that the server's owner allows."""
+"""Finds folders of reference images.
+
+They are in ComfyUI's input folder, or in folders that the owner of the server allows.
+"""
 
 import difflib
 import os
@@ -12,7 +15,7 @@ import folder_paths
 from ...base.safe_paths import below
 from .list_files import list_files, printable
 
-# The folders that the owner of the server allows besides the input folder, in extra_model_paths.yaml.
+# The key in extra_model_paths.yaml of other folders that the owner of the server allows.
 REGISTERED = "mmd_reference_images"
 MAX_LISTED = 1000  # subfolders of each registered folder
 
@@ -24,7 +27,7 @@ def allowed_folders() -> list[Path]:
 
 
 def _label(root: Path) -> str:
-    """The first component of the names of folders in `root`: its last path component, or its drive letter."""
+    """The first component of the names of folders in `root`: its own name, or its drive letter."""
     return root.name or root.drive.rstrip(":")
 
 
@@ -37,13 +40,16 @@ def _subfolders(root: Path) -> Iterator[str]:
         try:
             with os.scandir(path) as entries:
                 found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except OSError:  # not readable, so its subfolders are not, either
+        except OSError:  # if it is not readable, its subfolders are not readable either
             continue
         pending += [(f"{name}/{e.name}", e.path) for e in found if not e.name.startswith(".")]
 
 
 def list_folders() -> list[str]:
-    """The names of all folders that may hold reference images; at most 1000 per registered folder."""
+    """The names of all folders that may hold reference images.
+
+    At most `MAX_LISTED` of each registered folder are listed.
+    """
     names = folder_paths.get_input_subfolders()
     for root in filter(os.path.isdir, allowed_folders()[1:]):
         names += sorted(islice(_subfolders(root), MAX_LISTED))
@@ -72,28 +78,34 @@ def find_folder(folder: str, recursive: bool = True) -> Path:
     """The path of the allowed folder called `folder`, which holds images.
 
     Raises:
-        ValueError: The folder is not allowed, does not exist or holds no images. The message says how to fix it.
+        ValueError: The folder is not allowed, does not exist or holds no images. The message says
+            how to fix it.
     """
     path, allowed = locate(folder)
     roots = allowed_folders()
     if not folder:
-        trouble = "no folder is chosen: make one in ComfyUI's input folder with the images, press R"
+        problem = (
+            "no folder is chosen: put a folder of images into ComfyUI's input folder and press R"
+        )
     elif not allowed:
-        trouble = (
-            f"{folder!r} is not in ComfyUI's input folder: copy the images to a folder there, or let the "
-            f"server's owner allow their place in extra_model_paths.yaml ({REGISTERED}: PATH)"
+        problem = (
+            f"{folder!r} is not in ComfyUI's input folder: copy the images to a folder there, or "
+            "let the owner of the server allow their folder in extra_model_paths.yaml "
+            f"({REGISTERED}: PATH)"
         )
     elif path is None:
         similar = difflib.get_close_matches(folder, list_folders(), n=1)
         hint = f" (there is {similar[0]!r})" if similar else ""
-        trouble = f"ComfyUI's input folder has no {folder!r}{hint}: make it and put the images in"
+        problem = (
+            f"ComfyUI's input folder has no {folder!r}{hint}: create it and put the images into it"
+        )
     elif (listing := list_files(path, recursive, roots)).images:
         return path
     elif list_files(path, True, roots).images:
-        trouble = f"all images of {folder!r} are in folders inside it: switch `recursive` on"
+        problem = f"all images of {folder!r} are in folders inside it: switch `recursive` on"
     else:
         first = "".join(f" ({printable(name)} {why})" for name, why in listing.problems[:1])
-        trouble = (
-            f"the folder {folder!r} holds no images{first}: put pictures such as .png or .jpg in"
+        problem = (
+            f"the folder {folder!r} holds no images{first}: put images such as .png or .jpg into it"
         )
-    raise ValueError(f"LoadReferenceSet: {trouble}, or choose another folder in `folder`")
+    raise ValueError(f"LoadReferenceSet: {problem}, or choose another folder in `folder`")

@@ -63,7 +63,7 @@ def main() -> int:
     from mmd_pack.nodes.host import fingerprint
     from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
     from mmd_pack.nodes.references.folder.image_folder import ReferenceSet
-    from mmd_pack.nodes.references.folder.picture import FilePicture
+    from mmd_pack.nodes.references.folder.lazy_image import FileImage
 
     vae, out = random_vae(), sys.stdout
     count, size = options.count, options.size
@@ -71,7 +71,7 @@ def main() -> int:
     def encode(paths):
         """The seconds that it takes, how many were encoded, and what comes of them."""
         n, before = len(paths), vae.encoded
-        pictures = [FilePicture(path, (size, size)) for path in paths]
+        pictures = [FileImage(path, (size, size)) for path in paths]
         names = [path.name for path in paths]
         found = ReferenceSet(pictures, [""] * n, names, [1.0] * n, [])
         start = time.perf_counter()

@@ -175,7 +175,9 @@ def test_each_of_two_names_that_look_alike_has_its_own_caption(sources, tmp_path
         (tmp_path / str(i)).write_text(ascii(name))
     files = [(f"{name}.txt", tmp_path / str(i)) for i, name in enumerate(names)]
     for order in (files, files[::-1]):
-        found = sources.sidecar_captions(tmp_path, [f"{n}.png" for n in names], dict(order), [])
+        images = [f"{n}.png" for n in names]
+        request = sources.CaptionRequest(tmp_path, images, dict(order), [])
+        found = sources.sidecar_captions(request)
         assert found == {f"{name}.png": ascii(name) for name in names}
 
 

@@ -102,17 +102,17 @@ def test_only_new_images_are_encoded(vae, calls):
 
 def test_one_file_serves_whatever_name_and_place_it_has(vae, calls, tmp_path):
     from mmd_pack.nodes.references.folder.image_folder import ReferenceSet
-    from mmd_pack.nodes.references.folder.picture import FilePicture
+    from mmd_pack.nodes.references.folder.lazy_image import FileImage
 
     pixels = (images()[0][0].numpy() * 255).astype(np.uint8)
     for name in ("a.png", "b.png"):
         Image.fromarray(pixels).save(tmp_path / name)
     for name in ("a.png", "b.png"):
-        picture = FilePicture(tmp_path / name, (32, 24))
+        picture = FileImage(tmp_path / name, (32, 24))
         run(vae, reference_set=ReferenceSet([picture], [""], [name], [1.0], []))
     assert calls == ["VAE"]
     Image.fromarray(pixels[::-1].copy()).save(tmp_path / "a.png")
-    picture = FilePicture(tmp_path / "a.png", (32, 24))
+    picture = FileImage(tmp_path / "a.png", (32, 24))
     run(vae, reference_set=ReferenceSet([picture], [""], ["a.png"], [1.0], []))
     assert calls == ["VAE"] * 2  # another content
 
@@ -204,7 +204,7 @@ def test_a_damaged_file_is_made_anew_with_a_notice(vae, calls, user_folder):
     again, _, report = run(vae, images=images())
     assert calls == ["VAE"] and same(first, again)
     assert "2 of 3 from the cache." in report
-    assert "Damaged files in the cache, made anew: 1." in report
+    assert "Damaged files in the cache, made again: 1." in report
     calls.clear()
     assert "Damaged" not in run(vae, images=images())[2] and calls == []
 
@@ -252,9 +252,9 @@ def test_a_latent_that_is_not_finite_is_not_kept(calls, user_folder):
 
 def file_set(path, name="deep/cat.png"):
     from mmd_pack.nodes.references.folder.image_folder import ReferenceSet
-    from mmd_pack.nodes.references.folder.picture import FilePicture
+    from mmd_pack.nodes.references.folder.lazy_image import FileImage
 
-    return ReferenceSet([FilePicture(path, (32, 24))], [""], [name], [1.0], [])
+    return ReferenceSet([FileImage(path, (32, 24))], [""], [name], [1.0], [])
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\x89PNG\r\n\x1a\nhalf", b"text"])
@@ -313,7 +313,7 @@ class Counted:
     most = 0
 
     def load(self):
-        from mmd_pack.nodes.references.folder.picture import Loaded
+        from mmd_pack.nodes.references.folder.lazy_image import Loaded
 
         def decode():
             image = torch.full((1, 24, 32, 3), self.content / 255)

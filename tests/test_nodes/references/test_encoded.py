@@ -163,7 +163,7 @@ def test_what_holds_no_latents_of_images_is_refused(odd):
     except ImportError:
         assert odd is nested  # this ComfyUI does not know them, so none will come
         return
-    message = "EncodeReferenceLatents: encoded holds no latents of images.*: connect those"
+    message = "EncodeReferenceLatents: encoded holds no latents of images.*: connect latents from"
     with pytest.raises(ValueError, match=message):
         take([{"samples": latents()}, odd])
 
@@ -181,7 +181,7 @@ def test_empty_and_broken_latents_are_refused():
         take([torch.zeros(0, 4, 6, 8)])
     broken = latents()
     broken[1, 0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match="EncodeReferenceLatents: 1 of 3 .*latent 2"):
+    with pytest.raises(ValueError, match="EncodeReferenceLatents: references .* 1 of 3 .latent 2."):
         take([broken])
 
 
@@ -253,7 +253,7 @@ def test_conditioning_that_does_not_fit_is_refused():
             ValueError, match="EncodeReferenceLatents: .* 3 references: connect one"
         ):
             take([latents()], conditioning=conditioning)
-    with pytest.raises(ValueError, match="2 prompts for 1 references"):
+    with pytest.raises(ValueError, match="2 prompts for 1 reference:"):
         take(list(latents().split(1)), conditioning=[prompt(1), prompt(2, 3), prompt(4)])
     other = [[torch.zeros(1, 3, 5), {}]]  # without pooled output: another length
     for conditioning in ([prompt(1), other, prompt(2)], [[]]):

@@ -148,7 +148,7 @@ def test_a_file_under_another_name_is_not_trusted(cache):
     a, b = (cache.folder / key(n)[:2] / f"{key(n)}.safetensors" for n in "ab")
     os.replace(a, b)
     assert cache.read(key("b")) is None
-    assert cache.notices() == ["Damaged files in the cache, made anew: 1."]
+    assert cache.notices() == ["Damaged files in the cache, made again: 1."]
 
 
 def foreign_files():
@@ -174,7 +174,7 @@ def test_a_foreign_file_is_not_trusted_and_replaced(cache):
         assert cache.read(key()) is None
         assert cache.damaged == number
     cache.write(key(), tensors())
-    assert same(cache.read(key()), tensors()) and not cache.trouble
+    assert same(cache.read(key()), tensors()) and not cache.problem
 
 
 def test_a_damaged_file_is_named_in_the_log(cache, caplog):
@@ -216,14 +216,14 @@ def test_a_folder_that_cannot_be_made_stops_nothing(module, tmp_path):
     with module.LatentCache(tmp_path / "file" / "cache") as cache:
         assert cache.read(key()) is None
         cache.write(key(), tensors())
-    assert cache.trouble and not cache.written
+    assert cache.problem and not cache.written
 
 
 def test_a_folder_in_the_place_of_a_file_stops_nothing(cache):
     (cache.folder / key()[:2] / f"{key()}.safetensors").mkdir(parents=True)
     assert cache.read(key()) is None
     cache.write(key(), tensors())
-    assert cache.trouble and cache.damaged == 1 and files(cache) == []
+    assert cache.problem and cache.damaged == 1 and files(cache) == []
 
 
 def test_several_writers_and_readers_never_see_half_a_file(module, tmp_path):

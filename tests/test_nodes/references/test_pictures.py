@@ -270,7 +270,7 @@ def test_16_bits_of_grey_in_a_tiff(reader, order, photometric):
     try:
         Image.open(io.BytesIO(file)).close()
     except OSError:
-        assert "can be read here" in why_not(reader, file)
+        assert "supported format" in why_not(reader, file)
         return
     expected = [0, 64, 200, 255] if photometric else [255, 191, 55, 0]
     assert pixels_of(reader.read_image(io.BytesIO(file)))[0, :, 1].tolist() == expected
@@ -297,7 +297,7 @@ def test_16_bits_of_color_in_a_tiff(reader, rng):
 def test_numbers_of_unknown_range_are_refused(reader, bits, sample_format, kind):
     data = np.arange(12, dtype="<" + kind).tobytes()
     reason = why_not(reader, tiff("<", bits, 1, data, 4, 3, sample_format))
-    assert ("unknown range" in reason and "8 or 16 bits" in reason) or "can be read here" in reason
+    assert ("unknown range" in reason and "8 or 16 bits" in reason) or "supported format" in reason
 
 
 @pytest.mark.parametrize("mode", ["LAB", "YCbCr", "CMYK"])
@@ -379,7 +379,7 @@ def test_only_pictures_are_opened_whatever_their_name(reader, tmp_path, monkeypa
         Image.init()
         if kind in Image.SAVE:
             (tmp_path / "a.png").write_bytes(encoded(picture, kind))
-            assert "can be read here (PNG, JPEG" in why_not(reader, tmp_path / "a.png"), kind
+            assert "supported format (PNG, JPEG" in why_not(reader, tmp_path / "a.png"), kind
     for data in (
         b"%PDF-1.7",
         b"8BPS\0\1" + b"\0" * 30,
@@ -387,7 +387,7 @@ def test_only_pictures_are_opened_whatever_their_name(reader, tmp_path, monkeypa
         b"\0" * 100,
         b"\x89PNG\r\n\x1a\n",
     ):
-        assert "can be read here" in why_not(reader, data)
+        assert "supported format" in why_not(reader, data)
 
 
 def test_an_empty_file_and_a_missing_one(reader, tmp_path):

@@ -155,8 +155,8 @@ def test_broken_files_are_named_and_replaced(folder, tmp_path):
     assert all(reason and str(tmp_path) not in reason for _, reason in references.skipped)
     assert references.found == 5
     assert (pixels_of(images[0]) == noise(200, 200, 0)).all()
-    assert references.pictures[2].size == (200, 200)
-    assert torch.equal(references.pictures[2].load().decode(), images[2])
+    assert references.images[2].size == (200, 200)
+    assert torch.equal(references.images[2].load().decode(), images[2])
 
 
 def test_progress_is_told_for_every_file(folder, tmp_path):
@@ -295,16 +295,16 @@ def test_missing_and_empty_folders_are_explained_before_the_run(comfy_folders):
     assert validate(folder=None) is True
     assert validate(folder="paintings\\deep") is True
     for name, mend in {
-        "": "make one",
+        "": "put a folder",
         "painting": "there is 'paintings'",
-        "empty": "put pictures",
+        "empty": "put images",
         "../": "copy the images",
         "..": "copy the images",
         ".": "copy the images",
         "paintings/../../x": "copy the images",
         "/etc": "copy the images",
         "\0": "copy the images",
-        "file.png": "make it",
+        "file.png": "create it",
     }.items():
         message = validate(folder=name)
         assert message.startswith("LoadReferenceSet: ") and mend in message, message
@@ -389,7 +389,7 @@ def test_names_in_any_script(folder, files, comfy_folders):
     json.dumps([references.names, references.skipped, report]).encode()
     "".join([*references.names, *map("".join, references.skipped), report]).encode()
     assert len(report.splitlines()) == 3 + len(references.skipped)
-    assert all(picture.load().decode().shape == (1, 12, 20, 3) for picture in references.pictures)
+    assert all(picture.load().decode().shape == (1, 12, 20, 3) for picture in references.images)
 
 
 def test_names_that_differ_by_case_or_by_the_way_accents_are_stored(folder, tmp_path):
@@ -442,7 +442,7 @@ def test_images_keep_their_order_whichever_is_decoded_first(folder, tmp_path, mo
     references, images = folder.read_folder(tmp_path)
     assert 2 <= len(threads) <= 4
     assert references.names == [f"{i}.png" for i in range(24)]
-    for i, (picture, image) in enumerate(zip(references.pictures, images, strict=True)):
+    for i, (picture, image) in enumerate(zip(references.images, images, strict=True)):
         assert (pixels_of(image) == noise(seed=i)).all() and picture.path.name == f"{i}.png"
 
 
@@ -538,7 +538,7 @@ def test_the_decoded_images_fit_into_the_memory(folder, tmp_path, monkeypatch, l
     whole = memory(folder.read_folder(tmp_path)[1])
     monkeypatch.setattr(folder, "MAX_DECODED", limit)
     references, images = folder.read_folder(tmp_path)
-    assert [picture.size for picture in references.pictures] == sizes
+    assert [picture.size for picture in references.images] == sizes
     assert memory(images) <= limit
     assert memory(images) >= min(0.7 * limit, whole)  # not smaller than need be
     shorter = max(min(image.shape[1:3]) for image in images)
@@ -568,7 +568,7 @@ def test_the_report_tells_when_images_are_reduced(folder, comfy_folders, monkeyp
     references, images, _, report = node().execute("set").args
     assert all(image.shape == (1, 30, 40, 3) for image in images)
     assert "`images` has 4 of them smaller, with a shorter side of 30" in report
-    assert references.pictures[0].load().decode().shape == (1, 60, 80, 3)
+    assert references.images[0].load().decode().shape == (1, 60, 80, 3)
     assert "Sizes: 80×60 (4)." in report
 
 
@@ -615,11 +615,11 @@ def hostile(top, outside):
     good += ["06 alpha.png", "07 cmyk.jpg", "08 grey.png", "09 turned.jpg"]
     for name, data, reason in [
         ("20 empty.png", b"", "is empty"),
-        ("21 text.png", b"no picture", "can be read here"),
-        ("22 eps.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "can be read here"),
-        ("23 psd.jpg", b"8BPS\0\1" + b"\0" * 40, "can be read here"),
-        ("24 html.webp", b"<html>404 not found</html>", "can be read here"),
-        ("25 heic.heic", b"\0\0\0\x18ftypheic" + b"\0" * 40, "can be read here"),
+        ("21 text.png", b"no picture", "supported format"),
+        ("22 eps.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "supported format"),
+        ("23 psd.jpg", b"8BPS\0\1" + b"\0" * 40, "supported format"),
+        ("24 html.webp", b"<html>404 not found</html>", "supported format"),
+        ("25 heic.heic", b"\0\0\0\x18ftypheic" + b"\0" * 40, "supported format"),
     ]:  # fmt: skip
         (top / name).write_bytes(data)
         bad[name] = reason
@@ -714,7 +714,7 @@ def test_a_hostile_folder(comfy_folders, tmp_path, monkeypatch, selection, max_i
     named = [f"Not used: {name}: {reason}" for name, reason in references.skipped]
     assert all(line in report for line in named[:20]) and (len(named) <= 20 or "more." in report)
     assert "secret" not in report and str(tmp_path) not in report
-    for picture, image in zip(references.pictures, images, strict=True):
+    for picture, image in zip(references.images, images, strict=True):
         assert picture.size == (image.shape[2], image.shape[1])
         assert torch.equal(picture.load().decode(), image)
 
@@ -725,7 +725,7 @@ def test_a_folder_given_up_names_no_place(comfy_folders):
     references, _, _, _ = node().execute("set").args
     (comfy_folders / "set" / "a.png").unlink()
     with pytest.raises(OSError):
-        references.pictures[0].load()
+        references.images[0].load()
 
 
 # With the nodes of others

@@ -1,4 +1,4 @@
-"""A reference picture that is decoded on demand, because thousands of decoded pictures would fill the memory."""
+"""Images that are decoded on demand, because thousands of decoded images would fill the memory."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from .read_image import MAX_BYTES, read_image
 
 
 class Loaded(NamedTuple):
-    """The content of a picture.
+    """The content of an image.
 
     Attributes:
         digest: A hash of the content, for cache keys.
@@ -26,8 +26,8 @@ class Loaded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FilePicture:
-    """A picture in a file.
+class FileImage:
+    """An image in a file.
 
     Arguments:
         path: The file.
@@ -41,7 +41,8 @@ class FilePicture:
         """The current content of the file. The digest and `decode` use the same bytes.
 
         Raises:
-            OSError, ValueError: The file is missing or cannot be read. `decode` may raise ValueError, too.
+            OSError, ValueError: The file is missing or cannot be read. `decode` may also raise
+                ValueError.
         """
         with open_file(self.path, MAX_BYTES) as file:
             data = file.read()
@@ -50,20 +51,26 @@ class FilePicture:
 
 
 @dataclass(frozen=True, eq=False)
-class TensorPicture:
-    """A picture from another node, with shape `(1, H, W, C)`. C = 1 is grey; channels after the third are ignored."""
+class TensorImage:
+    """An image from another node.
+
+    Arguments:
+        image: With shape `(1, H, W, C)`. C = 1 is grey; channels after the third are ignored.
+    """
 
     image: Tensor
 
     @property
     def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
         return self.image.shape[2], self.image.shape[1]
 
     def load(self) -> Loaded:
+        """The image as float32 RGB on the CPU."""
         image = self.image[..., :3].expand(-1, -1, -1, 3).detach().float().cpu().contiguous()
         digest = hashlib.sha256(repr(tuple(image.shape)).encode())
         digest.update(image.numpy())
         return Loaded(digest.hexdigest(), lambda: image)
 
 
-Picture = FilePicture | TensorPicture
+LazyImage = FileImage | TensorImage
