@@ -32,7 +32,34 @@ from mmd_tests.support.workflow_format import Workflow
 DEMO = Path(__file__).absolute().parent
 ROOT = DEMO.parent.parent
 UNCONDITIONAL = {"cfg": 1.0, "sampler_name": "euler_ancestral", "scheduler": "karras"}
+PROMPTS = (  # none of them is the name of a reference
+    "grinning face",
+    "cat face",
+    "panda",
+    "red heart",
+    "blue square",
+    "soccer ball",
+    "tomato",
+    "green apple",
+    "banana",
+    "sunflower",
+    "evergreen tree",
+    "umbrella",
+    "automobile",
+    "house",
+    "light bulb",
+    "ghost",
+)
 DEMOS = {
+    "emoji": Settings(
+        "MMD Guidance - demo emoji",
+        world="emoji",
+        positive="\n".join(PROMPTS),
+        many=True,
+        batch=16,
+        seed=1,
+        sampler={**UNCONDITIONAL, "steps": 25, "cfg": 4.0, "strength": 3.0},
+    ),
     "shapes": Settings(
         "MMD Guidance - demo shapes",
         world="shapes",

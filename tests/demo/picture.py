@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 SHOWN = 32  # tiles of a panel at most
 GAP = 2  # between tiles
 BORDER = 24  # around and between panels
-TITLE, SMALL = 24, 16  # sizes of type
+TITLE, SMALL, LABEL = 24, 16, 12  # sizes of type
 WIDEST = 768  # of a panel of photos
 PAPER, FRAME, INK, FAINT = "white", (196, 196, 196), (24, 24, 24), (110, 110, 110)
 
@@ -53,6 +53,42 @@ def compose(panels: Sequence[Panel]) -> Image.Image:
         draw.text((middle, BORDER), panel.title, INK, _font(TITLE), anchor="mt")
         draw.text((middle, BORDER + TITLE + 8), lines[number], FAINT, _font(SMALL), anchor="mt")
         page.paste(sheets[number], (left + (width - sheets[0].width) // 2, top))
+    return page
+
+
+def compose_rows(panels: Sequence[Panel], labels: Sequence[str]) -> Image.Image:
+    """One picture of all panels, one below the other, with a column for each label.
+
+    The pictures of the last two panels belong to the labels in their order; those of the other
+    panels are picked from the whole set. Each panel has two rows at most.
+    """
+    columns = min(len(labels), len(panels[-1].pictures))
+    tile = tile_size(panels[-1].pictures[0].size, columns)
+    sheets, lines = [], []
+    for number, panel in enumerate(panels):
+        rows = min(2, math.ceil(len(panel.pictures) / columns))
+        shown = panel.pictures if number < len(panels) - 2 else panel.pictures[: columns * rows]
+        sheets.append(_sheet(shown, columns, rows, tile, 1))
+        lines.append(_line(panel, columns * rows))
+    texts = [label.replace(" ", "\n") for label in labels[:columns]]
+    legend = (SMALL + 2) * max(text.count("\n") + 1 for text in texts)
+    head = TITLE + 12
+    height = BORDER + sum(head + sheet.height + BORDER for sheet in sheets) + legend
+    page = Image.new("RGB", (sheets[0].width + 2 * BORDER, height), PAPER)
+    draw = ImageDraw.Draw(page)
+    top = BORDER
+    for panel, line, sheet in zip(panels, lines, sheets, strict=True):
+        draw.text((BORDER, top + TITLE), panel.title, INK, _font(TITLE), anchor="ls")
+        right = page.width - BORDER
+        draw.text((right, top + TITLE), line, FAINT, _font(SMALL), anchor="rs")
+        page.paste(sheet, (BORDER, top + head))
+        top += head + sheet.height + BORDER
+    for column, text in enumerate(texts):
+        middle = BORDER + GAP + column * (tile[0] + GAP) + tile[0] / 2
+        place = (middle, top - BORDER + 4)
+        draw.multiline_text(
+            place, text, FAINT, _font(LABEL), anchor="ma", align="center", spacing=2
+        )
     return page
 
 

@@ -10,6 +10,7 @@ from mmd_demo.judge import Judge, frechet_distance, hue_shares, kind_shares, tot
 from mmd_pack.mmd_core import KernelConfig, mmd2
 from PIL import Image
 
+JUDGED = ("shapes", "digits")  # worlds with a classifier
 SETS = ("references", "without guidance", "with MMD guidance")
 Row = tuple[str, list[str]]  # a label and one text for each of SETS
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import torch
 from mmd_tests.demo import report
-from mmd_tests.demo.picture import Panel, compose, spread
+from mmd_tests.demo.picture import Panel, compose, compose_rows, spread
 from mmd_tests.support.server import Server, WorkflowError
 from mmd_tests.support.workflow_format import Workflow
 from PIL import Image, ImageOps
@@ -64,12 +64,16 @@ def write(
     titles = (f"{len(latents)} references", *report.SETS[1:])
     lines = ("", f"squared MMD {before:.4f}", f"squared MMD {after:.4f}")
     counts = (len(latents), *map(len, drawn))
-    picture = compose([Panel(*each) for each in zip(titles, sets, lines, counts, strict=True)])
+    panels = [Panel(*each) for each in zip(titles, sets, lines, counts, strict=True)]
+    if world == "emoji":
+        picture = compose_rows(panels, flow["MMDPrompts"].value("text").splitlines())
+    else:
+        picture = compose(panels)
     info = PngInfo()  # so that the picture can be dropped into ComfyUI as a workflow
     info.add_text("workflow", json.dumps(workflow))
     picture.save(out / f"{name}.png", pnginfo=info)
 
-    rows = report.judge_rows(world, sets) if world else []
+    rows = report.judge_rows(world, sets) if world in report.JUDGED else []
     table = report.table([*rows, report.mmd_row(before, after)])
     settings = [f"{key} {flow['MMDGuidedKSampler'].value(key)}" for key in SHOWN]
     settings.insert(0, f"seed {flow['PrimitiveInt'].value('value')}")

@@ -18,11 +18,12 @@ from mmd_tests.support.launcher import add_comfyui, engine_or_exit, go_on
 
 DEMO = Path(__file__).absolute().parent
 
-WORLDS = ("shapes", "digits")
+WORLDS = ("emoji", "shapes", "digits")
 IMAGES = ("png", "jpg", "jpeg", "jfif", "webp", "bmp", "gif", "tif", "tiff", "avif", "heic", "jxl")
 SMALL = 4 * 2**30  # bytes; checkpoints up to this size are taken for SD1.5
 ABOUT = f"""\
-Two small worlds need no checkpoint and no graphics card:
+Three small worlds need no checkpoint and no graphics card:
+  emoji    a text-to-image model draws 16 prompts; the references are other pictures of one style
   shapes   discs, squares and triangles of all colors; the references are blue triangles
   digits   handwritten digits; the references are mostly a few of them
 
@@ -51,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--world", choices=WORLDS, help="the demo world (default: shapes)")
+    add("--world", choices=WORLDS, help="the demo world (default: emoji)")
     add("--checkpoint", type=Path, metavar="FILE", help="a checkpoint of yours, not a world")
     add("--references", type=Path, metavar="FOLDER", help="your reference images")
     add("--prompt", metavar="TEXT", help="what the pictures should show")
@@ -89,7 +90,7 @@ def read_options(arguments: list[str] | None = None) -> dict:
     own_too = {"--negative": given.negative, "--size": given.size}
     sampler = {"strength": given.strength, "steps": given.steps, "cfg": given.cfg}
     options = {
-        "world": given.world or "shapes",
+        "world": given.world or "emoji",
         "batch": given.batch,
         "seed": given.seed,
         "sampler": {name: value for name, value in sampler.items() if value is not None},

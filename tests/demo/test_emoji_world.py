@@ -216,6 +216,13 @@ def test_unknown_words_are_left_out_and_reported_once(caplog):
     assert len(told) == 1
 
 
+def test_all_words_of_the_demonstration_are_known():
+    from mmd_tests.demo.draw import PROMPTS
+
+    vocabulary = plain_network()[1]
+    assert {word for prompt in PROMPTS for word in prompt.split()} <= set(vocabulary)
+
+
 # --- LoRA -----------------------------------------------------------------------------------------
 
 

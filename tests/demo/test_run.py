@@ -46,6 +46,31 @@ def test_all_tiles_are_whole_and_none_covers_another(count, size):
     assert page.width <= 2600 and page.height <= 2000
 
 
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), (3, 1), (4, 1), (5, 2), (8, 2), (40, 2)])
+def test_rows_have_a_column_for_each_label(count, rows):
+    labels = ["cat face", "panda", "a very long label", "ghost"]
+    drawn = [Image.new("RGB", (64, 64), (255, n, 0)) for n in range(count)]
+    panels = [
+        picture.Panel("64 references", pictures(64, (64, 64), GREEN)),
+        picture.Panel("without guidance", drawn),
+        picture.Panel("with MMD guidance", pictures(count, (64, 64), BLUE)),
+    ]
+    page = picture.compose_rows(panels, labels)
+    columns = min(count, 4)
+    shown = min(count, 4 * rows)
+    spans = [np.flatnonzero(places(page, color).any(1)) for color in (GREEN, RED, BLUE)]
+    assert spans[0][-1] < spans[1][0] and spans[1][-1] < spans[2][0]
+    assert places(page, GREEN).sum() == 2 * columns * 64 * 64
+    assert places(page, BLUE).sum() == shown * 64 * 64
+    for number in range(shown):  # the first ones, in their order, each below the one before
+        place = np.argwhere(places(page, (255, number, 0)))
+        assert len(place) == 64 * 64
+        assert place[0][1] == picture.BORDER + picture.GAP + number % columns * (64 + picture.GAP)
+    legend = np.asarray(page)[spans[2][-1] + picture.GAP + 1 :]
+    assert (legend < 200).any()
+    assert (legend[-4:] == 255).all()
+
+
 def test_long_titles_are_not_cut():
     long = "a title that is much longer than the pictures below it are wide"
     page = picture.compose([picture.Panel(long, pictures(2, (8, 8))) for _ in range(3)])
@@ -139,6 +164,16 @@ def test_the_server_gets_references_and_checkpoint(tmp_path):
     assert paths == {"demo": {"checkpoints": str(tmp_path)}}
 
 
+def test_the_demo_draws_emoji_if_nothing_is_said():
+    from mmd_tests.demo.draw import DEMO, PROMPTS
+
+    settings = draw.settings_of(run.read_options([]))
+    assert (settings.world, settings.batch, settings.many) == ("emoji", len(PROMPTS), True)
+    assert settings.positive.splitlines() == list(PROMPTS)
+    names = [file.read_text("utf-8").strip() for file in (DEMO / "references/emoji").glob("*.txt")]
+    assert len(names) == 64 and not {*names} & {*PROMPTS}
+
+
 # --- progress and report ----------------------------------------------------------------------------
 
 
@@ -176,29 +211,25 @@ def test_the_demo_takes_the_files_that_the_node_takes():
     assert [name.rpartition(".")[2] for name in names] == list(draw.CAPTIONS)
 
 
+TOLD = {"digits": ("| zero ", "total variation, digit", "Fréchet", "confidence"), "emoji": ()}
+
+
 @pytest.mark.comfy
-def test_demo_on_a_real_server(tmp_path):
+@pytest.mark.parametrize("world", TOLD)
+def test_demo_on_a_real_server(world, tmp_path):
     engine = Engine(Path(os.environ["COMFYUI_PATH"]), Path(sys.executable), "under test")
-    options = {"world": "digits", "batch": 16, "sampler": {"steps": 6}, "out": str(tmp_path)}
+    options = {"world": world, "batch": 16, "sampler": {"steps": 6}, "out": str(tmp_path)}
     path, text = draw.draw(options, engine)
-    assert path == tmp_path / "digits.png"
+    assert path == tmp_path / f"{world}.png"
     with Image.open(path) as page:
         assert {node["type"] for node in json.loads(page.text["workflow"])["nodes"]} >= {
             "MMDDemoWorld",
             "MMDGuidedKSampler",
         }
-    drawn = sorted(file.name for file in (tmp_path / "digits").iterdir())
+    drawn = sorted(file.name for file in (tmp_path / world).iterdir())
     assert len(drawn) == 32 and drawn[0] == "guided_001.png"
-    page = (tmp_path / "digits.md").read_text("utf-8")
-    assert text in page and "digits.png" in page
+    page = (tmp_path / f"{world}.md").read_text("utf-8")
+    assert text in page and f"{world}.png" in page
     row = re.search(r"\| MMD² \(latents\) +\| +\| +(-?[\d.]+) \| +(-?[\d.]+) \|", text)
     assert float(row[2]) < float(row[1])
-    for what in (
-        "| zero ",
-        "total variation, digit",
-        "Fréchet",
-        "confidence",
-        "16 images",
-        "seed 1",
-    ):
-        assert what in text
+    assert all(what in text for what in (*TOLD[world], "16 images", "seed 1"))

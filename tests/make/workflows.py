@@ -36,6 +36,7 @@ NODE_TYPES = (  # all that `describe` and the demo use
     "KSampler",
     "LoadReferenceSet",
     "MMDGuidedKSampler",
+    "MMDPrompts",
     "PreviewAny",
     "PreviewImage",
     "PrimitiveInt",

@@ -92,6 +92,7 @@ class Settings:
     world: str = ""  # a demo world in place of the checkpoint
     folder: str = parts.FOLDER
     positive: str = ""
+    many: bool = False  # each line of `positive` is a prompt of its own
     negative: str = ""
     width: int = 512
     height: int = 512
@@ -127,6 +128,7 @@ def compare(flow: Workflow, settings: Settings) -> None:
     begun = parts.start(
         flow,
         settings.positive,
+        many=settings.many,
         negative=settings.negative,
         checkpoint=settings.checkpoint,
         world=settings.world,
