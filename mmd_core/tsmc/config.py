@@ -85,6 +85,6 @@ class TSMCConfig:
         return self.particles * (self.iterations + 1)
 
     @property
-    def too_many_parameters(self) -> bool:
-        """Whether θ, with two entries per block, has more entries than the paths can determine."""
-        return 2 * self.time_blocks * PATHS_PER_PARAMETER > self.paths
+    def max_time_blocks(self) -> int:
+        """The number of blocks, with two entries of θ each, that the paths can determine."""
+        return max(1, self.paths // (2 * PATHS_PER_PARAMETER))

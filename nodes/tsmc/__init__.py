@@ -1,1 +1,1 @@
-"""The nodes of TRI-TSMC, which steer sampling towards a reward. Open `tri_tsmc_sampler.py` first."""
+"""The nodes of TRI-TSMC: they steer sampling towards a reward. Open `tri_tsmc_sampler.py` first."""

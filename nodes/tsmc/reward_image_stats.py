@@ -1,6 +1,9 @@
 """TSMCRewardImageStats: brightness, saturation or sharpness as a reward."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.latest import io
@@ -10,13 +13,20 @@ from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, RewardSocket
 from .rewards.decode import check_vae
 
+if TYPE_CHECKING:
+    from comfy.latent_formats import LatentFormat
+    from comfy.sd import VAE
+
 NODE = "TSMCRewardImageStats"
 MORE, LESS = DIRECTIONS = ("more", "less")
-FLAT = 1e-6  # keeps the logarithm finite; smaller than the square of one step of 8 bits
+FLOOR = 1e-6  # keeps the logarithm finite; smaller than the square of one step of 8 bits
 
 
 def luma(images: Tensor) -> Tensor:
-    """The luma (perceived brightness) of each pixel, with shape `(B, H, W)`, for images `(B, H, W, 3)` in [0, 1].
+    """The luma (perceived brightness) of each pixel, with shape `(B, H, W)`.
+
+    Arguments:
+        images: With shape `(B, H, W, 3)`, in [0, 1].
 
     References:
         Recommendation ITU-R BT.709-6, 2015, item 3.2. https://www.itu.int/rec/R-REC-BT.709
@@ -30,21 +40,22 @@ def brightness(images: Tensor) -> Tensor:
 
 
 def saturation(images: Tensor) -> Tensor:
-    """The mean saturation of HSV, (max − min) / max and 0 for black, in [0, 1], with shape `(B,)`."""
+    """The mean saturation of HSV: (max − min) / max, 0 for black; in [0, 1], with shape `(B,)`."""
     high, low = images.float().amax(-1), images.float().amin(-1)
     return torch.where(high == 0, 0.0, (high - low) / high).mean((1, 2))
 
 
 def sharpness(images: Tensor) -> Tensor:
-    """log(mean (∇² luma)² + `FLAT`), with shape `(B,)`. The Laplacian is the sum of the four neighbors − 4 · pixel.
+    """log(mean (∇² luma)² + `FLOOR`), with shape `(B,)`.
 
-    The pixels at the edge are repeated beyond it.
+    The Laplacian ∇² is the sum of the four neighbors − 4 · pixel. The pixels at the edge are
+    repeated beyond it.
     """
     y = luma(images)
     padded = torch.nn.functional.pad(y[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     across = padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
     down = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1]
-    return (across + down - 4 * y).square().mean((1, 2)).add(FLAT).log()
+    return (across + down - 4 * y).square().mean((1, 2)).add(FLOOR).log()
 
 
 STATISTICS = {"brightness": brightness, "saturation": saturation, "sharpness": sharpness}
@@ -60,7 +71,7 @@ class ImageStatsReward:
         direction: One of `DIRECTIONS`; `less` changes the sign.
     """
 
-    vae: object
+    vae: VAE
     statistic: str
     direction: str
 
@@ -72,49 +83,51 @@ class ImageStatsReward:
     def name(self) -> str:
         return f"{self.direction} {self.statistic}"
 
-    def on(self, latent_format, device) -> "ImageStatsReward":
+    def for_model(self, latent_format: LatentFormat, device: torch.device) -> ImageStatsReward:
         check_vae(self.vae, latent_format, NODE)
         return self
 
-    def settled(self, batch: Tensor) -> tuple[Tensor, "ImageStatsReward"]:
+    def fixed_by(self, batch: Tensor) -> tuple[Tensor, ImageStatsReward]:
         return self.value(batch), self
 
     def value(self, batch: Tensor) -> Tensor:
-        found = STATISTICS[self.statistic](batch[..., :3]).cpu()
-        return -found if self.direction == LESS else found
+        values = STATISTICS[self.statistic](batch[..., :3]).cpu()
+        return -values if self.direction == LESS else values
 
 
 class TSMCRewardImageStats(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="TSMCRewardImageStats",
             display_name="TSMC Reward Image Stats",
             category=CATEGORY,
-            description="A reward for TRI-TSMC that needs no model: brightness, saturation or sharpness. Good for a "
-            "first try.",
+            description="A reward for TRI-TSMC that needs no other model: brightness, saturation "
+            "or sharpness. Good for a first try.",
             inputs=[
                 io.Vae.Input(
                     "vae",
-                    tooltip="Decodes what is drawn: the VAE of the checkpoint that draws.",
+                    tooltip="Decodes the drawn images. Connect the VAE of the checkpoint that "
+                    "draws.",
                 ),
                 io.Combo.Input(
                     "statistic",
                     options=list(STATISTICS),
                     default="brightness",
-                    tooltip="What counts. brightness: the mean luma. saturation: the mean saturation of HSV. "
-                    "sharpness: how much neighboring pixels differ, as a logarithm.",
+                    tooltip="What is measured. brightness: the mean luma. saturation: the mean "
+                    "saturation of HSV. sharpness: how much neighboring pixels differ, as a "
+                    "logarithm.",
                 ),
                 io.Combo.Input(
                     "direction",
                     options=list(DIRECTIONS),
                     default=MORE,
-                    tooltip="Whether images with more or with less of it count more.",
+                    tooltip="more: higher values score higher. less: lower values score higher.",
                 ),
             ],
             outputs=[
                 RewardSocket.Output(
-                    "reward", tooltip="For reward of the TSMC nodes and of TSMCScoreImages."
+                    "reward", tooltip="Connect it to reward of a TSMC node or of TSMCScoreImages."
                 )
             ],
             **schema_options(
@@ -123,5 +136,5 @@ class TSMCRewardImageStats(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae, statistic, direction):
+    def execute(cls, vae: VAE, statistic: str, direction: str) -> io.NodeOutput:
         return io.NodeOutput(ImageStatsReward(vae, statistic, direction))

@@ -1,80 +1,94 @@
 """TRITSMCSampler: a whole run of TRI-TSMC in one node."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io
+from torch import Tensor
 
 from ...mmd_core.tsmc import FINALS
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, RewardSocket, StateSocket
 from ..host.progress import executing_node, show_text
-from .run.account import Budget, batch_line, result_line, run_report
+from .rewards.reward import Reward
+from .run.account import PlannedCost, batch_line, result_line, run_report
 from .run.drawing import draw_batch, evaluations, with_model
 from .run.finishing import final_smc, selected_latent
 from .run.iterations import batch_sizes, feature_for, score_batch, with_reward
-from .run.settings import config_of, learning_inputs, schedule_inputs
+from .run.plan import Latent, Noise
+from .run.settings import config_of, learning_inputs, noise_input, schedule_inputs
 from .run.state import Pilot, planned_state
 from .run.watch import Watch
+
+if TYPE_CHECKING:
+    from comfy.samplers import CFGGuider
 
 NODE = "TRITSMCSampler"
 
 
 class TRITSMCSampler(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="TRITSMCSampler",
             display_name="TRI-TSMC Sampler",
             category=CATEGORY,
-            description="Steers any model towards a reward, without training: draws some batches, learns from their "
-            "scores how to turn the next ones, and weights all images such that together they are samples of the model "
-            "tilted to the reward.",
+            description="Steers any model towards a reward, without training. It draws batches, "
+            "learns from their scores how to steer the next batch, and weights all images so that "
+            "together they are samples of the model tilted towards the reward.",
             inputs=[
-                io.Noise.Input(
-                    "noise",
-                    tooltip="The noise to begin with, and the seed of the run: RandomNoise.",
-                ),
+                noise_input(),
                 io.Guider.Input(
                     "guider",
-                    tooltip="The model with its prompts: CFGGuider, BasicGuider or another. LoRA, ControlNet and other "
-                    "patches of the model belong to it.",
+                    tooltip="The model with its prompts, from CFGGuider, BasicGuider or another "
+                    "guider. LoRA, ControlNet and other patches of the model are included.",
                 ),
                 *schedule_inputs(),
                 RewardSocket.Input(
                     "reward",
-                    tooltip="What images should score high in (r), from one of the TSMC Reward nodes. For scores of your "
-                    "own nodes use TSMCInit, TSMCPropose and TSMCUpdate.",
+                    tooltip="What images should score high in, from a TSMC Reward node. For scores "
+                    "of other nodes, use TSMCInit, TSMCPropose and TSMCUpdate instead (r).",
                 ),
                 *learning_inputs(),
                 io.Combo.Input(
                     "final",
                     options=list(FINALS),
                     default="best",
-                    tooltip="What latent holds. best: the images of the highest reward. resample: images drawn by their "
-                    "weights, which are samples of the tilted model; some come twice if few count. all: every image drawn. "
-                    "smc: a last batch in which images of high reward are duplicated on the way.",
+                    tooltip="The images of the output latent. best: those with the highest reward. "
+                    "resample: chosen at random by weight, so they are samples of the tilted "
+                    "model; if ESS is small, some appear twice. all: all images. smc: one more "
+                    "batch, in which images with a high reward are duplicated during sampling.",
                 ),
                 io.Int.Input(
                     "out_count",
                     default=4,
                     min=1,
                     max=4096,
-                    tooltip="How many images latent holds, unless final is all.",
+                    tooltip="The number of images of the output latent. It has no effect if final "
+                    "is all.",
                 ),
             ],
             outputs=[
-                io.Latent.Output("latent", tooltip="The images chosen by final, for VAE Decode."),
-                io.Latent.Output("all", tooltip="Every image that was drawn and scored."),
+                io.Latent.Output(
+                    "latent", tooltip="The images that final selects, for VAE Decode."
+                ),
+                io.Latent.Output("all", tooltip="All images that were drawn and scored."),
                 io.Float.Output(
                     "weights",
                     is_output_list=True,
-                    tooltip="The weight W of each image of all; they sum to 1.",
+                    tooltip="The weight of each image of all; the sum is 1 (W).",
                 ),
                 io.Float.Output(
                     "log_z",
-                    tooltip="log Z: how much the reward is worth under the model, from all images.",
+                    tooltip="How much the model has to offer for this reward, estimated from all "
+                    "images (log Z).",
                 ),
-                io.Float.Output("ess", tooltip="How many of all images count, in effect."),
+                io.Float.Output(
+                    "ess", tooltip="The effective sample size of all images, by their weights."
+                ),
                 io.String.Output(
-                    "report", tooltip="In words: cost, each batch, and what to change."
+                    "report", tooltip="Cost, result of each batch, and what to change, as text."
                 ),
                 StateSocket.Output("state", tooltip="The run, for TSMCPlot and TSMCSelect."),
             ],
@@ -93,14 +107,32 @@ class TRITSMCSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, noise, guider, sigmas, latent, reward, particles, iterations, reward_scale, standardize_reward, feature,
-        micro_batch, kl_budget=1.0, time_blocks=1, theta_init=0.5, theta_prior_sd=0.5, eta=1.0, max_total_kl=10.0,
-        final="best", out_count=4,
-    ):  # fmt: skip
+        cls,
+        noise: Noise,
+        guider: CFGGuider,
+        sigmas: Tensor,
+        latent: Latent,
+        reward: Reward,
+        particles: int,
+        iterations: int,
+        reward_scale: float,
+        standardize_reward: bool,
+        feature: str,
+        micro_batch: int,
+        kl_budget: float = 1.0,
+        time_blocks: int = 1,
+        theta_init: float = 0.5,
+        theta_prior_sd: float = 0.5,
+        eta: float = 1.0,
+        max_total_kl: float = 10.0,
+        final: str = "best",
+        out_count: int = 4,
+    ) -> io.NodeOutput:
         config = config_of(
             NODE, particles=particles, iterations=iterations, reward_scale=reward_scale,
-            standardize_reward=standardize_reward, feature=feature, kl_budget=kl_budget, time_blocks=time_blocks,
-            theta_init=theta_init, theta_prior_sd=theta_prior_sd, eta=eta, max_total_kl=max_total_kl,
+            standardize_reward=standardize_reward, feature=feature, kl_budget=kl_budget,
+            time_blocks=time_blocks, theta_init=theta_init, theta_prior_sd=theta_prior_sd, eta=eta,
+            max_total_kl=max_total_kl,
         )  # fmt: skip
         if final not in FINALS:
             raise ValueError(f"{NODE}: unknown final {final!r}: choose one of {', '.join(FINALS)}")
@@ -109,15 +141,15 @@ class TRITSMCSampler(io.ComfyNode):
         counts = batch_sizes(config, feature_for(config.feature, reward, NODE))
         node_id, per_estimate = executing_node(), evaluations(guider)
         steps = len(state.model.steps)
-        swarm = config.particles if final == "smc" else 0
-        budget = Budget.of(
+        smc_particles = config.particles if final == "smc" else 0
+        cost = PlannedCost.of(
             counts, steps, latent["samples"][0].numel(), per_estimate, isinstance(state, Pilot),
-            swarm, reward.space == "latent",
+            smc_particles, reward.space == "latent",
         )  # fmt: skip
         size = state.plan.at_once(max(counts))
-        calls = (sum(-(-count // size) for count in counts) + (swarm > 0)) * steps
+        calls = (sum(-(-count // size) for count in counts) + (smc_particles > 0)) * steps
         watch = Watch(NODE, node_id, guider, calls)
-        watch.say(str(budget))
+        watch.say(str(cost))
         for i, count in enumerate(counts):
             proposed = draw_batch(state, guider, count, watch)
             state = score_batch(proposed, proposed.reward)

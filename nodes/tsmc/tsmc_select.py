@@ -1,12 +1,14 @@
 """TSMCSelect: selects images of a run."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, StateSocket
 from .run.account import run_report
 from .run.finishing import selected_latent
-from .run.state import Learned
+from .run.state import Learned, TSMCState
 
 NODE = "TSMCSelect"
 SELECTIONS = ("best", "resample", "all")
@@ -14,46 +16,52 @@ SELECTIONS = ("best", "resample", "all")
 
 class TSMCSelect(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="TSMCSelect",
             display_name="TSMC Select",
             category=CATEGORY,
-            description="Hands out images of a run of TRI-TSMC: the best, or samples of the tilted model, or all of them "
-            "with their weights.",
+            description="Selects images of a run of TRI-TSMC: the best ones, samples of the tilted "
+            "model, or all images with their weights.",
             inputs=[
-                StateSocket.Input("state", tooltip="From TSMCUpdate or TRITSMCSampler."),
+                StateSocket.Input("state", tooltip="The run, from TSMCUpdate or TRITSMCSampler."),
                 io.Combo.Input(
                     "mode",
                     options=list(SELECTIONS),
                     default="best",
-                    tooltip="best: the images of the highest reward. resample: images drawn by their weights, which are "
-                    "samples of the tilted model; some come twice if few count. all: every image.",
+                    tooltip="best: the images with the highest reward. resample: chosen at random "
+                    "by weight, so they are samples of the tilted model; if ESS is small, some "
+                    "appear twice. all: all images.",
                 ),
                 io.Int.Input(
                     "count",
                     default=4,
                     min=1,
                     max=4096,
-                    tooltip="How many images, unless mode is all.",
+                    tooltip="The number of images. It has no effect if mode is all.",
                 ),
             ],
             outputs=[
-                io.Latent.Output("latent", tooltip="The images chosen, for VAE Decode."),
+                io.Latent.Output("latent", tooltip="The selected images, for VAE Decode."),
                 io.Float.Output(
                     "weights",
                     is_output_list=True,
-                    tooltip="The weight W of each image of the run, chosen or not; they sum to 1.",
+                    tooltip="The weight of each image of the run, selected or not; the sum is 1 "
+                    "(W).",
                 ),
-                io.Float.Output("log_z", tooltip="log Z, from all images."),
-                io.Float.Output("ess", tooltip="How many images count, in effect."),
-                io.String.Output("report", tooltip="In words: each batch, and what to change."),
+                io.Float.Output("log_z", tooltip="log Z, estimated from all images."),
+                io.Float.Output(
+                    "ess", tooltip="The effective sample size of all images, by their weights."
+                ),
+                io.String.Output(
+                    "report", tooltip="The result of each batch, and what to change, as text."
+                ),
             ],
             **schema_options(search_aliases=["tsmc", "smc", "steering", "best of n", "resample"]),
         )
 
     @classmethod
-    def execute(cls, state, mode, count):
+    def execute(cls, state: TSMCState, mode: str, count: int) -> io.NodeOutput:
         if mode not in SELECTIONS:
             raise ValueError(
                 f"{NODE}: unknown mode {mode!r}: choose one of {', '.join(SELECTIONS)}"

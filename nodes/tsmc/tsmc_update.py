@@ -1,11 +1,14 @@
 """TSMCUpdate: updates the twist with the scores of a batch."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..base.counted import counted
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, RewardSocket, StateSocket
 from ..host.progress import executing_node, show_text
@@ -19,7 +22,7 @@ Scores = Sequence[float | Sequence[float] | Tensor]
 
 
 def numbers(scores: Scores, count: int) -> Tensor:
-    """One score for each of `count` images, from numbers, lists and tensors; with shape `(count,)`, float64.
+    """The scores of `count` images, with shape `(count,)`, float64.
 
     Raises:
         ValueError: The number of scores is not `count`, or a score is not a number.
@@ -30,61 +33,69 @@ def numbers(scores: Scores, count: int) -> Tensor:
         raise ValueError(f"{NODE}: scores must be numbers, one for each image ({error})") from error
     if len(flat) != count:
         raise ValueError(
-            f"{NODE}: {len(flat)} scores came for {count} images: score all images of latent of TSMCPropose, one number "
-            "for each, in their order"
+            f"{NODE}: {counted(len(flat), 'score')} came for {counted(count, 'image')}: score all "
+            "images of latent of TSMCPropose, one number for each, in their order"
         )
     return flat
 
 
 class TSMCUpdate(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="TSMCUpdate",
             display_name="TSMC Update",
             category=CATEGORY,
-            description="Learns from the scores of a batch how to turn the next one. Connect scores of your own nodes, or "
-            "a reward.",
+            description="Learns from the scores of a batch how to steer the next batch. Connect "
+            "scores of other nodes, or a reward.",
             inputs=[
-                StateSocket.Input("state", tooltip="From TSMCPropose."),
+                StateSocket.Input("state", tooltip="The run, from TSMCPropose."),
                 io.Float.Input(
                     "scores",
                     optional=True,
                     force_input=True,
-                    tooltip="A score for each image of the batch, in their order: higher is better. A list of numbers "
-                    "from any scorer, or from TSMCScoreImages.",
+                    tooltip="One number for each image of the batch, in their order; higher is "
+                    "better. From TSMCScoreImages, or from any node that scores images (r).",
                 ),
                 RewardSocket.Input(
                     "reward",
                     optional=True,
-                    tooltip="Instead of scores: scores the batch by itself, with a TSMC Reward node.",
+                    tooltip="Connect a TSMC Reward node here instead of scores: it then scores the "
+                    "batch.",
                 ),
             ],
             outputs=[
                 StateSocket.Output("state", tooltip="For the next TSMCPropose, or TSMCSelect."),
-                io.String.Output("report", tooltip="In words: each batch, and what to change."),
+                io.String.Output(
+                    "report", tooltip="The result of each batch, and what to change, as text."
+                ),
             ],
             is_input_list=True,
             **schema_options(search_aliases=["tsmc", "smc", "steering", "scores"]),
         )
 
     @classmethod
-    def execute(cls, state, scores=None, reward=None):
+    def execute(
+        cls,
+        state: Sequence[TSMCState],
+        scores: Scores | None = None,
+        reward: Sequence[Reward] | None = None,
+    ) -> io.NodeOutput:
         # Every input is a list, since is_input_list is set.
-        (state, *_), reward = state, reward[0] if reward else None
-        state = updated(state, scores, reward)
-        show_text(result_line(state), executing_node())
-        return io.NodeOutput(state, run_report(state))
+        learned = updated(state[0], scores, reward[0] if reward else None)
+        show_text(result_line(learned), executing_node())
+        return io.NodeOutput(learned, run_report(learned))
 
 
 def updated(state: TSMCState, scores: Scores | None, reward: Reward | None) -> Learned:
-    """The state whose waiting batch is scored, by `scores` or by `reward`.
+    """The state after its waiting batch was scored, by `scores` or by `reward`.
 
-    After the first batch, the stored reward is used, not `reward`.
+    `reward` scores the first batch. Later batches are scored with the reward that this batch fixed.
 
     Raises:
-        ValueError: No batch waits; both or none of scores and reward are given; there is a reward, but the batch before
-            was scored by numbers; or the feature `gradient` needs a reward of latents.
+        ValueError: No batch waits for scores; both or none of scores and reward are given; the
+            scores are not one number for each image, or none is finite; there is a reward, but the
+            first batch was scored with numbers; the feature `gradient` needs a reward of latents.
     """
     if not isinstance(state, (PilotProposed, Proposed)):
         raise ValueError(f"{NODE}: there is no batch to score: connect state of TSMCPropose")
@@ -98,7 +109,8 @@ def updated(state: TSMCState, scores: Scores | None, reward: Reward | None) -> L
     if isinstance(state, Proposed):
         if state.reward is None:
             raise ValueError(
-                f"{NODE}: the first batch was scored by scores: score all batches in the same way"
+                f"{NODE}: the first batch was scored by other nodes: connect scores here, not "
+                "reward"
             )
-        return score_batch(state, state.reward)  # in the form that the first batch fixed
-    return score_batch(state, reward.on(state.model.latent_format, state.model.device))
+        return score_batch(state, state.reward)
+    return score_batch(state, reward.for_model(state.model.latent_format, state.model.device))

@@ -20,7 +20,7 @@ class LinearReward:
 
     name, space, vae, fixed = "linear", "latent", None, True
 
-    def on(self, latent_format, device):
+    def for_model(self, latent_format, device):
         return replace(self, a=self.a.to(device))
 
     def check(self, batch):
@@ -30,7 +30,7 @@ class LinearReward:
         scores = (batch * self.a).flatten(1).sum(1).float().cpu()
         return scores if self.of is None else self.of(scores)
 
-    def settled(self, batch):
+    def fixed_by(self, batch):
         return self.value(batch), self
 
     def gradient(self, x):

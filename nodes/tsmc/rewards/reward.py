@@ -1,6 +1,15 @@
-"""The interface of rewards, and the functions that rewards share."""
+"""The interface of rewards, and the functions that rewards share.
 
-from typing import Protocol
+    Reward ─ for_model ─→ ModelReward ─ fixed_by ─→ FixedReward
+
+A `Reward` is what the socket carries. Most rewards are fixed functions. The others compare with
+samples that the model draws without steering, and `fixed_by` gets these samples. One class may
+implement several stages. Rewards are immutable: each stage is a new object, or the same one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -9,86 +18,114 @@ from ....mmd_core import KernelConfig
 from ....mmd_core.tsmc import Gradient, Witness
 from .decode import decoded
 
+if TYPE_CHECKING:
+    from comfy.latent_formats import LatentFormat
+    from comfy.sd import VAE
+
 GROUP = 16  # decoded images in memory at once
 
 
 class Reward(Protocol):
-    """A score for each sample; higher is better. A reward is immutable: `on` and `settled` return a new one.
+    """A score for each sample; higher is better.
 
     Attributes:
         name: What the reward measures, as text for reports.
         space: The input of the reward: `latent` or `image`.
         vae: Decodes samples for a reward of images; None for a reward of latents.
-        fixed: Whether the reward is a fixed function. If not, `settled` must first get samples that the model draws
-            without steering; `value` is not available before.
-        gradient: ∇r, a function of latents in the space of the model `(B, *)`, with their shape. Only a reward of
-            latents has one, once it is fixed and `on` was called; else None.
+        fixed: Whether `for_model` gives a `FixedReward`.
     """
 
     name: str
     space: str
-    vae: object | None
+    vae: VAE | None
     fixed: bool
-    gradient: Gradient | None
 
-    def on(self, latent_format, device) -> "Reward":
-        """The reward for a model with this latent format, computed on `device`. Call it before the other methods.
+    def for_model(self, latent_format: LatentFormat, device: torch.device) -> ModelReward:
+        """The reward for a model with this latent format, computed on `device`.
 
         Raises:
             ValueError: The reward does not fit the model.
         """
 
-    def check(self, batch: Tensor) -> None:
-        """For a reward of latents, called before sampling: raises ValueError if it does not fit latents of this shape."""
 
-    def settled(self, batch: Tensor) -> tuple[Tensor, "Reward"]:
-        """The scores of samples that the model drew without steering, and the reward, fixed from now on.
+class ModelReward(Reward, Protocol):
+    """A reward for one model. If `fixed` is true, it is a `FixedReward`."""
+
+    def check(self, batch: Tensor) -> None:
+        """Checks latents before sampling; only a reward of latents has this method.
+
+        Raises:
+            ValueError: The reward does not fit latents of this shape.
+        """
+
+    def fixed_by(self, batch: Tensor) -> tuple[Tensor, FixedReward]:
+        """The scores of samples that the model drew without steering, and the fixed reward.
+
+        A reward that is fixed already only scores the samples.
 
         Arguments:
-            batch: As for `value`. A reward that is fixed already only scores it.
+            batch: As for `FixedReward.value`.
 
         Raises:
             ValueError: No sample is finite, or the reward does not fit the samples.
         """
 
+
+class FixedReward(ModelReward, Protocol):
+    """A reward that is a fixed function.
+
+    Attributes:
+        gradient: ∇r, a function of latents in the space of the model `(B, *)`, with their shape;
+            None for a reward of images.
+    """
+
+    gradient: Gradient | None
+
     def value(self, batch: Tensor) -> Tensor:
-        """r, with shape `(B,)`, float32 on the CPU; NaN or infinite for samples that are not finite.
+        """r, with shape `(B,)`, float32 on the CPU; not finite for samples that are not finite.
 
         Arguments:
-            batch: Latents in the space of the model `(B, C, *)`, or images `(B, H, W, 3)` in [0, 1].
+            batch: Latents in the space of the model `(B, C, *)`, or images `(B, H, W, 3)` in
+                [0, 1].
 
         Raises:
             ValueError: The reward does not fit the samples.
         """
 
 
-def score_latents(reward: Reward, samples: Tensor, latent_format) -> Tensor:
-    """r of samples as the LATENT socket carries them `(B, C, *)`, with shape `(B,)`, float32 on the CPU."""
+def score_latents(reward: FixedReward, samples: Tensor, latent_format: LatentFormat) -> Tensor:
+    """r of raw LATENT samples `(B, C, *)`, with shape `(B,)`, float32 on the CPU."""
     if reward.space == "latent":
         return reward.value(latent_format.process_in(samples))
     return torch.cat([reward.value(decoded(reward.vae, part)) for part in samples.split(GROUP)])
 
 
-def settle_latents(reward: Reward, samples: Tensor, latent_format) -> tuple[Tensor, Reward]:
-    """`Reward.settled` for samples as the LATENT socket carries them, with shape `(B, C, *)`."""
+def fix_by_latents(
+    reward: ModelReward, samples: Tensor, latent_format: LatentFormat
+) -> tuple[Tensor, FixedReward]:
+    """`ModelReward.fixed_by` for raw LATENT samples `(B, C, *)`."""
     if reward.space == "latent":
-        return reward.settled(latent_format.process_in(samples))
-    return reward.settled(decoded(reward.vae, samples))
+        return reward.fixed_by(latent_format.process_in(samples))
+    return reward.fixed_by(decoded(reward.vae, samples))
 
 
-def settled_witness(
+def fixed_witness(
     config: KernelConfig, y: Tensor, weights: Tensor, base: Tensor, node: str
 ) -> tuple[Tensor, Witness]:
-    """The scores of unsteered samples of the model, each compared without itself, and the witness function.
+    """The witness function, and the scores of its base samples, each compared without itself.
 
-    Samples that are not finite are left out, because one NaN would make all scores NaN. Their own score is NaN.
+    Samples that are not finite are left out, because one NaN would make all scores NaN. Their own
+    score is NaN.
 
     Arguments:
         config: The kernel and the feature space.
         y: References, with shape `(N, *)`.
         weights: The weights of the references, with shape `(N,)`, sum 1.
-        base: Unsteered samples of the model, with shape `(n, *)`.
+        base: Samples of the model without steering, with shape `(n, *)`.
         node: The name of the node, for messages.
+
+    Returns:
+        The scores, with shape `(n,)`, float32 on the CPU, and the witness function.
 
     Raises:
         ValueError: No sample is finite.
@@ -96,7 +133,8 @@ def settled_witness(
     usable = torch.isfinite(base.flatten(1)).all(1)
     if not usable.any():
         raise ValueError(
-            f"{node}: all that the model drew is NaN or infinite: run the model in fp32 or bf16, or take another VAE"
+            f"{node}: all images that the model drew are NaN or infinite: run the model in fp32 or "
+            "bf16, or connect another VAE"
         )
     witness = Witness(config, y, weights, base[usable])
     scores = torch.full((len(base),), torch.nan)

@@ -1,22 +1,27 @@
 """The cost, the progress line and the report of a run, as text."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 
 from ....mmd_core.tsmc import MAX_SHIFT, BatchSummary
+from ...base.counted import counted
 from ...base.remark import Remark
 from .state import Learned
 from .steering import Steered
 
-__all__ = ["Budget", "batch_line", "remarks", "result_line", "run_report"]
+__all__ = ["PlannedCost", "batch_line", "remarks", "result_line", "run_report"]
 
-LITTLE_TAU = 0.1
-IDLE = 0.01  # nats
+SMALL_TAU = 0.1  # all updates below this are worth a remark
+SMALL_KL = 0.01  # nats: steering that spends less hardly changes the images
 MEGABYTE = 2**20
 
 
-class Budget(NamedTuple):
+class PlannedCost(NamedTuple):
     """The cost of a run, before it starts.
 
     Attributes:
@@ -36,195 +41,186 @@ class Budget(NamedTuple):
     @classmethod
     def of(
         cls,
-        counts: list[int],
+        counts: Sequence[int],
         steps: int,
-        numbers: int,
-        evaluations: int,
+        entries: int,
+        per_estimate: int,
         pilot: bool,
-        swarm: int = 0,
-        scored_on_the_way: bool = False,
-    ) -> "Budget":
+        smc_particles: int = 0,
+        scores_each_step: bool = False,
+    ) -> PlannedCost:
         """The cost of batches of `counts` paths.
 
         Arguments:
             steps: T, the number of steps.
-            numbers: The number of entries of one latent.
-            evaluations: The number of network evaluations for each denoised estimate.
+            entries: The number of entries of one latent.
+            per_estimate: The number of network evaluations for each denoised estimate.
             pilot: Whether the first batch is recorded.
-            swarm: The number of particles in the final pass of SMC; 0 means no such pass.
-            scored_on_the_way: Whether that pass scores the estimates at each step.
+            smc_particles: The number of particles of a last batch by SMC; 0 means none.
+            scores_each_step: Whether that batch is scored at each step.
         """
-        paths = sum(counts)
-        estimates = (paths + swarm) * steps
-        rewards = paths + swarm * (steps if scored_on_the_way else 1)
-        recorded = 2 * 2 * counts[0] * (steps - 1) * numbers if pilot else 0
-        memory = 4 * (paths + swarm) * numbers + recorded
-        return cls(tuple(counts), estimates, estimates * evaluations, rewards, memory)
+        paths = sum(counts) + smc_particles
+        estimates = paths * steps
+        rewards = sum(counts) + smc_particles * (steps if scores_each_step else 1)
+        recorded = 2 * 2 * counts[0] * (steps - 1) * entries if pilot else 0
+        memory = 4 * paths * entries + recorded
+        return cls(tuple(counts), estimates, estimates * per_estimate, rewards, memory)
 
-    def __str__(self):
+    def __str__(self) -> str:
         batches = " + ".join(map(str, self.counts))
         return (
-            f"{sum(self.counts)} images in {_batches(len(self.counts))} ({batches}): {self.estimates} denoised estimates, "
-            f"{self.evaluations} network evaluations, {self.rewards} rewards, {self.memory / MEGABYTE:.0f} MB beside the "
-            "model"
+            f"{counted(sum(self.counts), 'image')} in {_batches(len(self.counts))} ({batches}): "
+            f"{self.estimates} denoised estimates, {self.evaluations} network evaluations, "
+            f"{self.rewards} rewards, {self.memory / MEGABYTE:.0f} MB in addition to the model"
         )
 
 
 def _batches(count: int) -> str:
-    return f"{count} batch{'es' * (count > 1)}"
+    return counted(count, "batch", "batches")
 
 
-def batch_line(index: int, done: BatchSummary) -> str:
+def batch_line(index: int, batch: BatchSummary) -> str:
     """The result of one batch, in one line."""
-    theta = ", ".join(f"{value:.2f}" for value in done.theta)
+    theta = ", ".join(f"{value:.2f}" for value in batch.theta)
     parts = [
-        f"reward {done.reward:.4g}, best {done.best:.4g}",
-        f"ESS {done.ess:.1f} of {done.count}",
-        f"θ {theta}" if any(done.theta) else "unsteered",
-        f"KL spent {done.kl_spent:.2f}",
+        f"reward {batch.reward:.4g}, best {batch.best:.4g}",
+        f"ESS {batch.ess:.1f} of {batch.count}",
+        f"θ {theta}" if any(batch.theta) else "unsteered",
+        f"KL spent {batch.kl_spent:.2f}",
     ]
-    if done.tau is not None:
-        parts.append(f"τ {done.tau:.2f}, KL {done.kl:.2f}")
+    if batch.tau is not None:
+        parts.append(f"τ {batch.tau:.2f}, KL {batch.kl:.2f}")
     return f"batch {index + 1}: " + " · ".join(parts)
 
 
 def remarks(state: Learned) -> list[Remark]:
     """All problems of a run that the user should know of."""
-    config, learning = state.config, state.learning
-    said = [Remark("note", notice) for notice in state.notices]
-    done, paths = learning.summaries, state.count
-    if learning.constant:
-        said.append(
-            Remark(
-                "reward is constant",
-                "The reward is the same for all images of the first batch, so there is nothing to learn: all images are "
-                "drawn by the model itself. Look for what is wrong with the scorer.",
-            )
+    found = [Remark("note", notice) for notice in state.notices]
+    if state.learning.constant:
+        constant = Remark(
+            "reward is constant",
+            "The reward is the same for all images of the first batch, so there is nothing to "
+            "learn: all images are drawn without steering. Check the nodes that score.",
         )
-        return said
-    if unusable := sum(each.unusable for each in done):
-        said.append(
-            Remark(
-                "scores missing",
-                f"{unusable} of {paths} scores are NaN or infinite: these images have no weight. Look for what is wrong "
-                "with the scorer.",
-            )
+        return [*found, constant]
+    found += [*_weight_remarks(state), *_steering_remarks(state)]
+    if state.plan.latent.get("noise_mask") is not None:
+        found.append(
+            Remark("masked", "With a noise mask, only the masked part is drawn and steered.")
+        )
+    return found
+
+
+def _weight_remarks(state: Learned) -> Iterator[Remark]:
+    """Problems of the scores, of the weights and of the updates."""
+    learning, paths = state.learning, state.count
+    if unusable := sum(batch.unusable for batch in learning.summaries):
+        scores = counted(unusable, f"of {paths} scores is", f"of {paths} scores are")
+        yield Remark(
+            "scores missing",
+            f"{scores} NaN or infinite: these images have no weight. Check the nodes that score.",
         )
     if learning.ess < 2:
-        said.append(
-            Remark(
-                "one image counts",
-                f"Nearly all weight lies on one image (effective number {learning.ess:.1f} of {paths}), so log Z and "
-                "resampled images are unreliable. Lower reward_scale, or raise particles.",
-            )
+        yield Remark(
+            "one image counts",
+            "Nearly all weight lies on one image (effective sample size "
+            f"{learning.ess:.1f} of {paths}), so log Z and resampled images are unreliable. Lower "
+            "reward_scale, or raise particles.",
         )
-    taus = [each.tau for each in done if each.tau is not None]
-    if taus and max(taus) < LITTLE_TAU:
-        said.append(
-            Remark(
-                "steps stay small",
-                f"Each iteration went less than {LITTLE_TAU:.0%} of its way (τ), since reward_scale is large for so few "
-                "particles. Lower reward_scale, or raise particles or iterations.",
-            )
+    taus = [batch.tau for batch in learning.summaries if batch.tau is not None]
+    if taus and max(taus) < SMALL_TAU:
+        yield Remark(
+            "steps stay small",
+            f"Each update went less than {SMALL_TAU:.0%} of the way to the target (τ): "
+            "reward_scale is large for so few particles. Lower reward_scale, or raise particles or "
+            "iterations.",
         )
-    thetas = [each.theta for each in done if any(each.theta)]
-    flips = [
-        k
-        for a, b in zip(thetas, thetas[1:], strict=False)
-        for k in range(len(a))
-        if a[k] * b[k] < 0
-    ]
-    if flips:
-        said.append(
-            Remark(
-                "no direction",
-                "The strength θ changed its sign between iterations: what turns the chain tells nothing about this reward. "
-                "Take another feature, or raise particles.",
-            )
-        )
-    if isinstance(state.steering, Steered) and _limited(state) > 0.5:
-        said.append(
-            Remark(
-                "at the limit",
-                f"At most steps the reward's gradient is larger than what may move an image ({MAX_SHIFT:g} standard deviations "
-                "of the step's noise) and was cut. Lower reward_scale.",
-            )
-        )
-    if isinstance(state.steering, Steered) and len(done) > 1 and done[-1].kl_spent < IDLE:
-        said.append(
-            Remark(
-                "hardly steered",
-                f"What turns the chain hardly moved the images (KL spent {done[-1].kl_spent:.2g}; 1 is usual): they are chosen, not "
-                "steered. Raise reward_scale, or take another feature or reward.",
-            )
-        )
-    if done[-1].kl_spent > 0.95 * config.max_total_kl:
-        said.append(
-            Remark(
-                "far from the model",
-                f"The images lie as far from the model (KL {done[-1].kl_spent:.1f}) as max_total_kl allows: look whether they "
-                "please the reward only. Lower reward_scale.",
-            )
-        )
-    if state.plan.latent.get("noise_mask") is not None:
-        said.append(
-            Remark("masked", "With a noise mask only the part that is drawn anew is steered.")
-        )
-    return said
 
 
-def _limited(state: Learned) -> float:
-    """About the fraction of steps at which φ had its largest norm `MAX_SHIFT`, summed over the features of a step."""
-    drawing = sum(step.noise > 0 for step in state.model.steps)
+def _steering_remarks(state: Learned) -> Iterator[Remark]:
+    """Problems of the direction and of the strength of steering."""
+    config, batches = state.config, state.learning.summaries
+    thetas = [batch.theta for batch in batches if any(batch.theta)]
+    if any(x * y < 0 for a, b in pairwise(thetas) for x, y in zip(a, b, strict=True)):
+        yield Remark(
+            "no direction",
+            "The strength of steering changed its sign between iterations (θ): the feature does "
+            "not show how to raise this reward. Choose another feature, or raise particles.",
+        )
+    spent = batches[-1].kl_spent
+    steered = isinstance(state.steering, Steered)
+    if steered and _shortened(state) > 0.5:
+        yield Remark(
+            "at the limit",
+            "At most steps the gradient of the reward was too large and was shortened to its "
+            f"limit of {MAX_SHIFT:g} standard deviations of the step's noise. Lower reward_scale.",
+        )
+    if steered and len(batches) > 1 and spent < SMALL_KL:
+        yield Remark(
+            "hardly steered",
+            f"Steering hardly changed the images (KL spent {spent:.2g}; 1 is usual): they are "
+            "selected, not steered. Raise reward_scale, or choose another feature or reward.",
+        )
+    if spent > 0.95 * config.max_total_kl:
+        yield Remark(
+            "far from the model",
+            f"The images are as far from the model (KL {spent:.1f}) as max_total_kl allows. Lower "
+            "reward_scale, and look whether the images are good or only score high.",
+        )
+
+
+def _shortened(state: Learned) -> float:
+    """About the fraction of steps at which φ was shortened to `MAX_SHIFT`.
+
+    The features of a step are added up, so it can be above 1.
+    """
+    noisy = sum(step.noise > 0 for step in state.model.steps)
     traces = torch.diagonal(state.learning.H, dim1=1, dim2=2).sum(1)
-    return (traces.mean() / (MAX_SHIFT**2 * drawing)).item()
+    return (traces.mean() / (MAX_SHIFT**2 * noisy)).item()
 
 
 def result_line(state: Learned) -> str:
     """The result of the run, in one short line for the node."""
     learning = state.learning
-    said = [
-        f"⚠ {remark.short}" for remark in remarks(state) if remark.short not in ("note", "masked")
-    ]
+    shorts = [remark.short for remark in remarks(state)]
+    warnings = [f"⚠ {short}" for short in shorts if short not in ("note", "masked")]
     parts = [f"ESS {learning.ess:.1f} of {state.count}", f"log Z {learning.log_z:.3g}"]
-    return " · ".join(parts + said)
+    return " · ".join(parts + warnings)
 
 
-def run_report(state: Learned, per_estimate: int = 1, more: tuple[str, ...] = ()) -> str:
+def run_report(state: Learned, per_estimate: int = 1, more: Sequence[str] = ()) -> str:
     """The report of a run.
 
     Arguments:
         per_estimate: The number of network evaluations for each denoised estimate.
-        more: Additional lines, such as that of the final pass of SMC.
+        more: Additional lines, such as that of a last batch by SMC.
     """
-    config, learning = state.config, state.learning
+    config, learning, cost = state.config, state.learning, state.cost
+    standardized = " (standardized)" if config.standardize else ""
     reward = f", reward {state.reward.name}" if state.reward is not None else ""
+    mean, sd = learning.mean, learning.sd
+    unit = f", of the reward as (r − {mean:.4g}) / {sd:.4g}" if config.standardize else ""
+    finite = torch.where(torch.isfinite(learning.rewards), learning.rewards, 0.0)
     lines = [
-        f"TRI-TSMC: {state.count} images in {_batches(len(learning.summaries))}, reward_scale {config.reward_scale:g}"
-        f"{' (standardized)' if config.standardize else ''}, feature {state.steering.feature}{reward}.",
-        f"Cost: {state.cost.estimates} denoised estimates ({state.cost.estimates * per_estimate} network evaluations), "
-        f"{state.cost.scores} rewards.",
-    ]
-    lines += [batch_line(i, done) for i, done in enumerate(learning.summaries)]
-    tilted = torch.where(torch.isfinite(learning.rewards), learning.rewards, 0.0)
-    mean = (learning.weights * tilted).sum().item()
-    unit = (
-        f", of the reward as (r − {learning.mean:.4g}) / {learning.sd:.4g}"
-        if config.standardize
-        else ""
-    )
-    lines += [
-        f"Tilted distribution: mean reward {mean:.4g}; effective number {learning.ess:.1f} of {state.count} images.",
-        f"log Z {learning.log_z:.4g} from all images, {learning.summaries[-1].log_z:.4g} from the last batch alone (unbiased Z)"
-        f"{unit}.",
+        f"TRI-TSMC: {counted(state.count, 'image')} in {_batches(len(learning.summaries))}, "
+        f"reward_scale {config.reward_scale:g}{standardized}, feature {state.steering.feature}"
+        f"{reward}.",
+        f"Cost: {cost.estimates} denoised estimates ({cost.estimates * per_estimate} network "
+        f"evaluations), {cost.scores} rewards.",
+        *(batch_line(i, batch) for i, batch in enumerate(learning.summaries)),
+        f"Tilted distribution: mean reward {(learning.weights * finite).sum().item():.4g}, "
+        f"effective sample size {learning.ess:.1f} of {counted(state.count, 'image')}.",
+        f"log Z {learning.log_z:.4g} from all images, {learning.summaries[-1].log_z:.4g} from the "
+        f"last batch alone (unbiased Z){unit}.",
     ]
     if learning.excludes_pilot and len(learning.summaries) > 1:
+        first = counted(learning.counts[0], "image")
         lines.append(
-            f"The reward was made of the {learning.counts[0]} images of the first batch, so these have no weight."
+            f"The reward was made from the {first} of the first batch, so these have no weight."
         )
-    spent = max(done.kl_spent for done in learning.summaries)
+    spent = max(batch.kl_spent for batch in learning.summaries)
     if spent:
         lines.append(
-            f"How far steering led from the model: KL {spent:.2f} of {config.max_total_kl:g} allowed."
+            f"Distance from the model: KL {spent:.2f}; max_total_kl allows {config.max_total_kl:g}."
         )
     return "\n".join([*lines, *more, *(remark.text for remark in remarks(state))])

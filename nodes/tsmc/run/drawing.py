@@ -1,4 +1,4 @@
-"""Draws paths with a ComfyUI guider. Only this module of TRI-TSMC runs guiders, samplers and models.
+"""Draws paths with a ComfyUI guider. No other module of TRI-TSMC runs guiders or models.
 
 The base chain is a ComfyUI SAMPLER, which core's SamplerCustomAdvanced runs. So everything that the
 guider contains (prompts, cfg, LoRA, ControlNet, MMD guidance with a fixed generated half) is part
@@ -30,6 +30,7 @@ from ....mmd_core.tsmc import (
     smc,
     transitions,
 )
+from ...base.counted import counted
 from ...guidance.run.hook import is_coupled
 from ...host.faults import out_of_memory
 from ...host.micro_batch import micro_batched
@@ -46,8 +47,8 @@ log = logging.getLogger("mmd_guidance")
 OnEstimate = Callable[[Tensor], None]  # is called with each batch of denoised estimates
 Run = Callable[[Denoise, Tensor, "Tensor | None"], Tensor]  # (denoise, x, mask) → final samples
 COUPLED = (
-    "The model is guided by MMD too, which lets the images of a batch see each other: weights and "
-    "log Z are only approximate."
+    "The model is also guided by MMD, so the images of a batch depend on each other: weights and "
+    "log Z are only approximate. Use one of the two methods."
 )
 
 
@@ -62,9 +63,8 @@ def with_model(state: Planned | Learned, guider: CFGGuider, node: str) -> Pilot 
             tokens = entry.get("cross_attn")
             if tokens is not None and len(tokens) > 1:
                 raise ValueError(
-                    f"{node}: the conditioning of guider holds {len(tokens)} prompts, one for each "
-                    "image. All images are samples of one distribution here: connect a single "
-                    "prompt"
+                    f"{node}: the conditioning of guider holds {len(tokens)} prompts, but all "
+                    "images of a run have the same prompt: connect a single prompt"
                 )
     patcher = guider.model_patcher
     sampling = patcher.get_model_object("model_sampling")
@@ -143,9 +143,7 @@ def _sample(
         if out_of_memory(error):
             at_once = min(plan.at_once(len(indices)), len(indices))
             advice = f"Set micro_batch to {at_once // 2}" if at_once > 1 else "Draw smaller images"
-            log.error(
-                "TRI-TSMC: the memory is not enough for %s images at once. %s.", at_once, advice
-            )
+            log.error("TRI-TSMC: not enough memory for %s. %s.", counted(at_once, "image"), advice)
         raise
     return result[0]["samples"].float().cpu()
 
@@ -167,11 +165,11 @@ def draw_batch(
             state.reward.check(x)
         if mask is not None:
             masks.append(mask[:1].cpu())
-        found = propose(
+        drawn = propose(
             denoise, x, state.model.steps, lambda _: noise(x), twist, theta, record=pilot
         )
-        paths.append(found)
-        return found.z
+        paths.append(drawn)
+        return drawn.z
 
     size = state.plan.at_once(count)
     for start in range(0, count, size):
@@ -196,29 +194,32 @@ def draw_batch(
 def draw_smc(
     state: Learned, guider: CFGGuider, potential: Potential | None, on_estimate: OnEstimate
 ) -> tuple[Learned, Tensor, ParticleSystem]:
-    """One pass of sequential Monte Carlo with the learned twist.
+    """One batch by sequential Monte Carlo with the learned twist.
 
-    Returns the state with the added cost, the samples as raw LATENT, and the particles, which are
-    not scored yet. All particles move together, because they are resampled; the network still works
-    on `micro_batch` at a time.
+    All particles move together, because they are resampled; the network still works on
+    `micro_batch` at a time.
+
+    Returns:
+        The state with the added cost, the samples as raw LATENT, and the particles, which are not
+        scored yet.
     """
-    plan, steps, particles = state.plan, state.model.steps, state.config.particles
-    found: list[ParticleSystem] = []
+    plan, steps, count = state.plan, state.model.steps, state.config.particles
+    systems: list[ParticleSystem] = []
     guider = copy.copy(guider)
     guider.model_patcher = micro_batched(guider.model_patcher, plan.micro_batch)
     guider.model_options = guider.model_patcher.model_options
-    indices = range(state.count, state.count + particles)
+    indices = range(state.count, state.count + count)
 
     def run(denoise: Denoise, x: Tensor, mask: Tensor | None) -> Tensor:
         noise = ParticleNoise(plan.noise.seed, indices)
         random = uniforms(plan.noise.seed, len(steps))
-        swarm = smc(
-            denoise, x, steps, lambda _: noise(x), random.__getitem__, potential=potential,
-            twist=state.twist(mask), theta=state.learning.theta,
+        system = smc(
+            denoise, x, steps, lambda _: noise(x), random.__getitem__, potential,
+            state.twist(mask), state.learning.theta,
         )  # fmt: skip
-        found.append(swarm)
-        return swarm.z
+        systems.append(system)
+        return system.z
 
     samples = _sample(state, guider, indices, run, on_estimate)
-    cost = state.cost.plus(estimates=particles * len(steps))
-    return replace(state, cost=cost), samples, found[0]
+    cost = state.cost.plus(estimates=count * len(steps))
+    return replace(state, cost=cost), samples, systems[0]

@@ -1,4 +1,4 @@
-"""The final images of a run: a selection of all paths, or a last pass of SMC."""
+"""The final images of a run: a selection of all paths, or a last batch by SMC."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ....mmd_core.tsmc import ParticleSystem, Potential, effective, systematic
+from ...base.counted import counted
 from ...host.particle_noise import uniforms
 from ..rewards.reward import score_latents
 from .drawing import draw_smc
@@ -42,7 +43,8 @@ def selected_latent(state: Learned, mode: str, count: int) -> Latent:
 def potential_of(state: Learned) -> Potential | None:
     """V = κ λ r of denoised estimates at a step; None means V = 0.
 
-    A reward of latents is computed on the estimates. For another reward, its surrogate is used.
+    A reward of latents is computed on the estimates. For a reward of images, its surrogate is used
+    if there is one.
     """
     reward, surrogate, steps = state.reward, state.steering.surrogate, state.model.steps
     if reward.space == "latent":
@@ -55,27 +57,29 @@ def potential_of(state: Learned) -> Potential | None:
 def final_smc(
     state: Learned, guider: CFGGuider, count: int, watch: Watch
 ) -> tuple[Learned, Latent, str]:
-    """A last pass of SMC.
+    """A last batch by SMC.
 
-    Returns the state with the added cost, `count` images as LATENT, and a sentence for the report.
-    The images are scored after the pass, so that the VAE and the model need not be in memory
-    together.
+    The final images are scored after the last step, so that the VAE and the model need not be in
+    memory together.
+
+    Returns:
+        The state with the added cost, `count` images as LATENT, and a sentence for the report.
 
     Raises:
         ValueError: No score is finite.
     """
-    state, samples, swarm = draw_smc(state, guider, potential_of(state), watch)
+    state, samples, system = draw_smc(state, guider, potential_of(state), watch)
     scores = score_latents(state.reward, samples, state.model.latent_format)
-    on_the_way = len(state.model.steps) - 1 if state.reward.space == "latent" else 0
-    state = replace(state, cost=state.cost.plus(scores=len(samples) * (1 + on_the_way)))
-    swarm = swarm.rewarded(state.learning.tilt_of(scores))
-    if not torch.isfinite(swarm.log_weights).any():
+    per_image = len(state.model.steps) if state.reward.space == "latent" else 1
+    state = replace(state, cost=state.cost.plus(scores=len(samples) * per_image))
+    system = system.rewarded(state.learning.tilt_of(scores))
+    if not torch.isfinite(system.log_weights).any():
         raise ValueError(
-            "TRITSMCSampler: all scores of the last batch (final smc) are NaN or infinite: look "
-            "for what is wrong with the scorer"
+            "TRITSMCSampler: all scores of the last batch (final smc) are NaN or infinite: check "
+            "the reward"
         )
     _, u = uniforms(state.plan.noise.seed, 2)
-    weights = torch.softmax(swarm.log_weights, 0)
+    weights = torch.softmax(system.log_weights, 0)
     indices = systematic(weights, u, count)
     latent = {
         **state.plan.latent,
@@ -83,14 +87,15 @@ def final_smc(
         "batch_index": [state.count + i for i in indices.tolist()],
     }
     mean = (weights * scores.double().nan_to_num(0, 0, 0)).sum().item()
-    return state, latent, _sentence(len(samples), mean, swarm)
+    return state, latent, _sentence(mean, system)
 
 
-def _sentence(images: int, mean: float, swarm: ParticleSystem) -> str:
-    """The sentence of the report about a last pass of SMC."""
-    initial = len(set(swarm.ancestors.tolist()))
+def _sentence(mean: float, system: ParticleSystem) -> str:
+    """The sentence of the report about a last batch by SMC with this mean reward."""
+    initial = len(set(system.ancestors.tolist()))
     return (
-        f"Last batch by SMC: {images} images from {initial} beginnings, resampled "
-        f"{swarm.resampled} times, effective number {effective(swarm.log_weights):.1f}, mean "
-        f"reward {mean:.4g}, log Z {swarm.log_z:.4g} (unbiased Z)."
+        f"Last batch by SMC: {counted(len(system.z), 'image')} from "
+        f"{counted(initial, 'initial image')}, resampled {counted(system.resampled, 'time')}, "
+        f"effective sample size {effective(system.log_weights):.1f}, mean reward {mean:.4g}, log Z "
+        f"{system.log_z:.4g} (unbiased Z)."
     )

@@ -1,4 +1,4 @@
-"""The iterations of TRI-TSMC: `drawing.py` draws a batch; this module learns from its scores."""
+"""Learns from the scores of a batch, which `drawing.py` draws."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ....mmd_core.tsmc import (
     replayed,
     white,
 )
-from ..rewards.reward import Reward, score_latents, settle_latents
+from ..rewards.reward import FixedReward, ModelReward, Reward, fix_by_latents, score_latents
 from .state import Learned, Pilot, PilotProposed, Proposed
 from .steering import Steered, Steering, Unsteered
 
@@ -62,8 +62,8 @@ def feature_for(feature: str, reward: Reward | None, node: str) -> str:
         return "gradient" if has_gradient else "surrogate"
     if feature == "gradient" and not has_gradient:
         raise ValueError(
-            f"{node}: feature is gradient, but this reward is only known by its scores: set "
-            "feature to surrogate or auto"
+            f"{node}: feature is gradient, but this reward has no gradient: set feature to "
+            "surrogate or auto"
         )
     return feature
 
@@ -79,15 +79,15 @@ def with_reward(state: Pilot, reward: Reward, node: str) -> Pilot | Learned:
     """
     config, model = state.config, state.model
     feature = feature_for(config.feature, reward, node)
-    reward = reward.on(model.latent_format, model.device)
-    if config.standardize or feature == "surrogate" or not reward.fixed:
-        return replace(state, reward=reward)
+    ours = reward.for_model(model.latent_format, model.device)
+    if config.standardize or feature == "surrogate" or not ours.fixed:
+        return replace(state, reward=ours)
     steering: Steering = Unsteered(feature=feature)
     if feature == "gradient":
-        gradient = scaled(reward.gradient, config.reward_scale)
+        gradient = scaled(ours.gradient, config.reward_scale)
         steering = Steered(feature=feature, gradient=gradient)
     return Learned(
-        plan=state.plan, notices=state.notices, model=model, reward=reward, cost=state.cost,
+        plan=state.plan, notices=state.notices, model=model, reward=ours, cost=state.cost,
         learning=Learning.start(config, steering.size(config.time_blocks)), steering=steering,
     )  # fmt: skip
 
@@ -97,28 +97,28 @@ def scaled(gradient: Gradient, factor: float) -> Gradient:
     return lambda x0: gradient(x0) * factor
 
 
-def score_batch(state: PilotProposed | Proposed, reward: Reward) -> Learned:
+def score_batch(state: PilotProposed | Proposed, reward: ModelReward) -> Learned:
     """Scores the waiting batch with `reward`, then calls `add_scores`."""
     samples, latent_format = state.batch.samples, state.model.latent_format
     if reward.fixed:
         return add_scores(state, score_latents(reward, samples, latent_format), reward)
-    scores, fixed = settle_latents(reward, samples, latent_format)
-    return add_scores(state, scores, fixed, unsettled=reward)
+    scores, fixed = fix_by_latents(reward, samples, latent_format)
+    return add_scores(state, scores, fixed, unfixed=reward)
 
 
 def add_scores(
     state: PilotProposed | Proposed,
     scores: Tensor,
-    reward: Reward | None = None,
-    unsettled: Reward | None = None,
+    reward: FixedReward | None = None,
+    unfixed: ModelReward | None = None,
 ) -> Learned:
     """Adds the scores of the waiting batch, and learns θ of the next one.
 
     Arguments:
         scores: r of each path, with shape `(B,)`; a path whose score is NaN or infinite has no
             weight.
-        reward: The reward that gave the scores, in its fixed form; None if other nodes gave them.
-        unsettled: The reward before `settled`, if this batch settled it.
+        reward: The reward that gave the scores; None if other nodes gave them.
+        unfixed: The reward before `fixed_by`; None if this batch did not fix it.
 
     Raises:
         ValueError: No score is finite.
@@ -129,8 +129,8 @@ def add_scores(
         return state.with_scores(learning, reward)
     config = state.config
     feature = feature_for(config.feature, reward, "TSMCUpdate")
-    steering, h, H = _fit(PilotFit(state, scores, feature, reward, unsettled))
-    learning = Learning.piloted(config, h, H, scores, excludes_pilot=unsettled is not None)
+    steering, h, H = _fit(PilotFit(state, scores, feature, reward, unfixed))
+    learning = Learning.piloted(config, h, H, scores, excludes_pilot=unfixed is not None)
     if learning.constant:
         steering = Unsteered(feature="none", surrogate=steering.surrogate)
         learning = Learning.piloted(config, h[:, :0], H[:, :0, :0], scores)
@@ -149,17 +149,17 @@ class PilotFit:
         state: The pilot batch and its run.
         scores: r of each path, with shape `(B,)`.
         feature: The feature in use.
-        reward: The reward in its fixed form; None if the scores came from other nodes.
-        unsettled: The reward before `settled`; None if this batch did not settle it.
+        reward: The fixed reward; None if the scores came from other nodes.
+        unfixed: The reward before `fixed_by`; None if this batch did not fix it.
     """
 
     state: PilotProposed
     scores: Tensor
     feature: str
-    reward: Reward | None
-    unsettled: Reward | None
+    reward: FixedReward | None
+    unfixed: ModelReward | None
 
-    def steering(self, samples: Tensor, which: Tensor, reward: Reward | None) -> Steered:
+    def steering(self, samples: Tensor, which: Tensor, reward: FixedReward | None) -> Steered:
         """The steering that some samples of the batch give.
 
         Arguments:
@@ -169,10 +169,10 @@ class PilotFit:
         """
         config, feature = self.state.config, self.feature
         mean, sd = Learning.scale_of(self.scores) if config.standardize else (0.0, 1.0)
-        sd, some = sd or 1.0, samples[which.to(samples.device)]
-        jacobians = (white, DenoiserJacobian(some))
+        sd, chosen = sd or 1.0, samples[which.to(samples.device)]
+        jacobians = (white, DenoiserJacobian(chosen))
         if feature == "surrogate":
-            surrogate = fitted(some, config.reward_scale * (self.scores[which] - mean) / sd)
+            surrogate = fitted(chosen, config.reward_scale * (self.scores[which] - mean) / sd)
             return Steered(
                 feature=feature, surrogate=surrogate, gradient=surrogate.gradient,
                 jacobians=jacobians,
@@ -181,15 +181,15 @@ class PilotFit:
         return Steered(feature=feature, gradient=gradient, jacobians=jacobians)
 
     def steering_by(self, samples: Tensor, which: Tensor) -> Steered:
-        """As `steering`, with the reward as these samples alone settle it."""
+        """As `steering`, with the reward that these samples alone fix."""
         reward = self.reward
-        if self.feature == "gradient" and self.unsettled is not None:
-            _, reward = self.unsettled.settled(samples[which.to(samples.device)])
+        if self.feature == "gradient" and self.unfixed is not None:
+            _, reward = self.unfixed.fixed_by(samples[which.to(samples.device)])
         return self.steering(samples, which, reward)
 
 
 def _fit(fit: PilotFit) -> tuple[Steering, Tensor, Tensor]:
-    """The steering from now on, and h and H of the pilot batch under this steering.
+    """The steering of the next batches, and h and H of the pilot batch under it.
 
     h and H are leave-one-out: for each path, the gradient is fitted to the other paths only. Else
     the weight of a path would depend on a function that was fitted to the path itself.

@@ -78,8 +78,8 @@ def one_image(latent: Latent, node: str) -> Latent:
     samples = latent["samples"]
     if getattr(samples, "is_nested", False):
         raise ValueError(
-            f"{node}: latents of several kinds at once (picture and sound) cannot be steered: "
-            "connect a latent of pictures"
+            f"{node}: latents of several kinds at once (images and sound) cannot be steered: "
+            "connect a latent of images alone"
         )
     first = {**latent, "samples": samples[:1]}
     first.pop("batch_index", None)
@@ -98,12 +98,12 @@ def plan_notices(config: TSMCConfig, images: int) -> tuple[str, ...]:
     notices = []
     if images != 1:
         notices.append(
-            f"Of the {images} images of latent only the first was used: particles says how many "
-            "are drawn."
+            f"Of the {images} images of latent only the first was used: particles sets the number "
+            "of images."
         )
-    if config.time_blocks > 1 and config.too_many_parameters:
+    if config.time_blocks > config.max_time_blocks:
         notices.append(
-            f"time_blocks {config.time_blocks} is more than {config.paths} images can settle: "
-            f"keep it at {max(1, config.paths // 32)} or less, or raise particles."
+            f"{config.paths} images are too few to learn {config.time_blocks} time_blocks: set it "
+            f"to {config.max_time_blocks} or less, or raise particles."
         )
     return tuple(notices)

@@ -1,44 +1,61 @@
 """The inputs that TRITSMCSampler and TSMCInit share, and their conversion to a `TSMCConfig`."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from comfy_api.latest import io
 
 from ....mmd_core.tsmc import TWIST_FEATURES, TSMCConfig
 from ...base.schema import advanced
 
-__all__ = ["config_of", "learning_inputs", "schedule_inputs"]
+__all__ = ["config_of", "learning_inputs", "noise_input", "schedule_inputs"]
 
 DEFAULTS = TSMCConfig()
 
 
-def schedule_inputs() -> list:
+def noise_input() -> io.Input:
+    """The input of the initial noise."""
+    return io.Noise.Input(
+        "noise", tooltip="The initial noise and the seed of the run, from RandomNoise."
+    )
+
+
+def schedule_inputs() -> list[io.Input]:
     """The inputs of the chain: noise schedule and initial latent."""
     return [
         io.Sigmas.Input(
-            "sigmas", tooltip="The noise schedule (σ) down to 0, from BasicScheduler or another."
+            "sigmas",
+            tooltip="The whole noise schedule, down to 0, from BasicScheduler or a similar node "
+            "(σ).",
         ),
         io.Latent.Input(
             "latent",
-            tooltip="The size to draw, from EmptyLatentImage, or an image to start from. Only the first image counts: "
-            "particles says how many are drawn. With a noise mask only the masked part is drawn and steered.",
+            tooltip="An empty latent of the size to draw, or an image to start from. Only its "
+            "first image is used: particles sets the number of images. With a noise mask, only "
+            "the masked part is drawn and steered.",
         ),
     ]
 
 
-def learning_inputs() -> list:
+def learning_inputs() -> list[io.Input]:
+    """The inputs for the fields of `TSMCConfig`, and `micro_batch`."""
     return [
         io.Int.Input(
             "particles",
             default=DEFAULTS.particles,
             min=2,
             max=4096,
-            tooltip="How many images (N) each batch has. More make weights and log Z more exact.",
+            tooltip="The number of images in each batch. More make weights and log Z more exact "
+            "(N).",
         ),
         io.Int.Input(
             "iterations",
             default=DEFAULTS.iterations,
             min=0,
             max=100,
-            tooltip="How often the steering is improved (K). K + 1 batches are drawn: with 3 and 16 particles 64 images.",
+            tooltip="The number of updates of the steering. One more batch than this is drawn: "
+            "with 3 and 16 particles, 64 images (K).",
         ),
         io.Float.Input(
             "reward_scale",
@@ -47,30 +64,32 @@ def learning_inputs() -> list:
             max=1000.0,
             step=0.1,
             round=0.001,
-            tooltip="How strongly the model is tilted to the reward (λ). Of a standardized reward 2 is like the best of "
-            "20 images, 3 like the best of 245. 0: not at all.",
+            tooltip="The strength of the reward. With a standardized reward, 2 gives images like "
+            "the best of 20, and 3 like the best of 245. 0 does not steer (λ).",
         ),
         io.Boolean.Input(
             "standardize_reward",
             default=DEFAULTS.standardize,
-            tooltip="Measures the reward in standard deviations of what the model draws by itself in the first batch, so "
-            "that reward_scale means the same for every reward. Off: the reward as it is.",
+            tooltip="On: the reward is measured in standard deviations over the first batch, which "
+            "is drawn without steering. reward_scale then means the same for every reward. Off: "
+            "the reward is used as it is.",
         ),
         io.Combo.Input(
             "feature",
             options=list(TWIST_FEATURES),
             default=DEFAULTS.feature,
-            tooltip="What turns the images on their way (φ). gradient: the reward's own, of rewards of latents. surrogate: "
-            "that of a regression fitted to the scores of the first batch, for every other reward. none: nothing, the "
-            "images are only weighted. auto: gradient where there is one, else surrogate.",
+            tooltip="What steers the images. gradient: the gradient of the reward; only rewards of "
+            "latents have one. surrogate: the gradient of a regression on the scores of the first "
+            "batch, for every other reward. none: no steering, images are only weighted. auto: "
+            "gradient if there is one, else surrogate (φ).",
         ),
         io.Int.Input(
             "micro_batch",
             default=4,
             min=0,
             max=4096,
-            tooltip="How many images go through the model at once, for small cards. 0: all of a batch. The result stays "
-            "the same, but for rounding.",
+            tooltip="The number of images in one call of the model. Lower it if memory is short. "
+            "0: the whole batch. The images stay the same, up to rounding.",
         ),
         advanced(
             io.Float.Input(
@@ -80,8 +99,9 @@ def learning_inputs() -> list:
                 max=10.0,
                 step=0.05,
                 round=0.001,
-                tooltip="How far one update may go (ε), below log(particles): about particles × e^−ε images "
-                "lead it. Matters with many time_blocks; smaller is safer and slower.",
+                tooltip="The maximum size of one update, below log(particles). Smaller is safer "
+                "and slower. It matters with many time_blocks. About particles × e^−ε images "
+                "decide an update (ε, a KL divergence in nats).",
             )
         ),
         advanced(
@@ -90,8 +110,8 @@ def learning_inputs() -> list:
                 default=DEFAULTS.time_blocks,
                 min=1,
                 max=64,
-                tooltip="Into how many parts the schedule is cut, each with strengths of its own (θ). Needs 32 images "
-                "for each part.",
+                tooltip="The number of parts of the schedule, each with its own strengths of "
+                "steering. Each part needs 32 images.",
             )
         ),
         advanced(
@@ -102,8 +122,8 @@ def learning_inputs() -> list:
                 max=10.0,
                 step=0.05,
                 round=0.001,
-                tooltip="The strength that learning starts from and is drawn to (θ₀). 1: what the gradient suggests by "
-                "itself.",
+                tooltip="The strength of steering in the first steered batch, and the mean of the "
+                "prior for learning. 1: the full gradient (θ₀).",
             )
         ),
         advanced(
@@ -114,7 +134,8 @@ def learning_inputs() -> list:
                 max=100.0,
                 step=0.05,
                 round=0.001,
-                tooltip="How far it may go from there (σ_θ). Larger trusts few images more.",
+                tooltip="How far learning may move the strength from theta_init: the standard "
+                "deviation of the prior. With a larger value, few images change it more (σ_θ).",
             )
         ),
         advanced(
@@ -124,7 +145,8 @@ def learning_inputs() -> list:
                 min=0.0,
                 max=1.0,
                 step=0.01,
-                tooltip="How much noise each step draws anew (η), as in euler_ancestral. It must be above 0.",
+                tooltip="The amount of new noise at each step, as in euler_ancestral. It must be "
+                "above 0 (η).",
             )
         ),
         advanced(
@@ -135,15 +157,19 @@ def learning_inputs() -> list:
                 max=1000.0,
                 step=0.5,
                 round=0.01,
-                tooltip="How far from the model steering may lead in all (KL; 1 is a little, 10 far): a guard against images that please the "
-                "reward and nobody else.",
+                tooltip="The maximum distance of steering from the model: 1 is near, 10 is far. "
+                "Lower it if images score high but look bad (KL divergence, in nats).",
             )
         ),
     ]
 
 
-def config_of(node: str, **settings) -> TSMCConfig:
-    """The checked settings.
+def config_of(node: str, **settings: Any) -> TSMCConfig:
+    """The settings as a `TSMCConfig`.
+
+    Arguments:
+        node: The name of the node, for messages.
+        settings: The values of the inputs for `TSMCConfig`, by their names.
 
     Raises:
         ValueError: A setting is out of range; the message names the node.

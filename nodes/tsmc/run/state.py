@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ....mmd_core.tsmc import Learning, Recording, TSMCConfig, Twist
-from ..rewards.reward import Reward
+from ..rewards.reward import FixedReward, ModelReward
 from .plan import Latent, ModelInfo, Noise, Plan, one_image, plan_notices
 from .steering import Steering
 
@@ -49,6 +49,7 @@ class Cost:
     scores: int = 0
 
     def plus(self, estimates: int = 0, scores: int = 0) -> Cost:
+        """The sum of this cost and another one."""
         return Cost(self.estimates + estimates, self.scores + scores)
 
 
@@ -114,7 +115,7 @@ class Running(TSMCState):
     """
 
     model: ModelInfo
-    reward: Reward | None = None
+    reward: ModelReward | None = None
     cost: Cost = Cost()
 
 
@@ -165,7 +166,7 @@ class Proposed(Learned):
 
     batch: Batch
 
-    def with_scores(self, learning: Learning, reward: Reward | None) -> Learned:
+    def with_scores(self, learning: Learning, reward: FixedReward | None) -> Learned:
         """The next stage, once `learning` holds the scores that `reward` gave this batch."""
         return Learned(
             plan=self.plan, notices=self.notices, model=self.model, reward=reward,

@@ -8,14 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ....mmd_core.tsmc import (
-    Gradient,
-    GradientTwist,
-    Jacobian,
-    KernelExpansion,
-    Twist,
-    white,
-)
+from ....mmd_core.tsmc import Gradient, GradientTwist, Jacobian, KernelExpansion, Twist, white
 from .plan import ModelInfo
 
 __all__ = ["Steered", "Steering", "Unsteered"]
@@ -45,7 +38,7 @@ class Steering:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Unsteered(Steering):
-    """Paths of the base chain: the model draws by itself."""
+    """Paths of the base chain: the model draws without steering."""
 
     def size(self, blocks: int) -> int:
         return 0
@@ -82,7 +75,7 @@ class OneAtATime:
     sample independent of the other samples.
     """
 
-    def __init__(self, twist: GradientTwist):
+    def __init__(self, twist: GradientTwist) -> None:
         self.twist, self.size = twist, twist.size
 
     def __call__(self, x0: Tensor, step: int) -> tuple[slice, Tensor]:

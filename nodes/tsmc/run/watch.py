@@ -1,12 +1,18 @@
 """The progress bar, preview and status text during sampling."""
 
+from __future__ import annotations
+
 import logging
+from typing import TYPE_CHECKING
 
 import comfy.utils
 import latent_preview
 from torch import Tensor
 
 from ...host.progress import show_text, tiled
+
+if TYPE_CHECKING:
+    from comfy.samplers import CFGGuider
 
 __all__ = ["Watch"]
 
@@ -23,7 +29,7 @@ class Watch:
         calls: The total number of calls of the model.
     """
 
-    def __init__(self, node: str, node_id: str | None, guider, calls: int):
+    def __init__(self, node: str, node_id: str | None, guider: CFGGuider, calls: int) -> None:
         self.node, self.node_id = node, node_id
         self.bar = comfy.utils.ProgressBar(calls)
         model = guider.model_patcher

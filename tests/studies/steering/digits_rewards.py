@@ -27,10 +27,10 @@ class ClassReward:
     def judge(self) -> Judge:
         return Judge("digits")
 
-    def on(self, latent_format, device) -> "ClassReward":
+    def for_model(self, latent_format, device) -> "ClassReward":
         return self
 
-    def settled(self, batch: Tensor) -> tuple[Tensor, "ClassReward"]:
+    def fixed_by(self, batch: Tensor) -> tuple[Tensor, "ClassReward"]:
         return self.value(batch), self
 
     @torch.no_grad()

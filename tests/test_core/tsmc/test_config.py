@@ -31,5 +31,5 @@ def test_too_large_a_budget_names_its_limit():
 def test_how_many_paths_and_parameters():
     config = TSMCConfig(16, 3, time_blocks=2)
     assert config.paths == 64
-    assert not config.too_many_parameters
-    assert TSMCConfig(16, 3, time_blocks=3).too_many_parameters
+    assert config.max_time_blocks == 2
+    assert TSMCConfig(8, 1).max_time_blocks == 1

@@ -72,7 +72,7 @@ def test_too_many_parameters_are_told():
     latent = {"samples": torch.zeros(1, 4, 2, 2)}
     few = planned_state(TSMCConfig(time_blocks=2), None, None, latent, 4, "X")
     many = planned_state(TSMCConfig(time_blocks=3), None, None, latent, 4, "X")
-    assert few.notices == () and "keep it at 2 or less" in many.notices[0]
+    assert few.notices == () and "set it to 2 or less" in many.notices[0]
 
 
 def test_every_remark_says_what_to_do_or_why():
@@ -90,7 +90,7 @@ def test_report_has_the_figures_of_the_run():
     learning, words = state.learning, run_report(state, 2)
     for figure in (
         "48 images in 3 batches", "192 denoised estimates (384 network evaluations)", "48 rewards",
-        f"log Z {learning.log_z:.4g} from all", f"effective number {learning.ess:.1f} of 48",
+        f"log Z {learning.log_z:.4g} from all", f"effective sample size {learning.ess:.1f} of 48",
         f"θ {learning.summaries[1].theta[0]:.2f}", "unsteered",
     ):  # fmt: skip
         assert figure in words

@@ -102,15 +102,15 @@ def test_scores_that_are_no_numbers_do_no_harm(value):
 
 
 def test_the_gray_line_is_what_the_model_draws_by_itself():
-    from mmd_pack.nodes.tsmc.tsmc_plot import by_itself
+    from mmd_pack.nodes.tsmc.tsmc_plot import unsteered_mean
 
     plain = finished(3, steered=False, missing=[(0, math.nan)]).learning
     usable = plain.rewards[torch.isfinite(plain.rewards)]
-    assert by_itself(plain) == pytest.approx(usable.mean().item())
+    assert unsteered_mean(plain) == pytest.approx(usable.mean().item())
     for pilot in (True, False):  # steered far off, and weighted back
         steered = finished(3, n=4000, pilot=pilot, offset=5.0, scale=1.0).learning
         assert steered.summaries[-1].reward > 5.5
-        assert by_itself(steered) == pytest.approx(5.0, abs=0.1)
+        assert unsteered_mean(steered) == pytest.approx(5.0, abs=0.1)
 
 
 def test_a_plot_before_anything_was_scored_says_how_to_mend_it():
@@ -122,10 +122,10 @@ def test_a_plot_before_anything_was_scored_says_how_to_mend_it():
 
 def test_rewards_all_alike_have_an_axis_too():
     from mmd_pack.nodes.pictures.chart import Line, ticks
-    from mmd_pack.nodes.tsmc.tsmc_plot import around
+    from mmd_pack.nodes.tsmc.tsmc_plot import value_range
 
     for value in (0.0, -3.0, 1e-9, 4e5):
-        low, high = around([Line([(0.5, value), (0.7, math.nan)], (0, 0, 0))])
+        low, high = value_range([Line([(0.5, value), (0.7, math.nan)], (0, 0, 0))])
         assert low < value < high and len(ticks(low, high, False)) >= 2
 
 

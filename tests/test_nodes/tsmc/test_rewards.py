@@ -127,7 +127,7 @@ def test_statistics_are_those_of_other_code(vae):
         reward = stats_reward(vae, statistic, direction)
         assert reward.name == f"{direction} {statistic}" and reward.vae is vae
         assert reward.value(images).tolist() == pytest.approx(expected, rel=1e-4)
-        scores, same = reward.settled(images)
+        scores, same = reward.fixed_by(images)
         assert torch.equal(scores, reward.value(images)) and same is reward
 
 
@@ -174,7 +174,7 @@ def test_the_witness_is_its_formula_in_the_space_of_the_model():
     with torch.inference_mode():  # as ComfyUI runs nodes
         reward = reference_reward(given, base=base)
         assert reward.fixed and reward.space == "latent" and reward.vae is None
-        placed = reward.on(latent_format(), torch.device("cpu"))
+        placed = reward.for_model(latent_format(), torch.device("cpu"))
         found = placed.value(x)
         slope = placed.gradient(x)
     y, drawn = given.latents.flatten(1) * 0.18215, base.flatten(1) * 0.18215
@@ -194,9 +194,9 @@ def test_the_witness_is_its_formula_in_the_space_of_the_model():
 def test_without_base_the_first_samples_become_it_each_scored_without_itself():
     given, batch, x = references(), random(5, 4, 8, 8, seed=2), random(3, 4, 8, 8, seed=3)
     with torch.inference_mode():
-        open_ended = reference_reward(given).on(latent_format(), torch.device("cpu"))
+        open_ended = reference_reward(given).for_model(latent_format(), torch.device("cpu"))
         assert not open_ended.fixed and open_ended.gradient is None
-        scores, reward = open_ended.settled(batch)
+        scores, reward = open_ended.fixed_by(batch)
     assert reward.fixed and not open_ended.fixed, "rewards never change"
     y, rows = given.latents.flatten(1) * 0.18215, batch.flatten(1)
     kernel = kernel_of(y)
@@ -206,32 +206,34 @@ def test_without_base_the_first_samples_become_it_each_scored_without_itself():
     expected = kernel(x.flatten(1), y).mean(1) - kernel(x.flatten(1), rows).mean(1)
     assert reward.value(x).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
     assert reward.gradient(x).shape == x.shape
-    again, same = reward.settled(x)
-    assert same is reward and torch.equal(again, reward.value(x)), "it is settled once"
-    moved = reward.on(latent_format(), torch.device("cpu"))
+    again, same = reward.fixed_by(x)
+    assert same is reward and torch.equal(again, reward.value(x)), "it is fixed once"
+    moved = reward.for_model(latent_format(), torch.device("cpu"))
     assert torch.equal(moved.value(x), reward.value(x)), "and stays so in a later pass"
 
 
 def test_samples_that_are_not_finite_spoil_nothing_but_themselves():
     from mmd_pack.nodes.tsmc.reward_reference import NODE
 
-    placed = reference_reward().on(latent_format(), torch.device("cpu"))
+    placed = reference_reward().for_model(latent_format(), torch.device("cpu"))
     batch = random(5, 4, 8, 8, seed=2)
-    clean, expected = placed.settled(batch[1:])
+    clean, expected = placed.fixed_by(batch[1:])
     batch[0, 0, 0, 0] = torch.inf
-    scores, reward = placed.settled(batch)
+    scores, reward = placed.fixed_by(batch)
     assert scores[0].isnan()
     close(scores[1:], clean)
     assert not reward.value(batch)[0].isfinite()
     close(reward.value(batch)[1:], expected.value(batch[1:]))
-    with pytest.raises(ValueError, match=f"{NODE}: all that the model drew is NaN"):
-        placed.settled(batch * torch.nan)
+    with pytest.raises(ValueError, match=f"{NODE}: all images that the model drew are NaN"):
+        placed.fixed_by(batch * torch.nan)
 
 
 def test_one_reference_is_enough_to_tell_samples_apart():
     batch = random(6, 4, 8, 8, seed=2)
     given = References(batch[:1] / 0.18215 + 0.1)
-    scores, reward = reference_reward(given).on(latent_format(), torch.device("cpu")).settled(batch)
+    scores, reward = (
+        reference_reward(given).for_model(latent_format(), torch.device("cpu")).fixed_by(batch)
+    )
     assert scores.argmax() == 0 and scores[1:].std() > 1e-3
     assert reward.name == "MMD witness of 1 reference (rbf)"
 
@@ -239,7 +241,7 @@ def test_one_reference_is_enough_to_tell_samples_apart():
 def test_models_of_video_take_references_as_one_frame():
     given, wan = references(shape=(16, 4, 4)), latent_format("Wan21")
     for base in (random(3, 16, 4, 4), random(3, 16, 1, 4, 4)):
-        reward = reference_reward(given, base=base).on(wan, torch.device("cpu"))
+        reward = reference_reward(given, base=base).for_model(wan, torch.device("cpu"))
         assert reward.y.shape == (6, 16, 1, 4, 4)
         assert torch.equal(reward.y[:, :, 0], wan.process_in(given.latents[:, :, None])[:, :, 0])
         assert reward.value(random(2, 16, 1, 4, 4)).shape == (2,)
@@ -258,14 +260,14 @@ def test_kernels_and_what_is_left_out():
         KernelConfig(prompt_kernel="cosine"),
     ):
         reward = reference_reward(kernel=kernel)
-        scores, settled = reward.on(latent_format(), torch.device("cpu")).settled(batch)
+        scores, settled = reward.for_model(latent_format(), torch.device("cpu")).fixed_by(batch)
         names[reward.name] = scores
         step = settled.gradient(batch)
         step = step / step.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1) / 10
         assert (settled.value(batch + step) > settled.value(batch)).all(), reward.name
     assert len({tuple(scores.tolist()) for scores in names.values()}) == len(names)
     assert "MMD witness of 6 references (rbf, by channel_stats)" in names
-    assert "MMD witness of 6 references (rbf, the prompt kernel is left out)" in names
+    assert "MMD witness of 6 references (rbf, the prompt kernel is not used)" in names
 
 
 @pytest.mark.parametrize(
@@ -283,10 +285,10 @@ def test_what_cannot_be_compared_is_refused_by_the_node(options, message):
 
 def test_what_does_not_fit_the_model_is_refused_before_it_draws():
     with pytest.raises(ValueError, match="TSMCRewardReference: .* 4 latent channels, but the model expects 16"):  # fmt: skip
-        reference_reward().on(latent_format("Flux"), torch.device("cpu"))
-    placed = reference_reward().on(latent_format(), torch.device("cpu"))
+        reference_reward().for_model(latent_format("Flux"), torch.device("cpu"))
+    placed = reference_reward().for_model(latent_format(), torch.device("cpu"))
     with pytest.raises(ValueError, match="TSMCRewardReference: .* 8×8, those being drawn 16×8.*target"):  # fmt: skip
-        placed.settled(torch.zeros(2, 4, 8, 16))
+        placed.fixed_by(torch.zeros(2, 4, 8, 16))
 
 
 # --- CLIP vision -----------------------------------------------------------------------------------
@@ -317,7 +319,7 @@ def test_likeness_is_the_cosine_of_what_clip_sees(clip_vision, vae):
     assert found[1].tolist() == pytest.approx((x @ y.T).amax(1).tolist(), abs=1e-5)
     assert (x @ y.T).std() > 0.01, "the tiny model tells pictures apart"
     assert mean.fixed and mean.gradient is None and mean.space == "image" and mean.vae is vae
-    assert mean.name == "mean CLIP similarity to 3 images"
+    assert mean.name == "mean CLIP similarity to 3 pictures"
     alone, together = (embeddings(clip_vision, i) for i in (images[1:2], images))
     assert torch.equal(alone, together[1:2]), "whatever is beside a picture"
     assert clip_reward(clip_vision, vae, [images[:1]]).value(images[:1]).item() == pytest.approx(1)
@@ -336,12 +338,12 @@ def test_the_witness_in_the_space_of_clip(clip_vision, vae):
     )
     open_ended = clip_reward(clip_vision, vae, [reference], "MMD witness")
     assert not open_ended.fixed
-    scores, settled = open_ended.settled(base)
+    scores, settled = open_ended.fixed_by(base)
     among = kernel(b, b)
     others = (among.sum(1) - among.diagonal()) / 4
     assert scores.tolist() == pytest.approx((kernel(b, y).mean(1) - others).tolist(), abs=1e-4)
     close(settled.value(images), ready.value(images))
-    assert ready.name == "MMD witness of 4 images, by CLIP"
+    assert ready.name == "MMD witness of 4 pictures, by CLIP"
 
 
 def test_siglip_sees_with_many_places(tmp_path, vae):
@@ -355,7 +357,7 @@ def test_siglip_sees_with_many_places(tmp_path, vae):
 
 
 def test_damaged_references_are_refused(clip_vision, vae):
-    with pytest.raises(ValueError, match="TSMCRewardCLIPVision: clip_vision sees NaN"):
+    with pytest.raises(ValueError, match="TSMCRewardCLIPVision: clip_vision gives NaN"):
         clip_reward(clip_vision, vae, [pictures(1, 8, 8) * torch.nan])
 
 
@@ -412,29 +414,29 @@ def test_decoding_and_looking_can_be_interrupted():
 def test_a_vae_of_other_latents_is_refused_before_the_model_draws(vae, clip_vision):
     rewards = stats_reward(vae), clip_reward(clip_vision, vae, [pictures(1, 8, 8)])
     for reward, node in zip(rewards, ("TSMCRewardImageStats", "TSMCRewardCLIPVision"), strict=True):
-        assert reward.on(latent_format(), torch.device("cpu")) is reward
+        assert reward.for_model(latent_format(), torch.device("cpu")) is reward
         with pytest.raises(ValueError, match=f"{node}: vae decodes latents of 4 channels, but the model draws 16"):  # fmt: skip
-            reward.on(latent_format("Flux"), torch.device("cpu"))
+            reward.for_model(latent_format("Flux"), torch.device("cpu"))
     film = stats_reward(Film())
-    assert film.on(latent_format("Wan21"), torch.device("cpu")) is film, "it decodes them"
+    assert film.for_model(latent_format("Wan21"), torch.device("cpu")) is film, "it decodes them"
     assert film.vae.seen
 
 
 def test_scores_of_latents_are_those_of_what_they_become(vae):
     from mmd_pack.nodes.tsmc.rewards.decode import decoded
-    from mmd_pack.nodes.tsmc.rewards.reward import GROUP, score_latents, settle_latents
+    from mmd_pack.nodes.tsmc.rewards.reward import GROUP, fix_by_latents, score_latents
 
     samples, sd15 = random(GROUP + 2, 4, 2, 2), latent_format()
     bright = stats_reward(vae)
     expected = bright.value(decoded(vae, samples))
     close(score_latents(bright, samples, sd15), expected)
     assert expected.std() > 0
-    scores, same = settle_latents(bright, samples, sd15)
+    scores, same = fix_by_latents(bright, samples, sd15)
     close(scores, expected)
     assert same is bright
-    placed = reference_reward(references(shape=(4, 2, 2))).on(sd15, torch.device("cpu"))
-    scores, settled = settle_latents(placed, samples, sd15)
-    close(scores, placed.settled(samples * 0.18215)[0])
+    placed = reference_reward(references(shape=(4, 2, 2))).for_model(sd15, torch.device("cpu"))
+    scores, settled = fix_by_latents(placed, samples, sd15)
+    close(scores, placed.fixed_by(samples * 0.18215)[0])
     found = score_latents(settled, samples, sd15)
     close(found, settled.value(samples * 0.18215))
     assert not torch.allclose(found, scores, atol=1e-3)
@@ -452,7 +454,7 @@ def test_images_of_all_sizes_are_scored_in_their_order(vae):
     assert all(type(score) is float for score in scores)
     lines = report.splitlines()
     assert lines[0] == "4 images scored by more brightness."
-    assert "largest 1 (image 4)" in lines[1] and "1 scores are NaN" in lines[2]
+    assert "largest 1 (image 4)" in lines[1] and "1 score is NaN" in lines[2]
     assert lines[-1] == "4: 1" and lines[-3] == "2: nan"
     assert score_images([torch.rand(70, 2, 2, 3)], stats_reward(vae))[1].endswith("and 6 more")
 

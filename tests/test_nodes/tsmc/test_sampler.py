@@ -268,7 +268,7 @@ def test_with_a_mask_only_the_masked_part_moves():
     _, features = state.twist(mask[:, None])(torch.ones(2, 4, 4, 4), 1)
     assert features[..., :2].abs().max() == 0 and features[..., 2:].abs().min() > 0
     assert state.learning.summaries[-1].kl_spent > 0
-    assert "only the part that is drawn anew" in out[REPORT]
+    assert "only the masked part is drawn and steered" in out[REPORT]
 
 
 def test_denoise_below_one_starts_from_the_image():
@@ -366,7 +366,7 @@ def test_references_of_another_size_are_told_before_anything_is_drawn():
 
     model, calls = counted(gaussian("SD15"))
     reward = TSMCRewardReference.execute(References(torch.zeros(3, 4, 8, 8))).result[0]
-    with pytest.raises(ValueError, match="encoded for another picture size"):
+    with pytest.raises(ValueError, match="encoded for another image size"):
         steered(graph(model), reward)
     assert not calls
 

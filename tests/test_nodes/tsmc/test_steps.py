@@ -206,22 +206,22 @@ def test_no_path_of_the_first_batch_is_weighed_by_what_it_taught(model, kind):
 
     given = graph(model)
     y = torch.randn(5, 4, 4, 4, generator=torch.Generator().manual_seed(2)) + 1
-    unsettled = TSMCRewardReference.execute(References(y)).result[0]
-    unsettled = unsettled.on(model.model.latent_format, "cpu")
+    unfixed = TSMCRewardReference.execute(References(y)).result[0]
+    unfixed = unfixed.for_model(model.model.latent_format, "cpu")
     latent, state = propose(begin(given, feature="auto"), given)
     recording = state.batch.recording
     z = state.model.latent_format.process_in(latent["samples"])
     if kind == "surrogate":
         state, _ = update(state, scores_of(latent, state))
     else:
-        state, _ = update(state, reward=unsettled)
+        state, _ = update(state, reward=unfixed)
     learning, i = state.learning, 3
     others = [j for j in range(8) if j != i]
     if kind == "surrogate":
         scores = torch.tensor(scores_of(latent, state)).double()
         gradient = fitted(z[others], 2.0 * (scores[others] - learning.mean) / learning.sd).gradient
     else:
-        reward = unsettled.settled(z[others])[1]
+        reward = unfixed.fixed_by(z[others])[1]
         gradient = lambda x: reward.gradient(x) * (2.0 / learning.sd)  # noqa: E731
     jacobians = white, DenoiserJacobian(z[others])
     twist = GradientTwist(gradient, state.model.steps, jacobians=jacobians)
@@ -230,7 +230,7 @@ def test_no_path_of_the_first_batch_is_weighed_by_what_it_taught(model, kind):
     torch.testing.assert_close(learning.H[i : i + 1], H, rtol=1e-4, atol=1e-5)
     assert learning.excludes_pilot == (kind == "witness")
     state = propose(state, given)[1]
-    again = {"scores": [1.0, 2.0, 3.0, 5.0]} if kind == "surrogate" else {"reward": unsettled}
+    again = {"scores": [1.0, 2.0, 3.0, 5.0]} if kind == "surrogate" else {"reward": unfixed}
     state, report = update(state, **again)
-    assert ("of the 8 images of the first batch" in report) == (kind == "witness")
+    assert ("from the 8 images of the first batch" in report) == (kind == "witness")
     assert (sum(state.learning.weights.tolist()[:8]) == 0) == (kind == "witness")
