@@ -186,8 +186,8 @@ class Training:
         )  # fmt: skip
         if all(parameter.grad is None for parameter in parameters):
             raise ValueError(
-                "train on the model without nodes that compile or replace its network: with them, "
-                "the LoRA has no effect on the samples"
+                "the LoRA has no effect on the samples: train on the model without nodes that "
+                "compile or replace its network"
             )
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip or math.inf)
         return loss, math.isfinite(loss) and bool(norm.isfinite())

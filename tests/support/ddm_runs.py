@@ -1,4 +1,4 @@
-"""Trainings of small real models in process: what the tests of MMD-DDM's nodes have in common."""
+"""Trainings of small real models, for the tests of the MMD-DDM nodes."""
 
 from functools import cache
 
@@ -19,9 +19,10 @@ def gradients_of(family: str) -> str:
 
 
 def own_family(family: str = QUICK):
-    """A `tiny_family` whose copies are whole: what it knows of N(0, 1) belongs to the network's class.
+    """A `tiny_family` that can be copied: its known answer belongs to the class of the network.
 
-    (That of `tiny_family` is bound to the one network: a copy would ask that, and no adapters on the copy would act.)
+    In `tiny_family` the answer is bound to one network. A copy would call this network, so adapters
+    on the copy would have no effect.
     """
     model, known = tiny_family(family), gaussian_family(family).model.diffusion_model
     network = model.model.diffusion_model
@@ -42,7 +43,7 @@ own = cache(own_family)
 def references(
     family: str = QUICK, count: int = 6, seed: int = 1, side: int = 4, prompts=None, **options
 ):
-    """References around 0.7, with half the spread of what the model draws, in the space of LATENT."""
+    """LATENTs with mean 0.7 and half the standard deviation of the samples of the model."""
     from mmd_pack.mmd_core import References
 
     shape = family_latent(family, count, side)["samples"].shape
@@ -87,9 +88,10 @@ usual = cache(trained)
 
 def engine_of(
     body, model=None, family=QUICK, positive=None, negative=None, cfg=1.0, side=4, steps=3,
-    sampler="euler", scheduler="simple", existing_lora=None, checkpointing=True, dtype="auto", **config,
+    sampler="euler", scheduler="simple", existing_lora=None, checkpointing=True, dtype="auto",
+    **config,
 ):  # fmt: skip
-    """Calls `body(engine, max_denoise)` as a training would, within inference mode as nodes run."""
+    """Calls `body(engine, max_denoise)` like a training, in inference mode like a node."""
     from mmd_pack.mmd_core.ddm import DDMConfig
     from mmd_pack.nodes.ddm.training.engine import ModelSetup, with_engine
     from mmd_pack.nodes.ddm.training.sampler_chain import schedule
@@ -105,10 +107,10 @@ def engine_of(
 
 
 def denoised(model, x, family=QUICK, cfg=1.0, positive=None, negative=None):
-    """x̂0 of noisy `x` by core: what KSampler ends at after its only step, in the model's space.
+    """x̂0 of noisy `x` by ComfyUI: the result of one step of KSampler, in the model's units.
 
     Arguments:
-        x: Noise, with the shape of latents; core scales it.
+        x: Noise, with the shape of latents; ComfyUI scales it.
     """
     import comfy.sample
 
@@ -131,7 +133,7 @@ def two_prompts(family=QUICK):
 
 
 def estimates(x, batches, model=None, family=QUICK, **options) -> list[torch.Tensor]:
-    """x̂0 of `x` by the engine, where `denoised` has it, for each of some lists of one prompt per sample."""
+    """x̂0 of `x` by the engine, as in `denoised`, for each list of one prompt per sample."""
     found = []
 
     def body(engine, max_denoise):
@@ -145,7 +147,7 @@ def estimates(x, batches, model=None, family=QUICK, **options) -> list[torch.Ten
 
 
 def with_lora(model, lora, strength: float = 1.0, **options):
-    """The model with a LORA_MODEL, by core's node."""
+    """The model with a LORA_MODEL, by the node of ComfyUI."""
     from comfy_extras.nodes_train import LoraModelLoader
 
     with torch.inference_mode():
@@ -154,7 +156,7 @@ def with_lora(model, lora, strength: float = 1.0, **options):
 
 
 def plan_of(model=None, family=QUICK, positive=None, refs=None, **changed):
-    """What `trained` would do."""
+    """The plan of `trained`."""
     from mmd_pack.mmd_core.ddm import DEFAULT_KERNEL, DDMConfig
     from mmd_pack.nodes.ddm.training.engine import ModelSetup
     from mmd_pack.nodes.ddm.training.plan import planned
@@ -178,10 +180,10 @@ def plan_of(model=None, family=QUICK, positive=None, refs=None, **changed):
 
 
 def asked(model, then=None):
-    """A clone of the model, and a list that grows with each estimate asked of it.
+    """A clone of the model, and a list that grows with each of its estimates.
 
     Arguments:
-        then: `(number, x0)` to what is answered instead.
+        then: Maps `(number, x0)` to the estimate that replaces x0.
     """
     calls = []
 

@@ -12,7 +12,7 @@ N = 7
 
 
 def setting(sampler, rng, dtype=F64):
-    """A network, the one it came from, and what a batch begins with."""
+    """A trained network, the untrained one, and the inputs of a batch."""
     chain = LinearChain.of(sampler, 20)
     network, base = (Network(dtype=dtype, seed=seed, labels=4) for seed in (1, 2))
     start = 7 * torch.randn(N, 3, generator=rng, dtype=dtype)
@@ -30,12 +30,12 @@ def setting(sampler, rng, dtype=F64):
 
 
 def loss(x, goal):
-    """Of all samples together, each entry in its own way."""
+    """A loss of all samples together that treats each entry differently."""
     return (-torch.cdist(x, goal).square() / 4).exp().mean() + (x * x.roll(1, 0)).sin().sum()
 
 
 def backprop(s, penalty=0.0, last=0):
-    """With autograd through the sampler itself; with `last`, all before is without a graph."""
+    """Autograd through the sampler itself; with `last`, earlier calls have no graph."""
     noise, drifts, calls = iter(s.noise), [], len(s.chain)
 
     def model(x, sigma):
@@ -76,7 +76,7 @@ def assert_same(found, expected, exact):
 @pytest.mark.parametrize("dtype, exact", [(F64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_is_backpropagation_through_the_whole_sampler(name, dtype, exact, rng):
-    """Acceptance 1, and whatever the micro-batch is."""
+    """For each size of micro-batches."""
     s = setting(SAMPLERS[name](), rng, dtype)
     expected = backprop(s)
     for size in (1, 3, N, 20):
@@ -86,7 +86,7 @@ def test_is_backpropagation_through_the_whole_sampler(name, dtype, exact, rng):
 @pytest.mark.parametrize("last", [1, 2, 3])
 @pytest.mark.parametrize("sampler", [euler, heun, multistep])
 def test_through_the_last_calls_only(sampler, last, rng):
-    """As if the estimates before were given: biased, but no other gradient than that."""
+    """Like autograd with earlier estimates as constants, which is biased."""
     s = setting(sampler(), rng)
     expected = backprop(s, last=last)
     assert_same(adjoint(s, 3, last=last), expected, 1e-10)
@@ -101,7 +101,7 @@ def test_through_more_calls_than_there_are(rng):
 @pytest.mark.parametrize("last", [0, 2])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_drift_penalty(name, last, rng):
-    """Of both models at states that change with the parameters."""
+    """The penalty on both models, at states that depend on the parameters."""
     s = setting(SAMPLERS[name](), rng)
     expected = backprop(s, 5.0, last)
     for size in (3, N):
@@ -120,7 +120,7 @@ def test_gradients_add_up(rng):
 
 
 def test_what_a_parameter_has_no_part_in(rng):
-    """Layers that a network has and does not use."""
+    """Layers of a network that it does not use."""
     s = setting(euler(), rng)
     idle = torch.zeros(3, requires_grad=True)
     s.parameters.append(idle)
@@ -140,7 +140,7 @@ class _Held:
 
 
 class Kept:
-    """How many bytes graphs hold now besides parameters, and held at most."""
+    """The bytes in graphs besides parameters: now, and at most."""
 
     def __init__(self, parameters):
         self.now = self.most = 0

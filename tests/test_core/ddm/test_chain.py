@@ -1,4 +1,4 @@
-"""Samplers as linear chains: their coefficients against closed forms, and what is not linear is refused."""
+"""Samplers as linear chains: coefficients against closed forms, and errors if not linear."""
 
 import math
 
@@ -31,7 +31,7 @@ def check(chain, sigmas, start, estimates, noise=None):
 
 
 def test_euler():
-    """u_k = (σ_k/σ_0) x_0 + Σ_{l<k} σ_k (1/σ_{l+1} − 1/σ_l) D_l, and the sample is the last estimate."""
+    """u_k = (σ_k/σ_0) x_0 + Σ_{l<k} σ_k (1/σ_{l+1} − 1/σ_l) D_l; the sample is the last D."""
     chain = LinearChain.of(euler(), 10)
     s, calls = SIGMAS, 4
     estimates = [
@@ -57,7 +57,8 @@ def test_heun():
 def test_multistep():
     """σ = 8, 2, 1: steps of log 4 and log 2, so that D' = 5/4 D_1 − 1/4 D_0."""
     estimates = [[0, 0, 0], [0.75, 0, 0], [0.5 * 0.75 - 0.5 * 0.25, 0.5 * 1.25, 0], [0, 0, 1]]
-    check(LinearChain.of(multistep((8.0, 2.0, 1.0, 0.0)), 9), (8, 2, 1), [1, 1 / 4, 1 / 8, 0], estimates)  # fmt: skip
+    chain = LinearChain.of(multistep((8.0, 2.0, 1.0, 0.0)), 9)
+    check(chain, (8, 2, 1), [1, 1 / 4, 1 / 8, 0], estimates)
 
 
 def test_ancestral():
@@ -74,7 +75,7 @@ def test_a_model_of_one_image_stays_at_its_noise_levels(name):
     means = chain.of_start + chain.of_estimates.sum(1)
     variances = (chain.of_start * SIGMAS[0]) ** 2 + chain.of_noise.square().sum(1)
     for k, sigma in enumerate((*chain.sigmas, 0.0)):
-        if name == "wasteful" and sigma in (0.1, 1.0):  # its own odd questions
+        if name == "wasteful" and sigma in (0.1, 1.0):  # the extra calls of this sampler
             continue
         assert means[k].item() == pytest.approx(1, abs=1e-12)
         assert variances[k].item() == pytest.approx(sigma**2, abs=1e-12)
@@ -84,7 +85,7 @@ def test_a_model_of_one_image_stays_at_its_noise_levels(name):
 @pytest.mark.parametrize("dtype, exact", [(F64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_replays_the_sampler_on_any_network(name, dtype, exact, rng):
-    """The samples, and each x that the network is asked about."""
+    """The samples, and each input of the network."""
     sampler = SAMPLERS[name]()
     chain = LinearChain.of(sampler, 20)
     for seed in range(3):
@@ -109,12 +110,13 @@ def test_replays_the_sampler_on_any_network(name, dtype, exact, rng):
         assert chain.sigmas == tuple(sigma for _, sigma in asked)
         assert not found.samples.requires_grad and not found.states.requires_grad
     bare = draw(chain, lambda x, s, rows: network(x, s), start, noise, 2, keep=False)
-    assert torch.equal(bare.samples, draw(chain, lambda x, s, rows: network(x, s), start, noise, 2).samples)  # fmt: skip
+    kept = draw(chain, lambda x, s, rows: network(x, s), start, noise, 2)
+    assert torch.equal(bare.samples, kept.samples)
     assert bare.states.numel() == 0
 
 
 def test_samplers_in_float32():
-    """Those that compute in float32 whatever they are given."""
+    """Samplers that compute in float32 for inputs of any dtype."""
 
     def single(model, x, noise_sampler):
         return euler()(model, x.float(), noise_sampler).float()
@@ -150,12 +152,12 @@ def test_samplers_that_write_into_what_they_are_given():
 
 
 def then(change):
-    """Euler's with something done to the sample."""
+    """Euler with `change` applied to the sample."""
     return lambda model, x, noise_sampler: change(euler()(model, x, noise_sampler))
 
 
 def asks(change):
-    """Euler's with something done to what the model is asked about."""
+    """Euler with `change` applied to the inputs of the model."""
 
     def run(model, x, noise_sampler):
         return euler()(lambda x, sigma: model(change(x), sigma), x, noise_sampler)
@@ -176,7 +178,7 @@ def with_luck(model, x, noise_sampler):
 
 
 def guided(model, x, noise_sampler):
-    """Steps farther the farther estimates are from each other."""
+    """The step grows with the distance between two estimates."""
     one, other = model(x, 2.0), model(x, 1.0)
     return one + (one - other) * (one - other).norm()
 
@@ -256,7 +258,7 @@ def with_noise(*intervals):
     ],
 )
 def test_noise_that_is_used_twice_is_refused(intervals):
-    """A Brownian path gives intervals that overlap numbers that depend on each other."""
+    """A Brownian path gives dependent noise for intervals that overlap."""
     with pytest.raises(ValueError, match="depends on what it drew before"):
         LinearChain.of(with_noise(*intervals), 10)
 

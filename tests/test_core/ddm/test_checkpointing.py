@@ -1,4 +1,4 @@
-"""Blocks that are computed again for gradients, against those that are not."""
+"""Gradients with checkpointed blocks, against those without."""
 
 import weakref
 
@@ -9,7 +9,7 @@ from mmd_tests.test_core.ddm.test_lora import Block, adapted, picture
 
 
 def gradients(network, lora, x, before_backward=lambda: None, **options):
-    """Of the input and all factors, and the output."""
+    """The output, and the gradients of the input and all factors."""
     x = x.clone().requires_grad_()
     output = network(x, **options)
     before_backward()
@@ -37,7 +37,7 @@ def test_computed_again_is_the_same(rng):
 
 
 def test_adds_up_in_grad(rng):
-    """As the adjoint calls it."""
+    """Called as in `adjoint.py`."""
     network, lora = adapted(rng)
     x = picture(rng)
     expected = gradients(network, lora, x)[2:]
@@ -62,15 +62,18 @@ def test_adapters_are_as_they_were_in_the_forward_pass(within, rng):
             output = network(copied)
         lora.active = not within
         found = torch.autograd.grad(
-            output.sin().sum(), [copied, *lora.parameters], allow_unused=True, materialize_grads=True
-        )  # fmt: skip
-        assert lora.active is not within  # whatever was computed again
+            output.sin().sum(),
+            [copied, *lora.parameters],
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        assert lora.active is not within  # also after the second computation
     assert_same([output.detach(), *found], expected)
     assert any(g.any() for g in found[1:]) == within
 
 
 def test_blocks_that_write_into_dictionaries(rng):
-    """Also into those within them: what is computed again sees them as they were."""
+    """Also nested dictionaries: the second computation starts from the same content."""
     network, lora = adapted(rng)
     x = picture(rng)
 
@@ -84,7 +87,7 @@ def test_blocks_that_write_into_dictionaries(rng):
 
 
 class Careless(Block):
-    """The same, written into what it was given."""
+    """The same block, which overwrites its input."""
 
     def forward(self, x, options=None, *, extra=None):
         q, k, v = self.attn["qkv"](self.norm(x)).chunk(3, -1)
@@ -94,7 +97,7 @@ class Careless(Block):
 
 
 def test_blocks_that_write_into_what_they_are_given(rng):
-    """As those of Flux: autograd alone refuses it."""
+    """Like blocks of Flux; without checkpointing, autograd raises an error."""
     network, lora = adapted(rng)
     x = picture(rng)
     expected = gradients(network, lora, x)
@@ -121,7 +124,7 @@ def test_forward_is_given_back(rng):
 
 
 class Kept:
-    """How many bytes of activations graphs hold."""
+    """The number of bytes of activations in graphs."""
 
     def __init__(self, known):
         self.bytes, self.known = 0, {p.untyped_storage().data_ptr() for p in known}

@@ -1,4 +1,4 @@
-"""What a user sets for a training."""
+"""The settings of a training."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Adapters against merged weights, and as files."""
+"""Adapters against merged weights, and their files."""
 
 import copy
 
@@ -11,7 +11,7 @@ F64 = torch.float64
 
 
 def filled(lora, rng):
-    """With numbers as if it were trained."""
+    """Gives the adapters random factors."""
     lora.put([torch.randn(v.shape, generator=rng).to(v) for v in lora.values()])
     return lora
 
@@ -103,12 +103,14 @@ def test_works_in_the_precision_of_the_network(rng):
 
 
 class Block(nn.Module):
-    """Residual, with what attention and convolutions are named."""
+    """A residual block, with the usual names of its layers."""
 
     def __init__(self, width=8):
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})  # fmt: skip
+        self.attn = nn.ModuleDict(
+            {"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)}
+        )
         self.ff = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x, options=None, *, extra=None):
@@ -119,7 +121,7 @@ class Block(nn.Module):
 
 
 def counted(options):
-    """Networks do such things: they count blocks in what they pass on."""
+    """Like some networks, it counts blocks in the options that it passes on."""
     if options is None:
         return 1.0
     options["seen"] = options.get("seen", 0) + 1
@@ -173,7 +175,8 @@ def test_targets():
 
 
 @pytest.mark.parametrize(
-    "name", ["b.0.attn1.to_q", "b.0.attn2.to_out.0", "j.x_block.attn.qkv", "double_blocks.1.img_attn.proj",
+    "name", ["b.0.attn1.to_q", "b.0.attn2.to_out.0", "j.x_block.attn.qkv",
+             "double_blocks.1.img_attn.proj",
              "blocks.3.self_attn.k", "layers.0.attention.wq"],
 )  # fmt: skip
 def test_names_of_attention(name):
@@ -181,7 +184,8 @@ def test_names_of_attention(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["b.0.ff.net.0.proj", "double_blocks.1.img_mlp.0", "blocks.3.ffn.2", "layers.0.feed_forward.w1"]
+    "name", ["b.0.ff.net.0.proj", "double_blocks.1.img_mlp.0", "blocks.3.ffn.2",
+             "layers.0.feed_forward.w1"]
 )  # fmt: skip
 def test_names_of_mlps(name):
     assert layers(named(name, "attn"), "attention+mlp") == [name, "attn"]
@@ -189,7 +193,7 @@ def test_names_of_mlps(name):
 
 
 def named(*names):
-    """A network with such layers, and others that have no name for what they do."""
+    """A network with attention, MLP and other layers."""
     network = nn.Module()
     for name in (*names, "proj_in", "time_embed.0", "off", "diff.out"):
         part = network
@@ -206,7 +210,8 @@ def test_what_has_no_adapter():
     network = nn.Module()
     network.parts = nn.ModuleList(
         [nn.Conv2d(4, 4, 3, groups=2), nn.Embedding(3, 4), nn.LayerNorm(4), nn.GroupNorm(2, 4),
-         nn.ConvTranspose2d(4, 4, 2), nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), nn.Linear(4, 4)]
+         nn.ConvTranspose2d(4, 4, 2), nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
+         nn.Linear(4, 4)]
     )  # fmt: skip
     assert layers(network, "all") == ["parts.6"]
 
@@ -248,7 +253,7 @@ def test_copies_stay_what_they_were(rng):
 
 
 def test_round_trip(rng):
-    """Another network of this kind, another seed, rank and alpha: what is loaded counts."""
+    """The loaded rank and alpha replace those of the new adapters."""
     network, lora = adapted(rng)
     x = picture(rng)
     with torch.no_grad():
@@ -289,7 +294,7 @@ def test_flat_factors_of_convolutions_fit(rng):
 
 
 def change(name):
-    """A file that does not fit, made of one that does."""
+    """Changes a file that fits so that it does not."""
 
     def less(state):
         del state["net.final.lora_down.weight"]
@@ -328,5 +333,7 @@ def test_a_file_that_does_not_fit_is_an_error(name, rng):
 
 
 def test_seeds(rng):
-    one, same, other = (LoRA(Single(nn.Linear(6, 4)), ["layer"], 2, 2.0, seed).values()[0] for seed in (1, 1, 2))  # fmt: skip
+    one, same, other = (
+        LoRA(Single(nn.Linear(6, 4)), ["layer"], 2, 2.0, seed).values()[0] for seed in (1, 1, 2)
+    )
     assert torch.equal(one, same) and not torch.equal(one, other)

@@ -1,4 +1,4 @@
-"""The loss against double loops, its gradient against autograd; both without bias."""
+"""The loss against double loops, its gradient against autograd, and no bias."""
 
 import math
 
@@ -72,10 +72,9 @@ def test_all_kernels_have_a_formula():
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", FORMULAS)
 def test_is_the_double_loop(name, weighted, rng):
-    """Acceptance 2."""
     y, q = rows(rng, 6, 0.3), torch.tensor([3, 1, 0.5, 1, 2, 2], dtype=F64) if weighted else None
     loss = MMDLoss(y, config(name), q)
-    for n in (5, 2):  # the second time the references' own part is at hand
+    for n in (5, 2):  # the second time the term between references is cached
         check(loss, rows(rng, n), lambda x: double_loop(name, x, y, q))
 
 
@@ -84,7 +83,10 @@ def test_is_the_double_loop(name, weighted, rng):
 def test_with_prompts(name, prompts, rng):
     """The product kernel, with weights."""
     y, q = rows(rng, 5, 0.3), torch.rand(5, generator=rng, dtype=F64)
-    p, r = (torch.randn(3, 6, generator=rng, dtype=F64)[[*i]] for i in ((0, 1, 1, 2), (2, 1, 0, 0, 1)))  # fmt: skip
+    p, r = (
+        torch.randn(3, 6, generator=rng, dtype=F64)[[*i]]
+        for i in ((0, 1, 1, 2), (2, 1, 0, 0, 1))
+    )  # fmt: skip
     sides = {"xx": (p, p), "xy": (p, r), "yy": (r, r)}
 
     def alike(kind, i, j):
@@ -106,7 +108,7 @@ def test_prompts_that_are_all_the_same_change_nothing(rng):
 
 
 def test_prompts_keep_kinds_apart(rng):
-    """What has no prompt in common does not feel each other."""
+    """Samples and references of different prompts have no effect on each other."""
     x, y = rows(rng, 6), rows(rng, 8, 0.5)
     p, r = torch.eye(2, dtype=F64)[[0, 1] * 3], torch.eye(2, dtype=F64)[[0, 1] * 4]
     _, found = MMDLoss(y, config("rbf", prompt_kernel="cosine"), prompts=r)(x, p)
@@ -121,9 +123,10 @@ def test_prompts_keep_kinds_apart(rng):
 @pytest.mark.parametrize("unbiased", [False, True])
 @pytest.mark.parametrize("name", FORMULAS)
 def test_gradient_with_pairs(name, unbiased, with_pairs, rng):
-    """Of `mmd2_grad` itself, biased and not."""
+    """The gradient of `mmd2_grad`, biased and unbiased."""
     x, y, q = rows(rng, 4), rows(rng, 5), torch.rand(5, generator=rng, dtype=F64)
-    own, between = torch.rand(4, 4, generator=rng, dtype=F64), torch.rand(4, 5, generator=rng, dtype=F64)  # fmt: skip
+    own = torch.rand(4, 4, generator=rng, dtype=F64)
+    between = torch.rand(4, 5, generator=rng, dtype=F64)
     own = own + own.T
     pairs = (own, between) if with_pairs else None
     kernel = config(name).resolve(y @ y.T, DIM)
@@ -147,7 +150,7 @@ def test_gradient_with_pairs(name, unbiased, with_pairs, rng):
     "name, prompts", [("rbf", False), ("rbf", True), ("energy", False), ("polynomial", True)]
 )
 def test_is_without_bias(name, prompts, rng):
-    """Acceptance 2: 500 draws of one distribution."""
+    """The mean over 500 draws of one distribution."""
     chosen = KernelConfig(
         name, "fixed", multipliers=(1.3,), prompt_kernel="rbf", prompt_bandwidth=1.0
     )
@@ -171,7 +174,7 @@ def test_is_without_bias(name, prompts, rng):
 
 
 class Spy:
-    """A kernel that remembers how many pairs it was asked about."""
+    """A kernel that counts the pairs it computes."""
 
     def __init__(self, kernel):
         self.kernel, self.radial, self.asked = kernel, kernel.radial, []

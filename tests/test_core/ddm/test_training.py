@@ -1,4 +1,4 @@
-"""Whole trainings of tiny models: that they work, and each update against one written out with autograd."""
+"""Trainings of tiny models: they work, and each update is that of plain autograd."""
 
 import copy
 import math
@@ -28,7 +28,7 @@ SHARES, SPREAD = torch.tensor([0.5, 0.3, 0.2]), 0.3
 
 
 class Modes(nn.Module):
-    """Exact x̂0 of three modes in the plane, and a network beside it that adds nothing yet."""
+    """The exact x̂0 of three modes in the plane, plus a network whose output is still 0."""
 
     def __init__(self):
         super().__init__()
@@ -101,7 +101,7 @@ class Tiny(nn.Module):
 
 
 class Toy:
-    """All of a run, and what it was asked for."""
+    """All parts of a training, and a record of their calls."""
 
     def __init__(self, samplers=(euler,), prompts=1, held_out=True, **settings):
         self.network = Tiny()
@@ -111,17 +111,23 @@ class Toy:
         rng = torch.Generator().manual_seed(5)
         self.references = torch.randn(9, 2, generator=rng, dtype=F64) + 1
         self.captions = torch.eye(3, dtype=F64)[torch.arange(9) % 3]
-        kernel = KernelConfig(bandwidth="fixed", multipliers=(1.0,), prompt_kernel="rbf", prompt_bandwidth=1.0)  # fmt: skip
+        kernel = KernelConfig(
+            bandwidth="fixed", multipliers=(1.0,), prompt_kernel="rbf", prompt_bandwidth=1.0
+        )
         compared = self.captions if prompts > 1 else None
         loss = MMDLoss(self.references, kernel, prompts=compared)
         self.starts, self.prompts, self.noise = [], [], []
         self.problem = Problem(
             tuple(LinearChain.of(sampler(SIGMAS), 9) for sampler in samplers), (2,), CPU,
             self.scaled, self.denoise, self.features, loss, loss if held_out else None,
-            torch.full((prompts,), 1 / prompts), torch.eye(3, dtype=F64)[:prompts] if prompts > 1 else None,
+            torch.full((prompts,), 1 / prompts),
+            torch.eye(3, dtype=F64)[:prompts] if prompts > 1 else None,
         )  # fmt: skip
         self.config = DDMConfig(
-            **{"batch_size": 6, "micro_batch": 6, "iterations": 4, "learning_rate": 0.02, "validate_every": 2, **settings}
+            **{
+                "batch_size": 6, "micro_batch": 6, "iterations": 4, "learning_rate": 0.02,
+                "validate_every": 2, **settings,
+            }
         )  # fmt: skip
 
     def scaled(self, noise, sigma):
@@ -163,7 +169,7 @@ def assert_same(found, expected, exact=1e-10):
     ],
 )
 def test_each_update_is_that_of_autograd(settings):
-    """Euler's steps, MMD²_U, the penalty, clipping, Adam, its decay and the average, all once more."""
+    """Euler, MMD²_U, penalty, clipping, Adam, its decay and the average, written out again."""
     toy = Toy(held_out=False, **settings)
     network = copy.deepcopy(toy.network)
     for layer in (network.first, network.last):
@@ -204,7 +210,8 @@ def test_each_update_is_that_of_autograd(settings):
 
         within = (1 - torch.eye(n, dtype=F64)) / (n * (n - 1))
         between = (1 - torch.eye(9, dtype=F64)) / 72
-        mmd = (k(f, f, p, p) * within).sum() + (k(y, y, r, r) * between).sum() - 2 * k(f, y, p, r).mean()  # fmt: skip
+        mmd = (k(f, f, p, p) * within).sum() + (k(y, y, r, r) * between).sum()
+        mmd = mmd - 2 * k(f, y, p, r).mean()
         optimizer.zero_grad()
         (mmd + config.drift_penalty * torch.stack(drift).mean()).backward()
         if config.grad_clip:
@@ -212,7 +219,9 @@ def test_each_update_is_that_of_autograd(settings):
         optimizer.param_groups[0]["lr"] = config.learning_rate * rate(i)
         optimizer.step()
         decay = min(config.ema, (1 + i) / (10 + i)) if config.ema else 0
-        average = [decay * a + (1 - decay) * v.detach() for a, v in zip(average, values, strict=True)]  # fmt: skip
+        average = [
+            decay * a + (1 - decay) * v.detach() for a, v in zip(average, values, strict=True)
+        ]
         assert training.losses[i] == pytest.approx(mmd.item(), rel=1e-9)
         if i < 3:  # in the end it takes those to keep
             assert_same(toy.at[i + 1], values, 1e-7)  # Adam divides by gradients of any size
@@ -236,7 +245,7 @@ def test_same_seed_same_result():
 
 
 def test_micro_batches_change_nothing():
-    """Noise on the way, noise for features, prompts, several samplers and the penalty."""
+    """With sampler noise, feature noise, prompts, several samplers and the penalty."""
     runs = []
     for size in (6, 1, 4, 50):
         toy = Toy((ancestral, euler), prompts=3, micro_batch=size, drift_penalty=0.5, grad_last_k=2)
@@ -267,14 +276,17 @@ def test_validation_is_on_the_same_noise_each_time():
     for step in toy.steps:
         looked = step.iteration % 2 == 0
         assert (step.samples is not None) == (step.held_out is not None) == looked
-        assert step.loss == training.losses[step.iteration - 1] if step.iteration else math.isnan(step.loss)  # fmt: skip
+        if step.iteration:
+            assert step.loss == training.losses[step.iteration - 1]
+        else:
+            assert math.isnan(step.loss)
         if looked:
             assert step.samples.shape == (12, 2)
             assert (step.iteration, step.held_out) in training.validated
 
 
 def test_validation_judges_the_average():
-    """And leaves what is trained as it was."""
+    """Validation does not change the trained factors."""
     toy, seen = Toy(ema=0.9, iterations=3, validate_every=1, keep="last"), []
 
     def held_out(features, prompts, random):
@@ -342,7 +354,7 @@ def test_patience(settings, values, updates):
 
 
 def nan_loss(toy):
-    """x̂0 is not a number from the sixth batch on: three of them are for validation."""
+    """x̂0 is NaN from the sixth batch on; three of them are for validation."""
     plain = toy.problem.denoise
 
     def denoise(prompts):
@@ -354,7 +366,7 @@ def nan_loss(toy):
 
 
 def nan_gradient(toy):
-    """The root of 0, when the third update asks for its slope."""
+    """The gradient of the square root at 0, in the third update."""
 
     def features(x, noise, prompts):
         found = toy.problem.features(x, noise, prompts)
@@ -366,7 +378,7 @@ def nan_gradient(toy):
 
 @pytest.mark.parametrize("broken", [nan_loss, nan_gradient])
 def test_numbers_that_are_not_finite_end_it(broken):
-    """With what was best by then, and the reason."""
+    """It keeps the best adapters so far, and gives the reason."""
     toy = Toy(iterations=8, ema=0.0)
     training = toy.run(held_out=scripted(3.0, 1.0, 2.0, 4.0, 5.0), **broken(toy))
     assert training.ended.startswith("after 3 updates, because") and "finite" in training.ended

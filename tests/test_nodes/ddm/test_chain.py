@@ -1,4 +1,4 @@
-"""Chains of core's samplers: drawn through the engine of a training, they are what core's KSampler draws."""
+"""Linear chains draw the same samples as the KSampler of ComfyUI."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def refused(name: str) -> bool:
 
 
 def light(family: str):
-    """A MODEL of the family with a network that is quick, and linear in nothing."""
+    """A MODEL of the family with a quick network that is not linear."""
     model = gaussian_family(family)
     network = model.model.diffusion_model
     name = "_forward" if hasattr(network, "_forward") else "forward"
@@ -42,7 +42,7 @@ def light(family: str):
 
 
 class Given:
-    """Noise that is handed out in turn, whatever it is asked for."""
+    """A noise sampler that returns given noise in turn."""
 
     def __init__(self, noise):
         self.noise = iter(noise)
@@ -52,7 +52,12 @@ class Given:
 
 
 def of_core(model, family: str, name: str, noise, drawn) -> torch.Tensor:
-    """What core draws from `noise`, with shape `(COUNT, *)`, and with `drawn` on the way; in the model's space."""
+    """The samples of ComfyUI, in the model's units.
+
+    Arguments:
+        noise: The initial noise, with shape `(COUNT, *)`.
+        drawn: The noise between calls.
+    """
     import comfy.sample
     import comfy.samplers
     from mmd_pack.nodes.ddm.training.sampler_chain import schedule
@@ -61,7 +66,8 @@ def of_core(model, family: str, name: str, noise, drawn) -> torch.Tensor:
     empty = torch.zeros_like(noise)
     if len(drawn) == 0:
         found = comfy.sample.sample(
-            model, noise, STEPS, CFG, name, KINDS[family], positive, negative, empty, disable_pbar=True, seed=SEED
+            model, noise, STEPS, CFG, name, KINDS[family], positive, negative, empty,
+            disable_pbar=True, seed=SEED,
         )  # fmt: skip
     else:
         plain = comfy.samplers.sampler_object(name)
@@ -69,7 +75,8 @@ def of_core(model, family: str, name: str, noise, drawn) -> torch.Tensor:
         sampler = comfy.samplers.KSAMPLER(plain.sampler_function, options, plain.inpaint_options)
         sigmas = schedule(model, name, KINDS[family], STEPS)
         found = comfy.sample.sample_custom(
-            model, noise, CFG, sampler, sigmas, positive, negative, empty, disable_pbar=True, seed=SEED
+            model, noise, CFG, sampler, sigmas, positive, negative, empty, disable_pbar=True,
+            seed=SEED,
         )  # fmt: skip
     return model.model.process_latent_in(found)
 
@@ -136,7 +143,7 @@ def test_a_schedule_that_leaves_noise_is_told(monkeypatch):
 
 @pytest.mark.parametrize("family", ["SD15", "SD3"])
 def test_the_noise_schedule_on_the_model_counts(family):
-    """ModelSamplingDiscrete and ModelSamplingSD3 change what KSampler goes through, and so the chain."""
+    """ModelSamplingDiscrete and ModelSamplingSD3 change the noise levels of the chain."""
     from comfy.samplers import KSampler
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
     from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain

@@ -1,4 +1,4 @@
-"""What MMDTrainLoRA compares samples with: features, kernels, references of their prompt, what is held out."""
+"""What MMDTrainLoRA compares: features, kernels, prompts and held-out references."""
 
 import math
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.comfy
 
 
 def size(lora) -> float:
-    """The norm of all second factors: how far the LoRA is from nothing."""
+    """The norm of all up factors, which is 0 for an untrained LoRA."""
     return math.sqrt(sum(f.square().sum().item() for name, f in lora.items() if ".lora_up" in name))
 
 
@@ -35,7 +35,7 @@ def size(lora) -> float:
 
 @pytest.mark.parametrize("family", ["SD15", "SD3", "Flux", "WAN21_T2V"])
 def test_features_of_the_untrained_network(family):
-    """Means over places of what its middle makes of slightly noisy samples; the adapters have no part in them."""
+    """Mean activations of its middle block for slightly noisy samples, without adapters."""
     from mmd_pack.nodes.ddm.training.features import NOISE_PERCENT, NetworkFeatures
 
     shape = family_latent(gradients_of(family), 3)["samples"].shape
@@ -79,7 +79,7 @@ def test_features_of_the_untrained_network(family):
 
 
 def test_features_of_the_network_are_those_of_positive_alone():
-    """Whatever else is asked of it at the same time."""
+    """Also if the model computes the negative prompt as well."""
     model, negative = own(QUICK).clone(), family_prompt(QUICK, 2)
     model.model_options["disable_cfg1_optimization"] = True
     both, alone = (
@@ -149,7 +149,7 @@ def captioned(count: int = 6, weights=None, seed: int = 1):
 
 
 def problem_of(plan):
-    """What is trained, as soon as that is known."""
+    """The `Problem` of a training; the training stops as soon as it exists."""
     from mmd_pack.nodes.ddm.training.finetuning import finetuned
 
     found = []
@@ -232,7 +232,7 @@ def test_the_best_is_chosen_by_what_was_held_out():
 
 
 def test_what_only_gets_worse_ends_early_and_changes_nothing():
-    """Held-out references on the other side of what is trained on."""
+    """With held-out references that are the negatives of the training references."""
     from dataclasses import replace
 
     validation = references(count=8, seed=9)

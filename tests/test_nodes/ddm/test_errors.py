@@ -1,4 +1,4 @@
-"""What can go wrong with a training: told in words before anything is drawn, or with the best LoRA so far kept."""
+"""Errors before a training draws anything, and problems during a training."""
 
 import math
 from dataclasses import replace
@@ -59,13 +59,16 @@ def small():
     return replace(refs, latents=refs.latents[..., :2])
 
 
-BEFORE = {  # what is given, and what is said of it
-    "guided": (guided, "model already has MMD guidance: connect the model from before ApplyMMDGuidance"),
+BEFORE = {  # the inputs, and words of the error
+    "guided": (guided, "model already has MMD guidance: connect the model from before"),
     "channels": (
         lambda: {"refs": references("SD15")},
-        "references has latents of 4 × 4 × 4 numbers, this model has latents of 16 channels in 2 dimensions",
+        "latents of 4 × 4 × 4 numbers, this model has latents of 16 channels in 2 dimensions",
     ),
-    "film": (lambda: {"refs": references("WAN21_T2V")}, "references has latents of 16 × 1 × 4 × 4 numbers"),
+    "film": (
+        lambda: {"refs": references("WAN21_T2V")},
+        "references has latents of 16 × 1 × 4 × 4 numbers",
+    ),
     "channels of validation": (
         lambda: {"validation": references("SD15")}, "validation has latents of 4 × 4 × 4 numbers"
     ),
@@ -73,13 +76,23 @@ BEFORE = {  # what is given, and what is said of it
         lambda: {"validation": small()},
         "validation has latents of 16 × 4 × 2, references of 16 × 4 × 4: encode both at one size",
     ),
-    "one": (lambda: {"refs": weighted(1.0)}, "references has 1 image with a weight above 0, the MMD needs at least 2"),
-    "weightless": (lambda: {"refs": weighted(1.0, 0, 0)}, "references has 1 image with a weight above 0"),
-    "one held out": (
-        lambda: {"validation": weighted(1.0)}, "validation has 1 image with a weight above 0, the MMD needs at least 2"
+    "one": (
+        lambda: {"refs": weighted(1.0)},
+        "references has 1 image with a weight above 0, the MMD needs at least 2",
     ),
-    "patches": (patches, "patches cannot be used in training: set feature_space of MMDKernel to latent"),
-    "cfg": (lambda: {"cfg": 2.0}, "cfg 2 needs a negative prompt: connect negative, or set cfg to 1"),
+    "weightless": (
+        lambda: {"refs": weighted(1.0, 0, 0)}, "references has 1 image with a weight above 0"
+    ),
+    "one held out": (
+        lambda: {"validation": weighted(1.0)},
+        "validation has 1 image with a weight above 0, the MMD needs at least 2",
+    ),
+    "patches": (
+        patches, "patches cannot be used in training: set feature_space of MMDKernel to latent"
+    ),
+    "cfg": (
+        lambda: {"cfg": 2.0}, "cfg 2 needs a negative prompt: connect negative, or set cfg to 1"
+    ),
     "ControlNet": (lambda: {"positive": with_control()}, "the prompts have a ControlNet"),
     "ControlNet in negative": (
         lambda: {"negative": with_control(), "cfg": 2.0}, "the prompts have a ControlNet"
@@ -94,14 +107,24 @@ BEFORE = {  # what is given, and what is said of it
     ),
     "batch_size": (lambda: {"batch_size": 1}, "batch_size must be at least 2, not 1"),
     "learning_rate": (lambda: {"learning_rate": math.nan}, "learning_rate must be above 0"),
-    "lr_decay": (lambda: {"lr_decay": "slow"}, "unknown lr_decay 'slow': choose one of linear, cosine, constant"),
+    "lr_decay": (
+        lambda: {"lr_decay": "slow"},
+        "unknown lr_decay 'slow': choose one of linear, cosine, constant",
+    ),
     "targets": (lambda: {"targets": "some"}, "unknown targets 'some': choose one of all"),
-    "features": (lambda: {"features": "clip"}, "unknown features 'clip': choose one of latent, pyramid, unet"),
+    "features": (
+        lambda: {"features": "clip"},
+        "unknown features 'clip': choose one of latent, pyramid, unet",
+    ),
     "keep": (lambda: {"keep": "all"}, "unknown keep 'all': choose one of best, last"),
     "training_dtype": (
-        lambda: {"training_dtype": "fp16"}, "unknown training_dtype 'fp16': choose one of auto, bf16, fp32"
+        lambda: {"training_dtype": "fp16"},
+        "unknown training_dtype 'fp16': choose one of auto, bf16, fp32",
     ),
-    "autosave": (lambda: {"autosave": "../x"}, "'../x' leads out of the output folder: set autosave to a name"),
+    "autosave": (
+        lambda: {"autosave": "../x"},
+        "'../x' leads out of the output folder: set autosave to a name",
+    ),
 }  # fmt: skip
 
 
@@ -123,10 +146,14 @@ DRAWN_NOTHING = {
     ),
     "no LoRA": (lambda: {"existing_lora": {}}, "it has 0 layers"),
     "targets of the LoRA": (
-        lambda: {"existing_lora": usual()[LORA], "targets": "attention"}, "Connect one that was trained with the same targets"
+        lambda: {"existing_lora": usual()[LORA], "targets": "attention"},
+        "Connect one that was trained with the same targets",
     ),
     "no such layers": (
-        lambda: {"model": tiny_model(), "family": "SD15", "targets": "attention", "existing_lora": usual()[LORA]},
+        lambda: {
+            "model": tiny_model(), "family": "SD15", "targets": "attention",
+            "existing_lora": usual()[LORA],
+        },
         "it has 25 layers, 0 of the",
     ),
 }  # fmt: skip
@@ -150,7 +177,7 @@ def test_a_network_without_a_middle_is_told():
         middle_block(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
 
-# ---- models of which a copy is no copy
+# ---- models that cannot be copied
 
 
 def test_a_lora_in_bypass_mode_is_told():
@@ -164,7 +191,7 @@ def test_a_lora_in_bypass_mode_is_told():
 
 
 def test_a_network_that_is_not_the_copy_is_told():
-    """As TorchCompileModel puts it there: adapters on the copy would learn nothing from it."""
+    """As with TorchCompileModel: adapters on the copy would have no effect."""
     from comfy.patcher_extension import WrappersMP
 
     model = own(QUICK).clone()
@@ -179,12 +206,12 @@ def test_a_network_that_is_not_the_copy_is_told():
             inner.diffusion_model = kept
 
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "replaced", replaced)
-    with pytest.raises(ValueError, match="^MMDTrainLoRA: .* the LoRA has no effect on the samples"):
+    with pytest.raises(ValueError, match="^MMDTrainLoRA: the LoRA has no effect on the samples"):
         trained(model)
 
 
 def test_tensors_of_inference_mode_in_patches_are_told():
-    """As IP-Adapter holds them."""
+    """As in IP-Adapter."""
     with torch.inference_mode():
         held = torch.ones(1)
     model, _ = asked(own(QUICK), lambda number, denoised: denoised * held)
@@ -192,18 +219,18 @@ def test_tensors_of_inference_mode_in_patches_are_told():
         trained(model)
 
 
-# ---- on the way
+# ---- during the training
 
 
 def test_networks_without_gradients_are_told():
-    """As those with rotary embeddings before ComfyUI 0.16."""
+    """Such as networks with rotary embeddings before ComfyUI 0.16."""
     error = RuntimeError("apply_rope but no autograd formula was registered")
     with pytest.raises(ValueError, match="^MMDTrainLoRA: this version .*: update ComfyUI"):
         trained(failing(error, after=5))
 
 
 def failing(error, after: int):
-    """A model that fails when it is asked once more."""
+    """A model that raises `error` after this number of estimates."""
 
     def fail(number, denoised):
         if number > after:
@@ -214,18 +241,19 @@ def failing(error, after: int):
 
 
 @pytest.mark.parametrize(
-    "changed, mend", [
-        ({}, "Set micro_batch to 1."), ({"micro_batch": 1, "gradient_checkpointing": False}, "Turn gradient_checkpointing on"),
+    "changed, advice", [
+        ({}, "Set micro_batch to 1."),
+        ({"micro_batch": 1, "gradient_checkpointing": False}, "Turn gradient_checkpointing on"),
     ],
 )  # fmt: skip
-def test_memory_that_runs_out_is_told_with_its_mend(changed, mend, caplog):
+def test_memory_that_runs_out_is_told_with_advice(changed, advice, caplog):
     import comfy.model_management as management
 
     error = management.OOM_EXCEPTION("too much")
     with pytest.raises(management.OOM_EXCEPTION) as raised:
         trained(failing(error, after=5), **changed)
     assert raised.value is error and error.__cause__ is None
-    assert mend in caplog.text
+    assert advice in caplog.text
 
 
 def test_an_interrupt_keeps_the_best_and_the_next_training_is_as_ever(output_folder, caplog):  # noqa: F811

@@ -1,4 +1,4 @@
-"""The LoRA files of MMDSaveLoRA: core loads what was trained, they say how it was made, and damage is refused."""
+"""LoRA files of MMDSaveLoRA: ComfyUI loads them, they hold metadata, bad files give errors."""
 
 import json
 
@@ -35,7 +35,7 @@ def saved(lora, prefix: str = "loras/made", dtype: str = "float32", **options) -
 
 
 def loaded(name: str, family: str = QUICK, strength: float = 1.0, model=None):
-    """A fresh model with the file, by core's Load LoRA (Model)."""
+    """A new model with the LoRA of the file, by ComfyUI's Load LoRA (Model)."""
     import nodes
 
     model = own_family(family) if model is None else model
@@ -58,7 +58,7 @@ def noise(family: str = QUICK) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(7150))
 
 
-# ---- core draws with it what was trained
+# ---- drawing with the file in ComfyUI
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "SD20"])
@@ -75,9 +75,9 @@ def test_core_draws_with_the_file_what_training_drew(family, output_folder):  # 
 
 @pytest.mark.parametrize("family", ["SD3", "WAN21_T2V"])
 def test_in_bf16_it_differs_by_the_rounding_of_bf16(family):
-    """A merged weight is rounded once more: W + BA to 8 bits, where training adds BAx to Wx.
+    """A merged weight W + BA is rounded to 8 bits; in training, BAx is added to Wx.
 
-    That is not below 1e-3 of the output, of which bf16 keeps 4e-3; but no more than bf16 differs from fp32 anyway.
+    The difference is about the precision of bf16, and not above the difference of bf16 and fp32.
     """
     lora = stronger(trained(family=gradients_of(family), iterations=1, batch_size=2)[LORA])
     x = noise(family)
@@ -132,9 +132,10 @@ def test_the_file_says_how_it_was_made(output_folder):  # noqa: F811
     file = output_folder / "loras" / name
     assert read_metadata(file) == {**lora.metadata, "report": usual()[REPORT]}
     for key, value in {
-        "steps": 2, "sampler_name": "euler", "scheduler": "simple", "cfg": 1.0, "shift": 3.0, "model": "SD3",
-        "latent": [16, 4, 4], "features": "latent", "kernel": "rbf", "references": 6, "held_out": 0, "rank": 2,
-        "iterations": 2, "batch_size": 4, "prompts": 1, "targets": "all",
+        "steps": 2, "sampler_name": "euler", "scheduler": "simple", "cfg": 1.0, "shift": 3.0,
+        "model": "SD3", "latent": [16, 4, 4], "features": "latent", "kernel": "rbf",
+        "references": 6, "held_out": 0, "rank": 2, "iterations": 2, "batch_size": 4,
+        "prompts": 1, "targets": "all",
     }.items():  # fmt: skip
         assert lora.metadata[key] == value
     with safe_open(file, "pt") as opened:

@@ -1,4 +1,4 @@
-"""MMDMakeReferences and MMDPrompts: each image by its number follows its own line, as core would draw it."""
+"""MMDMakeReferences and MMDPrompts: each image uses its own line, as in ComfyUI."""
 
 from functools import cache
 
@@ -19,7 +19,8 @@ def made(model=None, family=QUICK, positive=None, negative=None, latent=None, **
     from mmd_pack.nodes.ddm.mmd_make_references import MMDMakeReferences
 
     settings = {
-        "count": 5, "steps": STEPS, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple", "seed": SEED,
+        "count": 5, "steps": STEPS, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple",
+        "seed": SEED,
         "micro_batch": 2,
     }  # fmt: skip
     with torch.inference_mode():
@@ -33,7 +34,7 @@ def made(model=None, family=QUICK, positive=None, negative=None, latent=None, **
 
 
 def of_core(family: str, indices, positive, negative=None, seed: int = SEED):
-    """What core's KSampler draws from the noise of these images."""
+    """The samples of ComfyUI's KSampler from the noise of these images."""
     import comfy.sample
     from mmd_pack.nodes.host.particle_noise import ParticleNoise
 
@@ -41,7 +42,8 @@ def of_core(family: str, indices, positive, negative=None, seed: int = SEED):
     negative = family_prompt(family, 2) if negative is None else negative
     with torch.inference_mode():
         return comfy.sample.sample(
-            own(family), ParticleNoise(seed, indices)(empty), STEPS, 2.0, "euler", "simple", positive, negative,
+            own(family), ParticleNoise(seed, indices)(empty), STEPS, 2.0, "euler", "simple",
+            positive, negative,
             empty, disable_pbar=True, seed=0,
         )  # fmt: skip
 
@@ -70,7 +72,7 @@ def test_it_draws_what_core_draws(family):
 
 @pytest.mark.parametrize("micro_batch", [1, 5, 64])
 def test_as_many_at_once_as_one_likes(micro_batch):
-    """The first of more are the same too; other seeds draw others."""
+    """A larger count begins with the same images; other seeds give other images."""
     rows, _ = two_prompts()
     whole = made(positive=rows, negative=rows)[0].latents
     close(made(positive=rows, negative=rows, micro_batch=micro_batch)[0].latents, whole)
@@ -80,7 +82,7 @@ def test_as_many_at_once_as_one_likes(micro_batch):
 
 
 def test_prompts_in_turn_with_their_features():
-    """Those of negative too; and training pairs them up again."""
+    """Also for negative; training finds the prompt of each reference again."""
     rows, each = two_prompts()
     refs, _, text = made(positive=rows, negative=rows)
     for i in range(5):
@@ -93,14 +95,15 @@ def test_prompts_in_turn_with_their_features():
 
 
 def test_the_empty_latent_may_be_of_another_model():
-    """EmptyLatentImage has 4 channels; newer ones tell their size in pixels, too."""
+    """EmptyLatentImage has 4 channels; new versions also give the size in pixels."""
     latent = {"samples": torch.zeros(7, 4, 4, 4)}
     close(made(latent=latent)[0].latents, made()[0].latents)
     import inspect
 
     import comfy.sample
 
-    if "downscale_ratio_spacial" in inspect.signature(comfy.sample.fix_empty_latent_channels).parameters:  # fmt: skip
+    signature = inspect.signature(comfy.sample.fix_empty_latent_channels)
+    if "downscale_ratio_spacial" in signature.parameters:
         latent = {"samples": torch.zeros(1, 4, 2, 2), "downscale_ratio_spacial": 16}
         close(made(latent=latent)[0].latents, made()[0].latents)
 
@@ -167,12 +170,12 @@ def test_one_row_for_each_line():
 
 
 def loud(conditioning):
-    """So that the small network hears it."""
+    """The conditioning, scaled so that it has an effect in the small network."""
     return [[100 * tokens, options] for tokens, options in conditioning]
 
 
 def test_images_of_a_batch_follow_the_lines_in_turn():
-    """With core's KSampler, lines of unequal length among them: repeating tokens changes no answer."""
+    """With ComfyUI's KSampler, also for lines of different lengths."""
     lines = "a cat", "a dog " * 50, "rain"
     conditioning, _ = prompts_of("\n".join(lines))
     assert conditioning[0][0].shape == (3, 154, 16)
@@ -197,7 +200,7 @@ def test_a_checkpoint_without_text_encoder_is_told():
 
 
 class Encoder(TinyCLIP):
-    """As many tokens as letters, and what else there is."""
+    """A text encoder with one token per letter, and extra outputs."""
 
     def __init__(self, **options):
         super().__init__()

@@ -1,4 +1,4 @@
-"""How MMDTrainLoRA trains: seeds, penalties, samplers, precision; and what it shows."""
+"""The settings of MMDTrainLoRA: seeds, penalties, samplers, precision; and its progress."""
 
 import json
 import math
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.comfy
 
 
 def size(lora) -> float:
-    """The norm of all second factors: how far the LoRA is from nothing."""
+    """The norm of all up factors, which is 0 for an untrained LoRA."""
     return math.sqrt(sum(f.square().sum().item() for name, f in lora.items() if ".lora_up" in name))
 
 
@@ -90,7 +90,7 @@ def test_other_samplers(sampler):
 
 
 def dtypes_of(model, **changed) -> set:
-    """The types that a layer within the network is handed while it trains."""
+    """The dtypes of the inputs of a layer in the network during training."""
     seen = set()
 
     def see(module, given):
@@ -110,7 +110,7 @@ def test_it_computes_in_what_is_asked_for():
 
 
 def in_type(weights, computing):
-    """A model with weights of one type that computes in another, as ComfyUI makes it."""
+    """A model with weights of one dtype that computes in another, as in ComfyUI."""
     import comfy.model_patcher
     from mmd_tests.support.tiny_models import tiny_family
 
@@ -136,7 +136,7 @@ def test_half_and_quarter_precision_are_trained_in_something_better(weights, com
 
 
 def quantised():
-    """A model with core's own scaled 8-bit weights in its attention and MLPs."""
+    """A model with ComfyUI's scaled 8-bit weights in its attention and MLPs."""
     import comfy.model_patcher
     from mmd_tests.support.tiny_models import tiny_family
 
@@ -191,7 +191,7 @@ def test_progress_reaches_its_end_and_previews_show_what_was_drawn(monkeypatch):
         comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **kw: shown.append(args[:3])
     )
     trained(validation=references(count=4, seed=2), iterations=3, validate_every=2, batch_size=2)
-    values = [value for value, *_ in shown]  # core leaves some without a picture out
+    values = [value for value, *_ in shown]  # ComfyUI skips some updates without a preview
     assert values == sorted(set(values)) and {total for _, total, _ in shown} == {3}
     assert [value for value, _, preview in shown if preview is not None] == [0, 2, 3]
     assert shapes == [(1, 16, 8, 8)] * 3  # 4 latents of 4 × 4

@@ -1,4 +1,4 @@
-"""MMDTrainLoRA on real models: the right gradient, through what the user put on the model, which stays as it was."""
+"""MMDTrainLoRA on real models: the gradient is right, and the model does not change."""
 
 import gc
 import weakref
@@ -59,7 +59,7 @@ def whole(engine, chain, start, target):
 
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_the_adjoint_is_full_backpropagation(family):
-    """With checkpointing and without, one at a time and all at once; and it is the slope of the loss."""
+    """With and without checkpointing, for all micro-batches; and it is the slope of the loss."""
     from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain
 
     chain, found = linear_chain(own(gradients_of(family)), "euler", "simple", 2), {}
@@ -89,7 +89,7 @@ def test_the_adjoint_is_full_backpropagation(family):
 
 
 def test_blocks_that_write_into_what_they_are_given():
-    """Those of Flux: their gradient is the slope of the loss along each layer, however much is computed again."""
+    """Blocks of Flux: the gradient is the slope of the loss along each layer."""
     from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain
 
     chain = linear_chain(own(gradients_of("Flux")), "euler", "simple", 1)
@@ -144,7 +144,7 @@ def close(found, expected):
 
 
 def test_each_sample_follows_its_own_prompt_where_core_would_average():
-    """The trap: core sends the whole batch through every entry, and takes the mean."""
+    """With several entries, ComfyUI would average over them for each sample."""
     x, (rows, each) = noise(2), two_prompts()
     first, second = (denoised(own(QUICK), x, positive=positive) for positive in each)
     assert (first - second).abs().amax((1, 2, 3)).min() > 0.01
@@ -158,7 +158,7 @@ def test_each_sample_follows_its_own_prompt_where_core_would_average():
 
 @pytest.mark.parametrize("family", ["SDXL", "Flux", "WAN21_T2V"])
 def test_prompts_of_every_kind_of_network_go_by_rows(family):
-    """Pooled features, sizes and guidance too; one of three prompts at a time and all at once."""
+    """Also pooled features, sizes and guidance."""
     x, (rows, each) = noise(2, family), two_prompts(family)
     expected = [denoised(own(family), x, family, positive=positive) for positive in each]
     (found,) = estimates(x, [[1, 0]], family=family, positive=rows)
@@ -189,7 +189,7 @@ def test_lora_and_noise_schedule_on_the_model_are_part_of_it():
 
 
 def test_a_model_made_in_inference_mode_and_drawn_with_before():
-    """As in a workflow: no weight of it could be part of a graph."""
+    """As in a workflow: autograd cannot use its weights."""
     with torch.inference_mode():
         model = own_family(QUICK)
         positive = family_prompt(QUICK, 1)
@@ -205,14 +205,15 @@ def test_a_model_made_in_inference_mode_and_drawn_with_before():
 
 
 def state_of(model):
-    """Everything about a ModelPatcher that a training could leave its mark on."""
+    """Everything in a ModelPatcher that a training could change."""
     modules = [
         (name, module.training, len(module._forward_hooks), sorted(vars(module)))
         for name, module in model.model.named_modules()
     ]
     flags = [parameter.requires_grad for parameter in model.model.parameters()]
     patches = (
-        model.model_options, model.patches.keys(), model.object_patches.keys(), model.wrappers, model.callbacks,
+        model.model_options, model.patches.keys(), model.object_patches.keys(), model.wrappers,
+        model.callbacks,
         model.backup.keys(), model.object_patches_backup.keys(), model.injections, model.parent,
     )  # fmt: skip
     return repr((modules, flags, patches, model.model.manual_cast_dtype, model.model.get_dtype()))
@@ -238,7 +239,7 @@ def test_the_model_stays_as_it_was(ends):
 
 
 def failing(model, after: int, error=ZeroDivisionError):
-    """A clone of the model that fails when it is asked once more."""
+    """A clone of the model that raises `error` after this number of estimates."""
     calls = []
 
     def fail(args):
