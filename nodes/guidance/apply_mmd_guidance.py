@@ -1,7 +1,12 @@
-"""ApplyMMDGuidance: guides whatever draws with a model."""
+"""ApplyMMDGuidance: guides a model, for any sampler node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
+from ...mmd_core import KernelConfig, References
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, TraceSocket
 from ..host.micro_batch import micro_batched
@@ -16,18 +21,23 @@ from .run.inputs import (
     source_inputs,
 )
 from .run.request import Request
+from .run.shared_memory import SharedMemory
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import VAE
 
 
 class ApplyMMDGuidance(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ApplyMMDGuidance",
             display_name="Apply MMD Guidance",
             category=CATEGORY,
-            description="Makes the batch that is drawn with this model distributed like the references. "
-            "Works with every sampler node. The images of a batch are drawn together: each depends on "
-            "the others.",
+            description="Makes the batch that is drawn with this model distributed like the "
+            "references. Works with every sampler node. The images of a batch are drawn together: "
+            "each depends on the others.",
             inputs=[*source_inputs(), *setting_inputs(), *later_inputs()],
             outputs=[
                 io.Model.Output(
@@ -35,8 +45,8 @@ class ApplyMMDGuidance(io.ComfyNode):
                 ),
                 TraceSocket.Output(
                     "trace",
-                    tooltip="What guidance did, once something is drawn with the model: for MMDPlot, with the "
-                    "pictures that were drawn connected to it as well.",
+                    tooltip="What guidance did, for MMDPlot. Connect the drawn images to MMDPlot "
+                    "as well, so that it runs after them.",
                 ),
             ],
             **schema_options(
@@ -46,9 +56,11 @@ class ApplyMMDGuidance(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, references, strength, start_percent, end_percent, mode, kernel=None,
-        micro_batch=0, preserve=DEFAULTS.preserve, preview_batch=False, vae=None, memory=None,
-    ):  # fmt: skip
+        cls, model: ModelPatcher, references: References, strength: float, start_percent: float,
+        end_percent: float, mode: str, kernel: KernelConfig | None = None, micro_batch: int = 0,
+        preserve: float = DEFAULTS.preserve, preview_batch: bool = False, vae: VAE | None = None,
+        memory: SharedMemory | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
         node = "ApplyMMDGuidance"
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
         trace = new_trace(config, references, vae)

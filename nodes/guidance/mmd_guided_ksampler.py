@@ -1,9 +1,14 @@
-"""MMDGuidedKSampler: core's KSampler, guided, in groups if wanted, with a report."""
+"""MMDGuidedKSampler: core's KSampler with guidance, groups and a report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
 import torch
 from comfy_api.latest import io
 
+from ...mmd_core import KernelConfig, References
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, TraceSocket
 from ..host.groups import group_conditioning, group_indices, group_latent
@@ -18,19 +23,24 @@ from .run.inputs import (
     setting_inputs,
     source_inputs,
 )
-from .run.report import report
+from .run.report import run_report
 from .run.request import Request
+from .run.shared_memory import SharedMemory
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.sd import VAE
 
 
 class MMDGuidedKSampler(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMDGuidedKSampler",
             display_name="MMD Guided KSampler",
             category=CATEGORY,
-            description="A KSampler whose batch becomes distributed like the references. The images of "
-            "a batch are drawn together: each depends on the others.",
+            description="A KSampler whose batch becomes distributed like the references. The "
+            "images of a batch are drawn together: each depends on the others.",
             inputs=[
                 *source_inputs(),
                 io.Int.Input(
@@ -51,8 +61,8 @@ class MMDGuidedKSampler(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="How closely the prompt is followed (classifier-free guidance). 1 leaves "
-                    "the negative prompt out.",
+                    tooltip="How closely the prompt is followed (classifier-free guidance). At 1 "
+                    "the negative prompt has no effect.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
@@ -70,8 +80,8 @@ class MMDGuidedKSampler(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What they should not show."),
                 io.Latent.Input(
                     "latent_image",
-                    tooltip="The batch (B) to draw: 8 images or more, better 16, of the size that the "
-                    "references were encoded for.",
+                    tooltip="The batch to draw (B): 8 images or more, better 16, of the size for "
+                    "which the references were encoded.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -87,9 +97,10 @@ class MMDGuidedKSampler(io.ComfyNode):
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="0 draws the whole batch together. Out of memory: try micro_batch first. k "
-                    "draws groups of k images: finished ones are remembered, so that later groups "
-                    "balance earlier ones. In groups below 8 each image follows one reference.",
+                    tooltip="Out of memory: try micro_batch first. Draws groups of so many images; "
+                    "finished ones are remembered, so that later groups balance earlier ones. In "
+                    "groups below 8 each image follows one reference. 0: the whole batch "
+                    "together.",
                 ),
                 *later_inputs(),
             ],
@@ -100,7 +111,8 @@ class MMDGuidedKSampler(io.ComfyNode):
                 ),
                 io.String.Output(
                     "report",
-                    tooltip="In words: settings, how close the batch came, and what to change if something is wrong.",
+                    tooltip="In words: settings, how close the batch came, and what to change if "
+                    "something is wrong.",
                 ),
             ],
             **schema_options(
@@ -110,11 +122,14 @@ class MMDGuidedKSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, references, seed, steps, cfg, sampler_name, scheduler, positive, negative,
-        latent_image, denoise, strength, start_percent, end_percent, mode, group_size=0, kernel=None,
-        micro_batch=0, preserve=DEFAULTS.preserve, preview_batch=False, vae=None, memory=None,
-    ):  # fmt: skip
-        from nodes import common_ksampler  # ComfyUI's, which may load custom nodes before itself
+        cls, model: ModelPatcher, references: References, seed: int, steps: int, cfg: float,
+        sampler_name: str, scheduler: str, positive: list, negative: list,
+        latent_image: dict[str, Any], denoise: float, strength: float, start_percent: float,
+        end_percent: float, mode: str, group_size: int = 0, kernel: KernelConfig | None = None,
+        micro_batch: int = 0, preserve: float = DEFAULTS.preserve, preview_batch: bool = False,
+        vae: VAE | None = None, memory: SharedMemory | None = None,
+    ) -> io.NodeOutput:  # fmt: skip
+        from nodes import common_ksampler  # here: ComfyUI may load custom nodes before it
 
         node = "MMDGuidedKSampler"
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
@@ -138,11 +153,16 @@ class MMDGuidedKSampler(io.ComfyNode):
                 denoise=denoise,
             )
             parts.append(part)
-        return io.NodeOutput(joined(parts, latent_image), trace, report(trace, len(references)))
+        return io.NodeOutput(joined(parts, latent_image), trace, run_report(trace, len(references)))
 
 
-def joined(parts: list[dict], latent_image: dict) -> dict:
-    """One LATENT of all groups, as core returns it for the whole batch."""
+def joined(parts: list[dict[str, Any]], latent_image: dict[str, Any]) -> dict[str, Any]:
+    """One LATENT of all groups, as core's KSampler returns it for the whole batch.
+
+    Arguments:
+        parts: The LATENT of each group.
+        latent_image: The LATENT of the whole batch before it was drawn.
+    """
     if len(parts) == 1:
         return parts[0]
     whole = {name: value for name, value in latent_image.items() if name in parts[0]}

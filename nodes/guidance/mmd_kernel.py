@@ -1,4 +1,4 @@
-"""MMDKernel: how similar two latents are, and two prompts."""
+"""MMDKernel: the kernels that compare latents and prompts."""
 
 from comfy_api.latest import io
 
@@ -19,40 +19,43 @@ def parse_multipliers(text: str) -> tuple[float, ...]:
     """The numbers in a list like "0.5, 1, 2".
 
     Raises:
-        ValueError: Something that is not a number.
+        ValueError: A part is not a number.
     """
     try:
         return tuple(float(part) for part in text.replace(";", ",").split(",") if part.strip())
     except ValueError:
         raise ValueError(
-            f"multipliers must be numbers separated by commas, not {text!r}: write for example 0.5, 1, 2"
+            f"multipliers must be numbers separated by commas, not {text!r}: write for example "
+            "0.5, 1, 2"
         ) from None
 
 
 class MMDKernel(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMDKernel",
             display_name="MMD Kernel",
             category=CATEGORY,
-            description="How images are compared. Without this node: rbf, median bandwidth × 0.5, 1, 2.",
+            description="How images are compared. Without this node: rbf with three bandwidths, "
+            "the median distance × 0.5, 1 and 2.",
             inputs=[
                 io.Combo.Input(
                     "kernel",
                     options=list(KERNELS),
                     default="rbf",
-                    tooltip="The similarity k of two latents. rbf: a good default. imq, laplacian: feel "
-                    "references farther away. energy: no bandwidth to choose. Both energy and laplacian come near "
-                    "single references sooner. polynomial: that of the KID score. linear: matches only the average "
+                    tooltip="How similar two latents are (k). rbf: a good default. imq, laplacian: "
+                    "references farther away count, too. energy: no bandwidth to choose. With "
+                    "laplacian and energy images come near single references at lower strengths. "
+                    "polynomial: the kernel of the KID score. linear: matches only the average "
                     "image.",
                 ),
                 io.Combo.Input(
                     "bandwidth",
                     options=list(BANDWIDTHS),
                     default="median",
-                    tooltip="The distance h over which images count as similar. median: the median "
-                    "distance between references. fixed: bandwidth_value.",
+                    tooltip="The distance over which images count as similar (h). median: the "
+                    "median distance between references. fixed: bandwidth_value.",
                 ),
                 io.Float.Input(
                     "bandwidth_value",
@@ -60,21 +63,25 @@ class MMDKernel(io.ComfyNode):
                     min=0.0,
                     max=1e6,
                     step=0.01,
-                    tooltip="The bandwidth h if bandwidth is fixed, in units of the model's latents. "
-                    "Typical: 100 to 250. Larger sees the whole set as alike, smaller only near twins.",
+                    tooltip="Typical: 100 to 250. Used if bandwidth is fixed; in units of the "
+                    "model's latents (h). If it is too large, all images count as similar; if too "
+                    "small, none.",
                 ),
                 io.String.Input(
                     "multipliers",
                     default="0.5, 1, 2",
-                    tooltip="Several bandwidths at once, as multiples of h: small ones match detail, "
-                    "large ones the set as a whole. A single 1 uses h alone.",
+                    tooltip="Several bandwidths at once, as multiples of the bandwidth (h): small "
+                    "ones match detail, large ones the set as a whole. A single 1: the bandwidth "
+                    "alone.",
                 ),
                 io.Combo.Input(
                     "prompt_kernel",
                     options=["none", *PROMPT_KERNELS],
                     default="none",
-                    tooltip="The similarity κ of prompts and captions, by which k is multiplied: an image follows mostly "
-                    "the references whose captions are like its prompt. Needs captions and clip on EncodeReferenceLatents. none: all count.",
+                    tooltip="With cosine or rbf an image follows mostly the references whose "
+                    "captions are similar to its prompt: connect captions and clip to "
+                    "EncodeReferenceLatents. none: all references count. In formulas κ, a factor "
+                    "of k.",
                 ),
                 io.Float.Input(
                     "prompt_bandwidth",
@@ -82,18 +89,18 @@ class MMDKernel(io.ComfyNode):
                     min=0.0,
                     max=1e6,
                     step=0.01,
-                    tooltip="Bandwidth h of prompt_kernel rbf: smaller heeds only close captions. 0: the "
-                    "median distance between different captions.",
+                    tooltip="0: the median distance between different captions. Used if "
+                    "prompt_kernel is rbf: with smaller values only very similar captions count.",
                 ),
                 io.Combo.Input(
                     "feature_space",
                     options=list(FEATURE_SPACES),
                     default="latent",
                     optional=True,
-                    tooltip="What of an image is compared. latent: everything, layout included. low_pass: "
-                    "the image seen from afar, palette and composition without detail. channel_stats: "
-                    "palette and contrast, wherever they are. patches: small patches, wherever they "
-                    "are: style without layout; best with kernel energy.",
+                    tooltip="What is compared. latent: everything, with the layout. low_pass: "
+                    "palette and composition, without detail. channel_stats: palette and contrast, "
+                    "without position. patches: small patches, without position, which is style "
+                    "without layout; best with kernel energy.",
                 ),
                 io.Int.Input(
                     "pool",
@@ -101,8 +108,8 @@ class MMDKernel(io.ComfyNode):
                     min=1,
                     max=64,
                     optional=True,
-                    tooltip="For feature_space low_pass: how coarse the view is. So many places of the "
-                    "latent (8 pixels each with most models) become one. No effect otherwise.",
+                    tooltip="Used if feature_space is low_pass: larger values leave out more "
+                    "detail. The factor by which width and height of the latent shrink.",
                 ),
                 io.Int.Input(
                     "patch_size",
@@ -110,9 +117,9 @@ class MMDKernel(io.ComfyNode):
                     min=1,
                     max=32,
                     optional=True,
-                    tooltip="For feature_space patches: the length of a patch, in places of the latent (8 "
-                    "pixels each with most models). 1: color alone; 3: strokes and textures; larger ones "
-                    "hold shapes, too. No effect otherwise.",
+                    tooltip="Used if feature_space is patches: 1 compares color alone, 3 strokes "
+                    "and textures, larger values shapes, too. The side of a patch, in elements of "
+                    "the latent (8 pixels with most models).",
                 ),
             ],
             outputs=[
@@ -123,9 +130,10 @@ class MMDKernel(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, kernel, bandwidth, bandwidth_value, multipliers, prompt_kernel, prompt_bandwidth,
-        feature_space=DEFAULTS.feature_space, pool=DEFAULTS.pool, patch_size=DEFAULTS.patch_size,
-    ):  # fmt: skip
+        cls, kernel: str, bandwidth: str, bandwidth_value: float, multipliers: str,
+        prompt_kernel: str, prompt_bandwidth: float, feature_space: str = DEFAULTS.feature_space,
+        pool: int = DEFAULTS.pool, patch_size: int = DEFAULTS.patch_size,
+    ) -> io.NodeOutput:  # fmt: skip
         try:
             config = KernelConfig(
                 kernel,

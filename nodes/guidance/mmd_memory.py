@@ -1,9 +1,12 @@
-"""MMDMemory: what is drawn in several queue runs, or on several machines, counts as one batch."""
+"""MMDMemory: images of several queue runs, or of several machines, count as one batch."""
+
+from __future__ import annotations
 
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...mmd_core.files.memory_file import Recalled, parts, reset
+from ..base.counted import counted
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, MemorySocket
 from .run.shared_memory import SharedMemory, folder_of
@@ -13,67 +16,76 @@ LOADS = {"load and append": True, "load": True, "append": False, "reset": False}
 APPENDS = {"load and append": True, "load": False, "append": True, "reset": False}
 
 
-def report(name: str, action: str, limit: int, found: Recalled, forgotten: int) -> str:
-    """What is remembered, and what happens with it, for people."""
-    if action == "reset":
-        return f"{name}: {forgotten} images forgotten. This run remembers nothing; choose another action to go on."
-    added = "added" if APPENDS[action] else "not added"
+def memory_report(memory: SharedMemory, found: Recalled) -> str:
+    """What is remembered, and how it is used.
+
+    Arguments:
+        memory: The memory, and how runs use it.
+        found: What it holds.
+    """
+    added = "added" if memory.appends else "not added"
     if found.latents is None:
         lines = [
-            f"{name}: nothing is remembered yet, and nodes that need latents do not run. The next images are {added}."
+            f"{memory.name}: nothing is remembered yet, and nodes that need latents do not run. "
+            f"The next images are {added}."
         ]
     else:
         n, *shape = found.latents.shape
-        newest = "the newest " if n == limit else ""
-        counts = "count" if LOADS[action] else "do not count"
+        newest = "the newest " if n == memory.limit else ""
+        one = "It counts" if memory.loads else "It does not count"
+        more = "They count" if memory.loads else "They do not count"
         lines = [
-            f"{name}: {newest}{n} images, {'×'.join(map(str, shape))}, {found.kind}.",
-            f"They {counts} as drawn together with the next ones, which are {added}.",
+            f"{memory.name}: {newest}{counted(n, 'image')}, {'×'.join(map(str, shape))}, "
+            f"{found.kind}.",
+            f"{one if n == 1 else more} as drawn together with the next images, which are {added}.",
         ]
     return "\n".join([*lines, *found.notices])
 
 
 class MMDMemory(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMDMemory",
             display_name="MMD Memory",
             category=CATEGORY,
-            description="Remembers finished images on disk, so that what is drawn in several queue runs, or by several "
-            "ComfyUI servers on one network drive, becomes distributed like the references together.",
+            description="Remembers finished images on disk, so that the images of several queue "
+            "runs, or of several ComfyUI servers with one network drive, become distributed like "
+            "the references together.",
             is_output_node=True,
             inputs=[
                 io.String.Input(
                     "name",
                     default="my_batch",
-                    tooltip="The memory, a folder in models/mmd_memories. Take one for each set, size and prompt. "
-                    "With a folder: comics/ink.",
+                    tooltip="The memory, a folder in models/mmd_memories. Take one for each set, "
+                    "size and prompt. With a folder: comics/ink.",
                 ),
                 io.Combo.Input(
                     "action",
                     options=list(LOADS),
                     default="load and append",
-                    tooltip="load: remembered images count as drawn together with the next ones. append: the "
-                    "next ones are added. reset: all are forgotten, at once, and nothing is added.",
+                    tooltip="load: remembered images count as drawn together with the next ones. "
+                    "append: the next ones are added. reset: all are forgotten at once, and none "
+                    "is added.",
                 ),
                 io.Int.Input(
                     "limit",
                     default=256,
                     min=1,
                     max=4096,
-                    tooltip="How many images count (m): the newest. More take longer at each step.",
+                    tooltip="How many images count, the newest (m). More images take longer at "
+                    "each step.",
                 ),
             ],
             outputs=[
                 MemorySocket.Output(
                     "memory",
-                    tooltip="For the guidance nodes, which read it when they begin to draw.",
+                    tooltip="For the guidance nodes. They read it when they begin to draw.",
                 ),
                 io.Latent.Output(
                     "latents",
-                    tooltip="What is remembered before this run, oldest first, for VAE Decode or MMDScore. While "
-                    "nothing is, nodes that need it do not run.",
+                    tooltip="The images remembered before this run, oldest first, for VAE Decode "
+                    "or MMDScore. If there are none, nodes that need them do not run.",
                 ),
                 io.String.Output(
                     "report",
@@ -86,23 +98,25 @@ class MMDMemory(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, name=None):
+    def validate_inputs(cls, name: str | None = None) -> bool | str:
         try:
-            if name is not None:  # else another node gives it
+            if name is not None:  # None: it comes from another node
                 folder_of(name)
         except ValueError as error:
             return f"{NODE}: {error}"
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, name=None, action=None, limit=None):
+    def fingerprint_inputs(
+        cls, name: str | None = None, action: str | None = None, limit: int | None = None
+    ) -> str:
         try:
             return "\n".join(parts(folder_of(name or "")))
         except (OSError, ValueError):
             return ""
 
     @classmethod
-    def execute(cls, name, action="load and append", limit=256):
+    def execute(cls, name: str, action: str = "load and append", limit: int = 256) -> io.NodeOutput:
         memory = SharedMemory(name, LOADS[action], APPENDS[action], limit)
         try:
             forgotten = reset(folder_of(name)) if action == "reset" else 0
@@ -111,10 +125,16 @@ class MMDMemory(io.ComfyNode):
             raise ValueError(f"{NODE}: {error}") from error
         except OSError as error:
             raise ValueError(
-                f"{NODE}: the memory {name!r} cannot be forgotten ({error.strerror or error}): see whether another "
-                "program uses it and ComfyUI may write there, then run `action` reset again"
+                f"{NODE}: the memory {name!r} cannot be forgotten ({error.strerror or error}): "
+                "close other programs that use it, check that ComfyUI may write there, and run "
+                "`action` reset again"
             ) from error
-        text = report(name, action, limit, found, forgotten)
-        # Without a message: a first run is no error.
+        text = memory_report(memory, found)
+        if action == "reset":
+            text = (
+                f"{name}: {counted(forgotten, 'image')} forgotten. This run remembers nothing; "
+                "choose another action to go on."
+            )
+        # Blocked without a message, because a first run is no error.
         latents = ExecutionBlocker(None) if found.latents is None else {"samples": found.latents}
         return io.NodeOutput(memory, latents, text, ui=ui.PreviewText(text))

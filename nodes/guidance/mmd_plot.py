@@ -1,13 +1,18 @@
-"""MMDPlot: what guidance did, step by step, in one picture."""
+"""MMDPlot: what guidance did, step by step, in one image."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from statistics import fmean
 
 import numpy as np
 import torch
 from comfy_api.latest import io, ui
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from ...mmd_core import GuidanceConfig
+from ..base.counted import counted
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, TraceSocket
 from ..pictures.chart import (
@@ -23,6 +28,7 @@ from ..pictures.lettering import (
     write,
 )
 from ..pictures.picture_grid import Row, picture_rows
+from .run.report import finite
 from .run.trace import Trace
 
 WIDTH, HEIGHT, EDGE = 1280, 420, 14
@@ -30,7 +36,7 @@ OTHERS = (2, 3, 4)  # the numbers of the optional traces
 
 
 def settings(config: GuidanceConfig) -> dict[str, str]:
-    """What a user may have changed, in words."""
+    """The settings in words, by their names."""
     kernel = config.kernel_config
     return {
         "strength": f"strength {config.strength:g}" if config.strength else "without guidance",
@@ -39,16 +45,18 @@ def settings(config: GuidanceConfig) -> dict[str, str]:
         "kernel": f"kernel {kernel.kernel}",
         "feature_space": f"compared by {kernel.feature_space}",
         "multipliers": "multipliers " + ", ".join(f"{m:g}" for m in kernel.multipliers),
-        "bandwidth": kernel.bandwidth
-        if kernel.bandwidth == "median"
-        else f"bandwidth {kernel.bandwidth_value:g}",
+        "bandwidth": (
+            kernel.bandwidth
+            if kernel.bandwidth == "median"
+            else f"bandwidth {kernel.bandwidth_value:g}"
+        ),
         "prompt_kernel": f"prompt kernel {kernel.prompt_kernel}",
         "preserve": f"preserve {config.preserve:g}",
     }
 
 
 def names(traces: list[Trace]) -> list[str]:
-    """What tells the traces apart: the settings that are not the same in all of them, or the strength."""
+    """A name for each trace: the settings that differ between the traces, or the strength."""
     all_settings = [settings(trace.config) for trace in traces]
     changed = [key for key in all_settings[0] if len({s[key] for s in all_settings}) > 1]
     found = []
@@ -61,16 +69,20 @@ def names(traces: list[Trace]) -> list[str]:
 
 
 def figures(trace: Trace) -> list[str]:
-    """The end of a trace in a few words."""
+    """The result of the runs, as short texts."""
     notes = [f"MMD² {trace.runs[-1].mmd2:.4f}"]
-    known = [distance for distance in trace.distances if distance == distance]
-    if known:
+    if known := finite(trace.distances):
         notes.append(f"nearest {fmean(known):.2f}")
     return notes
 
 
 def legend(entries: list[tuple[str, str, tuple[int, int, int]]], width: int) -> Image.Image:
-    """A line of names with their colors, on as many rows as they need."""
+    """The names and colors of lines, on as many rows as they need.
+
+    Arguments:
+        entries: The name, a note and the color of each line.
+        width: The width of the image, in pixels.
+    """
     places, x, y = [], 0, 0
     for name, notes, _ in entries:
         needed = 26 + length(name, 17) + 10 + length(notes, 15) + 30
@@ -78,18 +90,23 @@ def legend(entries: list[tuple[str, str, tuple[int, int, int]]], width: int) -> 
             x, y = 0, y + 28
         places.append((x, y))
         x += needed
-    picture = Image.new("RGB", (width, y + 28), BACKGROUND)
-    draw = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (width, y + 28), BACKGROUND)
+    draw = ImageDraw.Draw(image)
     for (name, notes, color), (x, y) in zip(entries, places, strict=True):
         draw.rounded_rectangle([x, y + 11, x + 18, y + 16], 2, color)
         write(draw, (x + 26, y + 14), name, 17, anchor="lm")
         beside = x + 26 + length(name, 17) + 10
         write(draw, (beside, y + 14), notes, 15, FAINT, anchor="lm")
-    return picture
+    return image
 
 
-def plot(traces: list[Trace], images: list[torch.Tensor | None]) -> Image.Image:
-    """The traces in one picture; rows of images above them where there are any."""
+def plot(traces: list[Trace], images: list[Tensor | None]) -> Image.Image:
+    """The traces in two charts, below a row of images for each trace that has images.
+
+    Arguments:
+        traces: The traces.
+        images: The images of each trace, with shape `(B, H, W, 3)`, or None.
+    """
     labels, panel = names(traces), ((WIDTH - 3 * EDGE) // 2, HEIGHT)
     colors = [color_of(i) if trace.config.strength else NEUTRAL for i, trace in enumerate(traces)]
     lines: tuple[list[Line], list[Line]] = ([], [])
@@ -100,7 +117,7 @@ def plot(traces: list[Trace], images: list[torch.Tensor | None]) -> Image.Image:
     each = list(zip(traces, labels, colors, images, strict=True))
     rows = [Row(i, name, figures(trace), color) for trace, name, color, i in each if i is not None]
     parts = [picture_rows(rows, WIDTH)] if rows else []
-    if len(rows) < len(traces):  # else the rows tell whose line is whose
+    if len(rows) < len(traces):  # otherwise the rows name the lines
         entries = [(name, " · ".join(figures(trace)), color) for trace, name, color, _ in each]
         parts.append(legend(entries, WIDTH - 2 * EDGE))
     titles = "MMD² between batch and references", "Guidance as a share of the sampler's step"
@@ -115,16 +132,18 @@ def plot(traces: list[Trace], images: list[torch.Tensor | None]) -> Image.Image:
         top += EDGE if inset else 0
         whole.paste(part, (inset, top))
         top += part.height
-    for i, picture in enumerate(charts):
-        whole.paste(picture, (EDGE + i * (panel[0] + EDGE), top + EDGE))
+    for i, part in enumerate(charts):
+        whole.paste(part, (EDGE + i * (panel[0] + EDGE), top + EDGE))
     return whole
 
 
-def paired(traces: list, images: list) -> list[tuple[Trace, torch.Tensor | None]]:
-    """Each trace with its images.
+def paired(
+    traces: Sequence[Trace | None], images: Sequence[Tensor | None]
+) -> list[tuple[Trace, Tensor | None]]:
+    """Each trace with its images, or with None if there are no images.
 
     Raises:
-        ValueError: Images of another number of runs than there are traces.
+        ValueError: The numbers of traces and of batches of images differ.
     """
     traces = [trace for trace in traces if trace is not None]
     images = [batch for batch in images if batch is not None]
@@ -132,32 +151,33 @@ def paired(traces: list, images: list) -> list[tuple[Trace, torch.Tensor | None]
         return [(trace, None) for trace in traces]
     if len(images) != len(traces):
         raise ValueError(
-            f"MMDPlot: {len(traces)} traces came with {len(images)} batches of images. Connect the images that "
-            "VAE Decode makes of the latents of the same sampler"
+            f"MMDPlot: {counted(len(traces), 'trace')} came with "
+            f"{counted(len(images), 'batch of images', 'batches of images')}. Connect the images "
+            "that VAE Decode makes of the latents of the same sampler"
         )
     return list(zip(traces, images, strict=True))
 
 
 class MMDPlot(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMDPlot",
             display_name="MMD Plot",
             category=CATEGORY,
-            description="Draws what guidance did: MMD² and the size of guidance at every step, and the images "
-            "above. Several traces in one picture compare settings.",
+            description="Draws what guidance did: MMD² and the size of guidance at every step, "
+            "below the images. Several traces in one image compare settings.",
             inputs=[
                 TraceSocket.Input(
                     "trace",
-                    tooltip="From MMDGuidedKSampler or ApplyMMDGuidance. If several strengths were drawn (MMDStrengths), "
-                    "each gets a line.",
+                    tooltip="From MMDGuidedKSampler or ApplyMMDGuidance. If several strengths were "
+                    "drawn (MMDStrengths), each has a line.",
                 ),
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="The images drawn in that run, for a row above the plot. With ApplyMMDGuidance always "
-                    "connect them, so that the plot is drawn after the images.",
+                    tooltip="The images drawn in that run, for a row above the plot. Always "
+                    "connect them with ApplyMMDGuidance, so that the plot is drawn after the images.",
                 ),
                 *(
                     io_input
@@ -172,7 +192,7 @@ class MMDPlot(io.ComfyNode):
                     )
                 ),
             ],
-            outputs=[io.Image.Output("plot", tooltip="The picture, for SaveImage.")],
+            outputs=[io.Image.Output("plot", tooltip="The plot, for SaveImage.")],
             is_output_node=True,
             is_input_list=True,
             **schema_options(
@@ -183,17 +203,20 @@ class MMDPlot(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, trace, images=(), trace_2=(), images_2=(), trace_3=(), images_3=(), trace_4=(), images_4=()
-    ):  # fmt: skip
+        cls, trace: Sequence[Trace], images: Sequence[Tensor] = (),
+        trace_2: Sequence[Trace] = (), images_2: Sequence[Tensor] = (),
+        trace_3: Sequence[Trace] = (), images_3: Sequence[Tensor] = (),
+        trace_4: Sequence[Trace] = (), images_4: Sequence[Tensor] = (),
+    ) -> io.NodeOutput:  # fmt: skip
         # Every input is a list, since is_input_list is set.
         given = (trace, images), (trace_2, images_2), (trace_3, images_3), (trace_4, images_4)
         pairs = [pair for each in given for pair in paired(*each)]
-        pairs = [(t, pictures) for t, pictures in pairs if t.runs]
+        pairs = [(drawn, batch) for drawn, batch in pairs if drawn.runs]
         if not pairs:
             raise ValueError(
-                "MMDPlot: nothing was drawn yet. Connect the images that were drawn with the guided model to "
-                "images, so that the plot is drawn after them"
+                "MMDPlot: nothing was drawn yet. Connect the images that were drawn with the "
+                "guided model to images, so that the plot is drawn after them"
             )
-        picture = plot(*map(list, zip(*pairs, strict=True)))
-        image = torch.from_numpy(np.asarray(picture, np.float32) / 255)[None]
+        drawn = plot(*map(list, zip(*pairs, strict=True)))
+        image = torch.from_numpy(np.asarray(drawn, np.float32) / 255)[None]
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))

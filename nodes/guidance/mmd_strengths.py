@@ -1,4 +1,4 @@
-"""MMDStrengths: several strengths, for one batch drawn with each."""
+"""MMDStrengths: several strengths; the batch is drawn once with each."""
 
 import math
 
@@ -14,7 +14,7 @@ def read_strengths(text: str) -> list[float]:
     """The numbers in `text`, in their order.
 
     Raises:
-        ValueError: Something that is no number from 0 to 10000, or nothing at all.
+        ValueError: A word is not a number from 0 to 10000, or there are no words.
     """
     words = text.replace(",", " ").replace(";", " ").split()
     numbers = []
@@ -25,7 +25,8 @@ def read_strengths(text: str) -> list[float]:
             numbers.append(math.nan)
         if not 0 <= numbers[-1] <= 10000:
             raise ValueError(
-                f"{NODE}: strengths must be numbers from 0 to 10000, not {word!r}: write for example 0, 30, 100"
+                f"{NODE}: strengths must be numbers from 0 to 10000, not {word!r}: write for "
+                "example 0, 30, 100"
             )
     if not numbers:
         raise ValueError(f"{NODE}: strengths is empty: write for example 0, 30, 100")
@@ -34,39 +35,40 @@ def read_strengths(text: str) -> list[float]:
 
 class MMDStrengths(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMDStrengths",
             display_name="MMD Strengths",
             category=CATEGORY,
-            description="Several strengths at once: connected to strength of MMDGuidedKSampler, the batch is drawn "
-            "once with each. MMDPlot shows all in one grid.",
+            description="Compares strengths: connect it to strength of MMDGuidedKSampler, and the "
+            "batch is drawn once with each. MMDPlot shows all in one grid.",
             inputs=[
                 io.String.Input(
                     "strengths",
                     default="0, 10, 30, 100, 300",
-                    tooltip="The strengths λ to draw with, 0 for no guidance. Each takes as long as one run.",
+                    tooltip="The strengths, separated by commas; 0 is without guidance. Each takes "
+                    "as long as one run. In formulas λ.",
                 ),
             ],
             outputs=[
                 io.Float.Output(
                     "strength",
                     is_output_list=True,
-                    tooltip="For strength of a guidance node, which then runs once for each.",
+                    tooltip="For strength of a guidance node, which runs once with each.",
                 )
             ],
             **schema_options(search_aliases=["mmd", "strength sweep", "xy plot", "list of floats"]),
         )
 
     @classmethod
-    def validate_inputs(cls, strengths=None):
+    def validate_inputs(cls, strengths: str | None = None) -> bool | str:
         try:
-            if strengths is not None:  # else another node writes it
+            if strengths is not None:  # None: it comes from another node
                 read_strengths(strengths)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
-    def execute(cls, strengths):
+    def execute(cls, strengths: str) -> io.NodeOutput:
         return io.NodeOutput(read_strengths(strengths))

@@ -1,5 +1,8 @@
-"""What is checked before guidance begins: references, captions and prompts must fit what is drawn."""
+"""Checks before guidance begins: references, captions and prompts must fit the images."""
 
+from typing import Any
+
+from comfy.latent_formats import LatentFormat
 from torch import Tensor
 
 from ....mmd_core import GuidanceConfig, References
@@ -8,29 +11,43 @@ from ...host.vae_match import wrong_vae
 
 
 def check_captions(references: References, config: GuidanceConfig, node: str) -> None:
-    """Raises ValueError if the kernel compares prompts and the references have no captions."""
+    """Checks that the references have captions if the kernel compares prompts.
+
+    Raises:
+        ValueError: They have none.
+    """
     prompt_kernel = config.kernel_config.prompt_kernel
     if prompt_kernel != "none" and references.prompts is None:
         raise ValueError(
-            f"{node}: the kernel compares prompts (prompt_kernel {prompt_kernel}), but the references "
-            "carry no captions. Connect captions and clip to EncodeReferenceLatents, or set "
-            "prompt_kernel of MMDKernel to none."
+            f"{node}: the kernel compares prompts (prompt_kernel {prompt_kernel}), but the "
+            "references carry no captions. Connect captions and clip to EncodeReferenceLatents, or "
+            "set prompt_kernel of MMDKernel to none."
         )
 
 
-def check_prompts(references: References, entries: list[dict], node: str) -> None:
-    """Raises ValueError unless captions and prompts were encoded by text encoders of one kind."""
+def check_prompts(references: References, entries: list[dict[str, Any]], node: str) -> None:
+    """Checks that captions and prompts were encoded by text encoders of the same kind.
+
+    Raises:
+        ValueError: They were not.
+    """
     have, want = references.prompts.shape[1], entry_feature(entries[0]).shape[1]
     if have != want:
         raise ValueError(
-            f"{node}: the captions of the references have {have} features, the prompts {want}: they come "
-            "from different text encoders. Connect the clip of the checkpoint that draws to "
-            "EncodeReferenceLatents."
+            f"{node}: the captions of the references have {have} features, the prompts "
+            f"{want}: they come from different text encoders. Connect the clip of the checkpoint "
+            "that draws to EncodeReferenceLatents."
         )
 
 
-def check_fit(references: References, noise: Tensor, latent_format: object, node: str) -> None:
-    """Raises ValueError unless the references can be compared with what is drawn."""
+def check_fit(
+    references: References, noise: Tensor, latent_format: LatentFormat, node: str
+) -> None:
+    """Checks that the references can be compared with the images.
+
+    Raises:
+        ValueError: They come from another VAE, or have another size.
+    """
     trouble = wrong_vae(references, latent_format)
     if trouble:
         raise ValueError(f"{node}: {trouble}")
@@ -38,6 +55,6 @@ def check_fit(references: References, noise: Tensor, latent_format: object, node
     if have != want:
         raise ValueError(
             f"{node}: the references were encoded for another picture size: their latents are "
-            f"{have[1]}×{have[0]}, those being drawn {want[1]}×{want[0]}. Connect the latent_image of "
-            "the sampler to target of EncodeReferenceLatents."
+            f"{have[1]}×{have[0]}, those being drawn {want[1]}×{want[0]}. Connect the latent_image "
+            "of the sampler to target of EncodeReferenceLatents."
         )

@@ -1,14 +1,18 @@
-"""One sampling run under guidance: it begins, edits every denoised estimate, and finishes.
+"""One sampling run under guidance: it begins, changes every denoised estimate, and finishes.
 
-Nothing here outlives the run, except what `Session`, `Trace` and `SharedMemory` keep on purpose.
+After the run, only `Session`, `Trace` and `SharedMemory` keep anything of it.
 """
 
 import logging
+from typing import Any
 
+from comfy.model_base import BaseModel
+from comfy.samplers import CFGGuider, Sampler
 from torch import Tensor
 
 from ....mmd_core import Guidance, Memory
 from ....mmd_core.guidance.guidance import NotFinite
+from ...base.remark import Remark
 from ...host.device_memory import room
 from ...host.faults import check_latent_image, explained
 from ...host.progress import show_text
@@ -30,36 +34,51 @@ class GuidedRun:
         request: What the node asks for.
         session: What the run shares with other runs of its batch.
         inner_model: ComfyUI's model, loaded for this run.
-        latent_image: The latents that the run starts from.
+        latent_image: The latents from which the run starts, with shape `(B, *shape)`, or None.
         mask: Where the run may change `latent_image`, or None.
+
+    Attributes:
+        guidance: None if the strength is 0 and the references do not fit: then nothing is done.
+        prompts: The features of the prompts that act now, with shape `(B, E)`, or None.
+        earlier: Samples finished earlier that count as drawn together with this batch, or None.
+        broken: Whether an estimate was not finite, so that nothing more is recorded.
     """
 
     def __init__(
         self,
         request: Request,
         session: Session,
-        inner_model: object,
+        inner_model: BaseModel,
         latent_image: Tensor | None,
         mask: Tensor | None,
-    ):
+    ) -> None:
         self.request, self.session, self.inner_model = request, session, inner_model
         self.latent_image, self.mask = latent_image, mask
-        self.guidance: Guidance | None = None  # None: the references do not fit what is looked at
-        self.prompts: Tensor | None = None  # the features of the prompts that act now
+        self.guidance: Guidance | None = None
+        self.prompts: Tensor | None = None
         self.earlier: Memory | None = None
         self.broken = False
 
     def begin(
-        self, guider: object, sampler: object, sigmas: Tensor, noise: Tensor, options: dict
+        self,
+        guider: CFGGuider,
+        sampler: Sampler,
+        sigmas: Tensor,
+        noise: Tensor,
+        options: dict[str, Any],
     ) -> None:
-        """Checks what the run brings, and makes its guidance.
+        """Checks the references, reads the memory, and makes the guidance.
 
         Arguments:
+            guider: ComfyUI's guider of this run.
             sampler: ComfyUI's sampler of this run.
+            sigmas: The noise schedule, with shape `(steps + 1,)`.
+            noise: With shape `(B, *shape)`.
             options: The transformer options of the run.
 
         Raises:
-            ValueError: The references do not fit the run, or the memory cannot be read.
+            ValueError: The references do not fit the run, `latent_image` is not finite, or the
+                memory cannot be read.
         """
         request, trace = self.request, self.request.trace
         if trace is not None:
@@ -81,15 +100,23 @@ class GuidedRun:
         if self.guidance.config.companions and request.guides:
             log.warning("%s: %s", request.node, FEW_IMAGES.text)
         for notice in recalled.notices:
-            self._say(logging.WARNING, "memory", notice)
+            self._report(logging.WARNING, Remark("memory", notice))
         if trace is not None and not trace.runs and recalled.latents is not None:
             trace.remembered = len(recalled.latents)
 
-    def denoised(self, x0: Tensor, x: Tensor, sigma: float, guider: object) -> Tensor:
-        """The guided estimate; what a mask keeps is compared as it will be, and not changed.
+    def denoised(self, x0: Tensor, x: Tensor, sigma: float, guider: CFGGuider) -> Tensor:
+        """The guided estimate, with the shape of `x0`.
+
+        Where a mask keeps `latent_image`, this is compared with the references and not changed.
+
+        Arguments:
+            x0: The denoised estimates, with shape `(B, *shape)`.
+            x: The noisy latents, with the same shape.
+            sigma: The noise level.
+            guider: ComfyUI's guider of this run.
 
         Raises:
-            ValueError: An estimate is not finite, and guidance would spread that to all images.
+            ValueError: An estimate is not finite. Guidance would make all images NaN.
         """
         if self.guidance is None or self.broken:
             return x0
@@ -99,29 +126,38 @@ class GuidedRun:
             trouble = explained(error, x)
             if self.request.guides:
                 raise ValueError(f"{self.request.node}: {trouble}.") from error
-            self.broken = True  # the run is only looked at: it goes on without being recorded
-            self._say(logging.WARNING, "not finite", f"Strength is 0, but {trouble}.")
+            self.broken = True  # with strength 0 the run goes on, but is not recorded
+            self._report(logging.WARNING, Remark("not finite", f"Strength is 0, but {trouble}."))
             return x0
 
     def finish(self, samples: Tensor, sigmas: Tensor) -> None:
-        """Records and remembers the samples that the run leaves, with shape `(B, *shape)`."""
+        """Records and remembers the finished samples.
+
+        Arguments:
+            samples: With shape `(B, *shape)`.
+            sigmas: The noise schedule, with shape `(steps + 1,)`.
+        """
         request, trace, record = self.request, self.request.trace, None
-        # Before they are remembered, so that a failure here leaves the memory as it was.
+        # Recorded before they are remembered: an error here then leaves the memory unchanged.
         if trace is not None and self.guidance is not None:
             finished = Memory(samples.detach().float(), self.prompts)
             together = self.earlier.followed_by(finished) if self.earlier else finished
             record = self.guidance.finished(samples, together.latents)
         if sigmas[-1] > 0:
             if request.memory is not None and request.memory.appends:
-                log.info("%s: noise is left, so these latents are not remembered.", request.node)
+                log.info("%s: noise is left, so these latents are not remembered", request.node)
         elif trouble := self.session.keep(self.inner_model, samples, self.prompts):
-            self._say(logging.ERROR, "not remembered", trouble)
+            self._report(logging.ERROR, Remark("not remembered", trouble))
         if record is not None:
             trace.runs.append(record)
             self._show_end(trace)
 
-    def _fits(self, guider: object, noise: Tensor) -> bool:
-        """Whether the references fit; a run that is only looked at goes on without them."""
+    def _fits(self, guider: CFGGuider, noise: Tensor) -> bool:
+        """Whether the references fit.
+
+        Raises:
+            ValueError: They do not fit, and the strength is not 0.
+        """
         references, node = self.request.references, self.request.node
         try:
             check_fit(references, noise, self.inner_model.latent_format, node)
@@ -133,7 +169,7 @@ class GuidedRun:
             return False
         return True
 
-    def _guided(self, x0: Tensor, x: Tensor, sigma: float, guider: object) -> Tensor:
+    def _guided(self, x0: Tensor, x: Tensor, sigma: float, guider: CFGGuider) -> Tensor:
         if self.guidance.captions is not None:
             active = batch_features(positive_entries(guider), len(x0), sigma)
             self.prompts = self.prompts if active is None else active
@@ -146,17 +182,17 @@ class GuidedRun:
             show_text(status(rows[-1]), self.request.node_id)
         return guided if self.mask is None else x0 + (guided - seen).to(x0.dtype)
 
-    def _say(self, level: int, short: str, text: str) -> None:
-        """Tells something in the log and among the remarks of the report."""
+    def _report(self, level: int, problem: Remark) -> None:
+        """Writes a problem into the log and the report."""
         trace = self.request.trace
-        log.log(level, "%s: %s", self.request.node, text)
-        if trace is not None and (short, text) not in trace.said:
-            trace.said.append((short, text))
+        log.log(level, "%s: %s", self.request.node, problem.text)
+        if trace is not None and problem not in trace.problems:
+            trace.problems.append(problem)
 
     def _show_end(self, trace: Trace) -> None:
         """Logs and shows how the run ended."""
         log.info("%s: %s.", self.request.node, summary(trace))
         for remark in remarks(trace):
-            if remark != FEW_IMAGES and remark not in trace.said:  # which was said before
+            if remark != FEW_IMAGES and remark not in trace.problems:  # these are logged already
                 log.warning("%s: %s", self.request.node, remark.text)
         show_text(ending(trace), self.request.node_id)

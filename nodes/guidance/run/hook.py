@@ -1,16 +1,20 @@
-"""Puts guidance on a model: two wrappers on a clone, which ComfyUI calls in every run of that clone.
+"""Puts guidance on a model: two wrappers on a clone, which ComfyUI calls in every run of it.
 
-SAMPLER_SAMPLE begins and finishes a `GuidedRun`, once everything is on the device; PREDICT_NOISE hands the run every
-denoised estimate that the sampler is about to use. The run lies in the run's own copy of the model options and dies
-with it, however the run ends.
+The wrapper of SAMPLER_SAMPLE begins and finishes a `GuidedRun`, once everything is on the device.
+The wrapper of PREDICT_NOISE passes every denoised estimate to it. ComfyUI copies the model options
+for each run, and the `GuidedRun` is stored in that copy, so it ends with the run even after an
+error.
 """
 
 import logging
 import uuid
 from collections.abc import Callable
+from typing import Any
 
+from comfy.latent_formats import LatentFormat
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
+from comfy.samplers import CFGGuider
 from torch import Tensor
 
 from ...host.faults import with_memory_advice
@@ -20,19 +24,21 @@ from .guided_run import GuidedRun
 from .request import Request
 from .session import Session
 
-KEY = "mmd_guidance_"  # what the names of the wrappers begin with
+KEY = "mmd_guidance_"  # the first part of the wrappers' names
 log = logging.getLogger("mmd_guidance")
 
 
 def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False) -> ModelPatcher:
-    """A clone of `model` that is guided as `request` asks, or with strength 0 looked at.
+    """A clone of `model` that is guided; with strength 0 its runs are only recorded.
 
     Arguments:
+        model: The model. It is not changed.
+        request: What the node asks for.
         grouped: Whether the runs of this model are groups of one batch.
 
     Raises:
-        ValueError: A prompt kernel without captions; when a run starts, references that do not fit it, or a
-            memory that cannot be read.
+        ValueError: The kernel compares prompts and there are no captions. When a run starts: the
+            references do not fit it, or the memory cannot be read.
     """
     check_captions(request.references, request.config, request.node)
     if request.idle:
@@ -41,9 +47,16 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
     key = f"{KEY}{uuid.uuid4().hex}"  # unique, so that nodes can be chained
 
     def start_run(
-        executor, guider, sigmas, extra_args, callback, noise,
-        latent_image=None, denoise_mask=None, disable_pbar=False,
-    ):  # fmt: skip
+        executor: WrapperExecutor,
+        guider: CFGGuider,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Callable | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
         inner_model = guider.inner_model
         if request.preview_batch:
             callback = BatchPreview(callback, noise.device, inner_model.latent_format)
@@ -65,9 +78,15 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
         run.finish(samples, sigmas)
         return samples
 
-    def predict(executor, x, timestep, model_options={}, seed=None):  # noqa: B006 (ComfyUI's signature)
+    def predict(
+        executor: WrapperExecutor,
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any] = {},  # noqa: B006 (ComfyUI's signature)
+        seed: int | None = None,
+    ) -> Tensor:
         run = model_options.get("transformer_options", {}).get(key)
-        # Asked before the model is queued, which a GPU would wait for.
+        # Read before the model is queued: later the host would have to wait for the model.
         sigma = float(timestep.flatten()[0])
         x0 = executor(x, timestep, model_options, seed)
         return x0 if run is None else run.denoised(x0, x, sigma, executor.class_obj)
@@ -80,17 +99,20 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
 
 
 def is_coupled(model: ModelPatcher) -> bool:
-    """Whether MMD guidance acts on the model."""
+    """Whether the model has MMD guidance."""
     return any(str(key).startswith(KEY) for key in model.wrappers.get(WrappersMP.PREDICT_NOISE, {}))
 
 
-def _several_kinds(noise: Tensor, latent_format: object) -> bool:
-    """Whether one tensor packs latents of several kinds, for example of video and sound."""
+def _several_kinds(noise: Tensor, latent_format: LatentFormat) -> bool:
+    """Whether one tensor holds latents of several kinds, for example of video and sound."""
     return noise.ndim == 3 and latent_format.latent_dimensions >= 2
 
 
 def _add_outermost(model: ModelPatcher, kind: str, key: str, wrapper: Callable) -> None:
-    """Outermost, so that wrappers which skip model calls cache the unguided estimate."""
+    """Adds a wrapper around all others.
+
+    Wrappers that skip model calls then cache the unguided estimate.
+    """
     wrappers = model.wrappers.setdefault(kind, {})
     others = dict(wrappers)
     wrappers.clear()

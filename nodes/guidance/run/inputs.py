@@ -1,33 +1,43 @@
-"""The inputs that both guidance nodes share, and what they mean together."""
+"""The inputs that both guidance nodes share, and the settings that they make."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ....mmd_core import MODES, GuidanceConfig, References
+from ....mmd_core import MODES, GuidanceConfig, KernelConfig, References
 from ...base.schema import advanced
 from ...base.sockets import KernelSocket, MemorySocket, ReferencesSocket
 from ...host.vae_match import other_vae
 from .trace import Trace
 
+if TYPE_CHECKING:
+    from comfy.sd import VAE
+
 DEFAULTS = GuidanceConfig()
 
 
-def source_inputs() -> list:
+def source_inputs() -> list[io.Input]:
+    """The model, the references and the kernel."""
     return [
-        io.Model.Input("model", tooltip="The model that draws. It is left as it is."),
+        io.Model.Input("model", tooltip="The model that draws. It is not changed."),
         ReferencesSocket.Input(
             "references",
-            tooltip="What the images are to be distributed like (y), from EncodeReferenceLatents.",
+            tooltip="The images become distributed like these references (y), from "
+            "EncodeReferenceLatents.",
         ),
         KernelSocket.Input(
             "kernel",
             optional=True,
-            tooltip="How images are compared (k), from MMDKernel. Unconnected: rbf with three bandwidths "
-            "around the median distance (in mode official the cubic polynomial).",
+            tooltip="How images are compared (k), from MMDKernel. Unconnected: rbf with three "
+            "bandwidths around the median distance (in mode official the cubic polynomial).",
         ),
     ]
 
 
-def setting_inputs() -> list:
+def setting_inputs() -> list[io.Input]:
+    """How strongly, when and how images are guided."""
     return [
         io.Float.Input(
             "strength",
@@ -36,10 +46,10 @@ def setting_inputs() -> list:
             max=10000.0,
             step=1.0,
             round=0.001,
-            tooltip="How fast images move towards the references (λ, a rate per unit of log-noise, so it "
-            "means the same for all models and step counts). 0 is off, 10 a nudge, 30 to 100 usual; above "
-            "that the proportions match better still, but images come close to single references. The "
-            "modes paper and official have scales of their own (official: α, 0.002 to 0.1).",
+            tooltip="10 is a nudge, 30 clear, 100 the default; 0 is off. Above 100 the proportions "
+            "match still better, but images come close to single references. The same value suits "
+            "all models and numbers of steps. Modes paper and official need other values "
+            "(official: 0.002 to 0.1). In formulas λ, a rate per unit of log-noise; in official α.",
         ),
         io.Float.Input(
             "start_percent",
@@ -47,7 +57,7 @@ def setting_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Where in the noise schedule (σ) guidance begins. 0: from the start, where "
+            tooltip="Where in the noise schedule guidance begins. 0: at the start, where "
             "composition and color are decided.",
         ),
         io.Float.Input(
@@ -56,23 +66,23 @@ def setting_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.01,
-            tooltip="Where in the noise schedule (σ) guidance ends. Earlier leaves more of the detail to the "
-            "model; later binds shapes more closely to the references.",
+            tooltip="Where in the noise schedule guidance ends. Lower leaves more detail to the "
+            "model; higher brings shapes closer to the references.",
         ),
         advanced(
             io.Combo.Input(
                 "mode",
                 options=list(MODES),
                 default=DEFAULTS.mode,
-                tooltip="flow: the default. paper and official: the published method (arXiv 2601.08379) "
-                "as in its equation 5 and in its authors' code, for comparison.",
+                tooltip="Keep flow. paper and official are for comparison: the published method "
+                "(arXiv 2601.08379) as in its equation 5 and as in its authors' code.",
             )
         ),
     ]
 
 
-def later_inputs() -> list:
-    """Inputs of later versions: last, so that saved workflows keep their values, and optional."""
+def later_inputs() -> list[io.Input]:
+    """Inputs of later versions: optional and last, so that saved workflows keep their values."""
     return [
         io.Int.Input(
             "micro_batch",
@@ -80,9 +90,9 @@ def later_inputs() -> list:
             min=0,
             max=4096,
             optional=True,
-            tooltip="For small cards: k sends k images at a time through the model, while guidance still "
-            "sees the whole batch. The images stay the same. 1 takes the least memory, that of one image; "
-            "4 is a good choice; 0 sends the whole batch at once.",
+            tooltip="Out of memory: try 4, then 1. So many images at a time go through the model "
+            "(k), while guidance still sees the whole batch; the images stay the same. 0: the "
+            "whole batch at once.",
         ),
         advanced(
             io.Float.Input(
@@ -92,42 +102,58 @@ def later_inputs() -> list:
                 max=1.0,
                 step=0.01,
                 optional=True,
-                tooltip="A safeguard (p): guidance moves an image at most (1 − p)/p as far as the model's own step "
-                "does. 0.5: as far, which usual strengths never reach; 0.8: a quarter as far; 0: no limit.",
+                tooltip="Upper limit: guidance never moves an image further than (1 − p)/p × the "
+                "model's own step. 0.5: equally far; 0.8: a quarter; 0: no limit.",
             )
         ),
         io.Boolean.Input(
             "preview_batch",
             default=False,
             optional=True,
-            tooltip="The live preview shows all images of the batch instead of the first one.",
+            tooltip="Shows all images of the batch in the live preview, not only the first one.",
         ),
         io.Vae.Input(
             "vae",
             optional=True,
-            tooltip="Not needed. With the VAE of the checkpoint connected, it is checked that the references "
-            "were encoded with it.",
+            tooltip="Not needed. Connect the VAE of the checkpoint to check that it encoded the "
+            "references.",
         ),
         MemorySocket.Input(
             "memory",
             optional=True,
-            tooltip="Images of earlier runs, or of other machines, that count as drawn together with these, from "
-            "MMDMemory. Unconnected: these alone.",
+            tooltip="Images of earlier runs or other machines that count as drawn together with "
+            "these, from MMDMemory. Unconnected: none.",
         ),
     ]
 
 
 def guidance_config(
-    node: str, kernel, strength, start_percent, end_percent, mode, preserve
+    node: str,
+    kernel: KernelConfig | None,
+    strength: float,
+    start_percent: float,
+    end_percent: float,
+    mode: str,
+    preserve: float,
 ) -> GuidanceConfig:
-    """The checked settings; errors name the node."""
+    """The settings of a node.
+
+    Raises:
+        ValueError: A setting is invalid. The message begins with the name of the node.
+    """
     try:
         return GuidanceConfig(strength, start_percent, end_percent, mode, kernel, preserve)
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from error
 
 
-def new_trace(config: GuidanceConfig, references: References, vae) -> Trace:
-    """An empty record of what guidance will do; `vae` is the one to compare the references' with, or None."""
+def new_trace(config: GuidanceConfig, references: References, vae: VAE | None) -> Trace:
+    """An empty trace.
+
+    Arguments:
+        config: The settings.
+        references: The references.
+        vae: The VAE of the checkpoint, to check that it encoded the references, or None.
+    """
     trouble = other_vae(references, vae)
     return Trace(config, references.names, () if trouble is None else (trouble,))

@@ -1,147 +1,192 @@
-"""What guidance did, in words: lines while it runs and at its end, a report, and remarks on what is wrong."""
+"""What guidance did, in words: one line during and after a run, a report, and remarks."""
 
 import math
+from collections.abc import Sequence
 from statistics import fmean
 
-from ....mmd_core import FEW, TraceRow
+from ....mmd_core import FEW, RunTrace, TraceRow
+from ...base.counted import counted
 from ...base.remark import Remark
 from .trace import Trace
 
-SATURATED = 0.9  # of the kernel's values
-NEGLIGIBLE = 2e-3  # of the sampler's own steps
-# Of the distance between neighbors among the references; of 8000 fresh shapes 1 is as near.
+SATURATED = 0.9  # share of saturated kernel values above which the kernel is of no use
+NEGLIGIBLE = 2e-3  # smallest effect that one can see, as a share of the sampler's own steps
+# Below this distance an image may be a copy. The unit is the spacing of the references. Of 8000
+# new images of a learned world, one is as near.
 COPY = 0.3
-
 
 FEW_IMAGES = Remark(
     "few images",
-    f"Fewer than {FEW} images at once cannot show how the set is spread, so each followed one reference, drawn by its "
-    f"noise. Draw {FEW} or more together to match the set itself; micro_batch keeps the memory low.",
+    f"Draw {FEW} images or more together to match the set itself; micro_batch keeps the memory "
+    f"low. Fewer than {FEW} cannot show how the set is spread, so each followed one reference, "
+    "drawn by its noise.",
 )
 
 
 def status(row: TraceRow) -> str:
-    """What happens at the moment, in one short line for the node."""
+    """What guidance does at one model call, in a short line for the node."""
     if not row.substeps:
         return f"MMD² {row.mmd2_before:.2g} · not guided here"
     return f"MMD² {row.mmd2_before:.2g} → {row.mmd2_after:.2g} · {row.relative:.0%} of the step"
 
 
 def ending(trace: Trace) -> str:
-    """How the last run ended, in one short line for the node: remarks come before figures."""
-    rows = trace.runs[-1].rows
+    """The result of the last run, in a short line for the node: problems, else figures."""
+    run = trace.runs[-1]
+    rows = run.rows
     parts = [f"MMD² {rows[0].mmd2_before:.2g} → {rows[-1].mmd2_after:.2g}"] if rows else []
-    said = [f"⚠ {remark.short}" for remark in remarks(trace)]
-    known = _known(trace.runs[-1].distances)
+    known = finite(run.distances)
     nearest = [f"nearest {fmean(known):.2f}"] if known else []
-    return " · ".join(parts + (said or nearest))
+    problems = [f"⚠ {remark.short}" for remark in remarks(trace)]
+    return " · ".join(parts + (problems or nearest))
 
 
 def summary(trace: Trace) -> str:
-    """One line for the log, of the last run."""
-    config, run = trace.config, trace.runs[-1]  # few images are guided by less than was set
+    """The last run, in one line for the log."""
+    config, run = trace.config, trace.runs[-1]  # not run.config: small batches have less strength
     acted = run.acted
-    line = f"{run.batch} images, {run.references} references, mode {config.mode}, strength {config.strength:g}"
+    line = (
+        f"{counted(run.batch, 'image')}, {counted(run.references, 'reference')}, mode "
+        f"{config.mode}, strength {config.strength:g}"
+    )
     if not acted:
         return f"{line}: drawn without guidance, MMD² {run.mmd2:.3g}"
     line += (
-        f": guided at {len(acted)} of {len(run.rows)} model calls, by {fmean(r.relative for r in acted):.1%} of the "
-        f"sampler's steps, MMD² {run.rows[0].mmd2_before:.3g} → {run.rows[-1].mmd2_after:.3g}"
+        f": guided at {len(acted)} of {counted(len(run.rows), 'model call')}, by "
+        f"{fmean(r.relative for r in acted):.1%} of the sampler's steps, MMD² "
+        f"{run.rows[0].mmd2_before:.3g} → {run.rows[-1].mmd2_after:.3g}"
     )
-    known = _known(run.distances)
+    known = finite(run.distances)
     return line + (f", nearest reference {fmean(known):.2f}" if known else "")
 
 
 def remarks(trace: Trace) -> list[Remark]:
-    """All that keeps guidance from doing what it should."""
-    config, acted = trace.config, trace.acted
-    said = [Remark(*words) for words in trace.said]
-    if config.strength == 0 or not trace.runs:
-        return said
-    said += [Remark("another VAE", sentence) for sentence in trace.noticed]
+    """All problems of the runs, each with its fix."""
+    if trace.config.strength == 0 or not trace.runs:
+        return list(trace.problems)
+    found = trace.problems + [Remark("another VAE", sentence) for sentence in trace.warnings]
     few = any(run.config.companions for run in trace.runs)
+    found += _effect_remarks(trace, few)
+    if few:
+        found.append(FEW_IMAGES)
+    return found + _copy_remarks(trace)
+
+
+def _effect_remarks(trace: Trace, few: bool) -> list[Remark]:
+    """What keeps guidance from having an effect.
+
+    Arguments:
+        few: Whether the images followed companions, which moves them less.
+    """
+    acted = trace.acted
     if not acted:
-        said.append(
+        return [
             Remark(
                 "never acted",
-                "Guidance never acted: no step of the schedule lies in the window. Lower start_percent or raise "
-                "end_percent.",
+                "Lower start_percent or raise end_percent: guidance never acted, because no step "
+                "of the schedule lies between them.",
             )
-        )
-    elif fmean(row.saturated for row in acted) > SATURATED:
-        said.append(
+        ]
+    if fmean(row.saturated for row in acted) > SATURATED:
+        return [
             Remark(
                 "kernel saturated",
-                "To this kernel all images are equally unlike (or like) the references, so it cannot tell which way to "
-                "go. Set bandwidth of MMDKernel to median, add larger and smaller multipliers, or set its kernel to "
-                "energy.",
+                "Set bandwidth of MMDKernel to median, add larger and smaller multipliers, or set "
+                "its kernel to energy: to this kernel all images are equally similar to the "
+                "references, so it cannot tell which way to go.",
             )
-        )
-    elif not few and fmean(row.relative for row in acted) < NEGLIGIBLE:
-        said.append(
+        ]
+    effect = fmean(row.relative for row in acted)
+    if not few and effect < NEGLIGIBLE:
+        return [
             Remark(
                 "hardly any effect",
-                f"Guidance moved the images by {fmean(row.relative for row in acted):.2%} of what the sampler does: "
-                "nothing one can see. Raise strength.",
+                f"Raise strength: guidance moved the images by {effect:.2%} of the sampler's "
+                "steps, nothing one can see.",
             )
-        )
-    if few:
-        said.append(FEW_IMAGES)
+        ]
+    return []
+
+
+def _copy_remarks(trace: Trace) -> list[Remark]:
+    """Whether images may be copies of references."""
     near = [
         (distance, trace.names[j] if trace.names else f"reference {j + 1}")
         for run in trace.runs
         for distance, j in zip(run.distances, run.nearest, strict=True)
         if distance < COPY
     ]
-    if near and acted:
-        distance, name = min(near)
-        said.append(
-            Remark(
-                "possible copies",
-                f"{len(near)} of {trace.batch} images lie much nearer to a single reference than the references lie to "
-                f"each other (nearest: {name}, {distance:.2f} of their distance): they may be copies of it. Lower "
-                "strength or end_percent, or add references.",
-            )
+    if not near or not trace.acted:
+        return []
+    distance, name = min(near)
+    are, copies = ("is", "it may be a copy") if len(near) == 1 else ("are", "they may be copies")
+    return [
+        Remark(
+            "possible copies",
+            f"Lower strength or end_percent, or add references: {len(near)} of "
+            f"{counted(trace.batch, 'image')} {are} much nearer to a single reference than "
+            f"references are to each other (nearest: {name}, at {distance:.2f} times that "
+            f"distance), so {copies}.",
         )
-    return said
+    ]
 
 
-def _known(distances) -> list[float]:
+def finite(distances: Sequence[float]) -> list[float]:
+    """The distances that are known."""
     return [distance for distance in distances if math.isfinite(distance)]
 
 
-def report(trace: Trace, references: int) -> str:
-    """What guidance did, for people."""
-    config, acted, batch = trace.config, trace.acted, trace.batch
-    if config.strength == 0:
-        lines = ["Strength is 0: drawn without guidance, as by KSampler."]
-    elif not trace.runs:
-        lines = ["Drawn without guidance: latents of several kinds at once cannot be compared."]
-    else:
-        groups = f" in {len(trace.runs)} groups" if len(trace.runs) > 1 else ""
-        lines = [
-            f"{batch} images drawn towards {references} references{groups}, mode {config.mode}, "
-            f"strength {config.strength:g}."
-        ]
+def run_report(trace: Trace, references: int) -> str:
+    """What guidance did in the runs of a node.
+
+    Arguments:
+        references: The number of references.
+    """
+    lines = [_heading(trace, references)]
     if trace.remembered:
-        lines.append(f"{trace.remembered} remembered images count as drawn together with them.")
+        lines.append(
+            f"{counted(trace.remembered, 'remembered image counts', 'remembered images count')} as "
+            "drawn together with them."
+        )
+    acted = trace.acted
     if acted:
         lines.append(
-            f"Guidance acted at {len(acted)} of {len(trace.rows)} model calls, from sigma {acted[0].sigma:.3g} to "
-            f"{acted[-1].sigma:.3g}, and moved the images by {fmean(row.relative for row in acted):.1%} of what the "
-            f"sampler does ({fmean(row.change for row in acted):.1%} of the references' spread each time)."
+            f"Guidance acted at {len(acted)} of {counted(len(trace.rows), 'model call')}, from "
+            f"sigma {acted[0].sigma:.3g} to {acted[-1].sigma:.3g}, and moved the images by "
+            f"{fmean(row.relative for row in acted):.1%} of the sampler's steps "
+            f"({fmean(row.change for row in acted):.1%} of the references' spread each time)."
         )
     if trace.runs:
-        space = config.kernel_config.feature_space
-        of = "" if space == "latent" else f", by {space}"
-        unbiased = min(batch, references) > 1
-        estimate = "; the unbiased estimate may fall a little below" if unbiased else ""
-        lines.append(
-            f"MMD² between the finished images and the references{of}: {trace.runs[-1].mmd2:.4f} (0 is ideal{estimate})."
-        )
-        if known := _known(trace.distances):
-            lines.append(
-                f"An image is {fmean(known):.2f} times as far from its nearest reference as the references are from "
-                f"each other (least {min(known):.2f}; 0 is a copy)."
-            )
+        lines += _result(trace, trace.runs[-1], references)
     return "\n".join(lines + [remark.text for remark in remarks(trace)])
+
+
+def _heading(trace: Trace, references: int) -> str:
+    config = trace.config
+    if config.strength == 0:
+        return "Strength is 0: drawn without guidance, as by KSampler."
+    if not trace.runs:
+        return "Drawn without guidance: latents of several kinds at once cannot be compared."
+    groups = f" in {len(trace.runs)} groups" if len(trace.runs) > 1 else ""
+    return (
+        f"{counted(trace.batch, 'image')} drawn towards {counted(references, 'reference')}"
+        f"{groups}, mode {config.mode}, strength {config.strength:g}."
+    )
+
+
+def _result(trace: Trace, last: RunTrace, references: int) -> list[str]:
+    """MMD² and distances at the end."""
+    space = trace.config.kernel_config.feature_space
+    of = "" if space == "latent" else f", by {space}"
+    unbiased = min(trace.batch, references) > 1
+    estimate = "; the unbiased estimate may be a little below" if unbiased else ""
+    lines = [
+        f"MMD² between the finished images and the references{of}: {last.mmd2:.4f} (0 is "
+        f"ideal{estimate})."
+    ]
+    if known := finite(trace.distances):
+        lines.append(
+            f"An image is {fmean(known):.2f} times as far from its nearest reference as references "
+            f"are from each other (least {min(known):.2f}; 0 is a copy)."
+        )
+    return lines

@@ -1,6 +1,9 @@
-"""How memory enters a sampling run: finished samples of this node, and those that other runs share with it."""
+"""The finished samples that count in a run: earlier groups of the batch, and a shared memory."""
 
-import torch
+from typing import Any
+
+from comfy.model_base import BaseModel
+from torch import Tensor
 
 from ....mmd_core import Memory
 from ....mmd_core.files.memory_file import Recalled
@@ -10,29 +13,34 @@ NOTHING = Recalled(None, None, "", ())
 
 
 class Session:
-    """What consecutive runs of one batch share: how memory enters a run.
+    """The state that consecutive runs of one batch share.
 
     Arguments:
-        shared: A memory that it shares with other sessions, or None.
+        shared: A memory that is shared with other sessions, or None.
 
     Attributes:
-        finished: The samples finished so far that `shared` will not recall, in the space of the model, or None.
-        runs: How many runs have been started.
+        finished: The samples finished so far that `shared` will not return, in the space of the
+            model, or None.
+        runs: The number of runs that were started.
     """
 
-    def __init__(self, shared: SharedMemory | None = None):
+    def __init__(self, shared: SharedMemory | None = None) -> None:
         self.shared = shared
         self.finished: Memory | None = None
         self.runs = 0
 
     def recall(
-        self, inner_model, noise: torch.Tensor, prompts: int | None
+        self, inner_model: BaseModel, noise: Tensor, prompts: int | None
     ) -> tuple[Memory | None, Recalled]:
-        """What counts as drawn together with the next samples, and what of it is shared.
+        """The samples that count as drawn together with the next ones.
 
         Arguments:
-            noise: That of the next samples, with shape `(B, *shape)`.
-            prompts: The number of prompt features that count, or None.
+            inner_model: ComfyUI's model.
+            noise: The noise of the next samples, with shape `(B, *shape)`.
+            prompts: The number of prompt features if the kernel compares prompts, or None.
+
+        Returns:
+            All samples in the space of the model, or None, and those of the shared memory.
 
         Raises:
             ValueError: The shared memory cannot be read.
@@ -48,15 +56,27 @@ class Session:
         earlier = Memory(latents, found.prompts)
         return earlier.followed_by(self.finished) if self.finished else earlier, found
 
-    def seeded(self, extra_args: dict) -> dict:
-        """A sampler's arguments for the next run: stochastic samplers draw other noise for each group."""
+    def seeded(self, extra_args: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of the sampler for the next run.
+
+        Each run has another seed, so that stochastic samplers draw other noise for each group.
+        """
         seed = ((extra_args.get("seed") or 0) + self.runs) % 2**64
         extra_args = {**extra_args, "seed": seed} if self.runs else extra_args
         self.runs += 1
         return extra_args
 
-    def keep(self, inner_model, samples: torch.Tensor, prompts: torch.Tensor | None) -> str | None:
-        """Remembers finished samples if they are finite; a sentence if the shared memory could not take them."""
+    def keep(self, inner_model: BaseModel, samples: Tensor, prompts: Tensor | None) -> str | None:
+        """Remembers finished samples if they are finite.
+
+        Arguments:
+            inner_model: ComfyUI's model.
+            samples: In the space of the model, with shape `(B, *shape)`.
+            prompts: Their prompt features, with shape `(B, E)`, or None.
+
+        Returns:
+            A sentence if the shared memory could not store them, else None.
+        """
         samples = samples.detach().float()
         shared, trouble = self.shared, None
         if shared is not None and shared.appends:
@@ -65,7 +85,7 @@ class Session:
             if trouble is None and shared.loads:
                 return None  # the next run finds them there
         if not samples.isfinite().all():
-            return trouble  # they would spoil the next run
+            return trouble  # they would make the next run NaN
         finished = Memory(samples, prompts)
         self.finished = self.finished.followed_by(finished) if self.finished else finished
         return trouble

@@ -1,10 +1,11 @@
-"""Where memories of finished latents are kept, and the value of MMD_MEMORY.
+"""The value of MMD_MEMORY: a folder of finished latents that several runs share.
 
-Each memory is a folder in models/mmd_memories, or in what `extra_model_paths.yaml` names for it first, which may
-be on a network drive. A workflow names a memory there, and reads and writes nothing else.
+Each memory is a folder in models/mmd_memories, or in the first place that `extra_model_paths.yaml`
+names for mmd_memories, which may be on a network drive. A workflow reads and writes nothing else.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,15 +20,15 @@ KIND = "mmd_memories"
 DEFAULT = os.path.join(folder_paths.models_dir, KIND)
 
 folder_paths.add_model_folder_path(KIND, DEFAULT)
-folder_paths.folder_names_and_paths[KIND][1].add(".safetensors")  # what ComfyUI lists of it
+folder_paths.folder_names_and_paths[KIND][1].add(".safetensors")  # the files that ComfyUI lists
 
 
 def folder_of(name: str) -> Path:
-    """The folder of the memory called `name`, links resolved; it need not be there.
+    """The folder of the memory called `name`, with links resolved. It may not exist yet.
 
     Raises:
-        ValueError: A name that leads out of the place for memories, or that not every system can have; a place
-            that is not there.
+        ValueError: The name leads out of the place for memories, or is not possible on every
+            system, or the place for memories does not exist.
     """
     place = folder_paths.get_folder_paths(KIND)[0]
     try:
@@ -36,26 +37,26 @@ def folder_of(name: str) -> Path:
             raise ValueError(f"a link leads out of {KIND}")
     except ValueError as trouble:
         raise ValueError(
-            f"{name[:100]!r} cannot be the name of a memory ({trouble}): give `name` of MMDMemory a name such as "
-            "my_batch, or comics/ink for a folder"
+            f"{name[:100]!r} cannot be the name of a memory ({trouble}): give `name` of MMDMemory "
+            "a name such as my_batch, or comics/ink for a folder"
         ) from None
-    # Made where it is missing, a network drive that is not connected would look like an empty memory.
+    # It is not created here: a network drive that is not connected would look like an empty memory.
     if place != DEFAULT and not os.path.isdir(place):
         raise ValueError(
-            f"the folder that extra_model_paths.yaml names for {KIND} is not there: connect its drive, or make "
-            "the folder"
+            f"the folder that extra_model_paths.yaml names for {KIND} does not exist: connect its "
+            "drive, or make the folder"
         )
     return folder
 
 
 class SharedMemory(NamedTuple):
-    """The value of MMD_MEMORY: what a run does with a memory.
+    """A memory, and how runs use it.
 
     Attributes:
-        name: The memory.
-        loads: Whether what it holds counts as drawn together with the run's samples.
-        appends: Whether the run's samples are added.
-        limit: How many count.
+        name: The name of the memory.
+        loads: Whether its samples count as drawn together with those of a run.
+        appends: Whether the samples of a run are added.
+        limit: How many samples count, the newest.
     """
 
     name: str
@@ -63,30 +64,49 @@ class SharedMemory(NamedTuple):
     appends: bool
     limit: int
 
-    def recall(self, shape=None, kind: str | None = None, prompts: int | None = None) -> Recalled:
-        """What counts, as it is now; see `memory_file.recall`.
+    def recall(
+        self,
+        shape: Sequence[int] | None = None,
+        kind: str | None = None,
+        prompts: int | None = None,
+    ) -> Recalled:
+        """The samples that count now; arguments as in `memory_file.recall`.
 
         Raises:
-            ValueError: It cannot be read.
+            ValueError: The memory cannot be read.
         """
         try:
             return memory_file.recall(folder_of(self.name), self.limit, shape, kind, prompts)
         except OSError as error:
             raise ValueError(
-                f"the memory {self.name!r} cannot be read ({error.strerror or error}): see whether its drive is "
-                "connected and ComfyUI may read it, or set `action` of MMDMemory to append"
+                f"the memory {self.name!r} cannot be read ({error.strerror or error}): check that "
+                "its drive is connected and that ComfyUI may read it, or set `action` of MMDMemory "
+                "to append"
             ) from error
 
     def append(self, latents: Tensor, kind: str, prompts: Tensor | None) -> str | None:
-        """Adds samples; a sentence if they could not be added, with the fix, else None."""
+        """Adds samples.
+
+        Arguments:
+            latents: With shape `(B, *shape)`, not scaled by the model.
+            kind: Their latent format.
+            prompts: Their prompt features, with shape `(B, E)`, or None.
+
+        Returns:
+            A sentence with the cause and the fix if they could not be added, else None.
+        """
         try:
             memory_file.append(folder_of(self.name), latents, kind, prompts, self.limit)
         except (OSError, ValueError) as error:
             cause = getattr(error, "strerror", None) or error
             advice = (
-                "see whether the disk is full, its drive connected, and ComfyUI may write there"
+                "fix that before you draw more"
+                if isinstance(error, ValueError)
+                else "check that the disk is not full, that its drive is connected, and that "
+                "ComfyUI may write there"
             )
-            if isinstance(error, ValueError):
-                advice = "fix that before you draw more"
-            return f"The images are drawn, but were not added to the memory {self.name!r} ({cause}): {advice}."
+            return (
+                f"The images are drawn, but were not added to the memory {self.name!r} ({cause}): "
+                f"{advice}."
+            )
         return None

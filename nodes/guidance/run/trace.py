@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from comfy_execution.utils import get_executing_context
 
 from ....mmd_core import GuidanceConfig, RunTrace, TraceRow
+from ...base.remark import Remark
 
 
 @dataclass
@@ -14,29 +15,30 @@ class Trace:
     """What guidance did, run by run: groups of one batch, stages, or tiles.
 
     Arguments:
-        config: What the user set.
+        config: The settings.
         names: The names of the references.
-        noticed: What was wrong before anything was drawn, in sentences.
+        warnings: Problems that were found before anything was drawn, in sentences.
         runs: One record for each run that has ended.
-        prompt: The workflow run that they belong to.
-        remembered: How many images of a memory counted with those of its first run.
-        said: What went wrong with the memory: in two or three words, and in sentences.
+        prompt_id: The queued workflow to which the runs belong; None before the first run.
+        remembered: How many images of a memory counted as drawn together with those of the first
+            run.
+        problems: Problems of the runs, apart from those that the records show.
     """
 
     config: GuidanceConfig
     names: tuple[str, ...] = ()
-    noticed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     runs: list[RunTrace] = field(default_factory=list)
-    prompt: str | None = None
+    prompt_id: str | None = None
     remembered: int = 0
-    said: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[Remark] = field(default_factory=list)
 
     def begin(self) -> None:
-        """A run begins: what an earlier run of the workflow left is forgotten."""
+        """Begins a run. The first run of a queued workflow removes the records of earlier ones."""
         context = get_executing_context()
-        prompt = None if context is None else context.prompt_id
-        if prompt != self.prompt:
-            self.prompt, self.runs, self.remembered, self.said = prompt, [], 0, []
+        prompt_id = None if context is None else context.prompt_id
+        if prompt_id != self.prompt_id:
+            self.prompt_id, self.runs, self.remembered, self.problems = prompt_id, [], 0, []
 
     @property
     def rows(self) -> list[TraceRow]:
@@ -45,7 +47,7 @@ class Trace:
 
     @property
     def acted(self) -> list[TraceRow]:
-        """The calls at which guidance did not just look on."""
+        """The calls at which guidance acted."""
         return [row for run in self.runs for row in run.acted]
 
     @property
@@ -55,5 +57,5 @@ class Trace:
 
     @property
     def distances(self) -> list[float]:
-        """How far each image is from its nearest reference."""
+        """The distance of each image from its nearest reference."""
         return [distance for run in self.runs for distance in run.distances]

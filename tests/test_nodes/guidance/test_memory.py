@@ -298,7 +298,7 @@ def test_every_kind_of_latents_comes_back_to_rounding(family, monkeypatch):
     (nothing, _), (memory, _) = recalled
     assert nothing is None and memory.latents.shape == (8, *shape)
     close(memory.latents, model.model.process_latent_in(first))
-    assert not trace.said
+    assert not trace.problems
 
 
 # ---- what does not count
@@ -415,11 +415,11 @@ def test_a_failed_append_costs_no_picture(model, references, monkeypatch, caplog
         patch.setattr(os, "replace", full)
         samples, trace, report = guided_draw(model, references, memory=memory)
     assert torch.equal(samples, expected) and remembered() is None
-    told = "not added to the memory 'a' (No space left on device): see whether the disk is full"
+    told = "not added to the memory 'a' (No space left on device): check that the disk is not full"
     assert told in report
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.getMessage().startswith("MMDGuidedKSampler: ") and told in record.getMessage()
-    assert [short for short, _ in trace.said] == ["not remembered"]
+    assert [short for short, _ in trace.problems] == ["not remembered"]
 
 
 def test_groups_that_could_not_be_added_still_know_each_other(model, references, monkeypatch):
@@ -430,7 +430,7 @@ def test_groups_that_could_not_be_added_still_know_each_other(model, references,
         model, references, part_of_batch(0, 16), group_size=8, memory=memory
     )
     close(samples, grouped)
-    assert len(trace.said) == 1 and report.count("not added") == 1
+    assert len(trace.problems) == 1 and report.count("not added") == 1
 
 
 def test_strength_0_tells_a_failed_append_too(model, references, monkeypatch):

@@ -197,7 +197,7 @@ def test_the_preview_changes_no_image(model, references):
     assert torch.equal(guided_draw(model, references, preview_batch=True)[0], plain)
 
 
-# --- advice: one sentence with its mend ------------------------------------------------------------
+# --- advice: one sentence with its fix -------------------------------------------------------------
 
 
 def trace_of(**changes):
@@ -214,17 +214,17 @@ def trace_of(**changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says", "mend"),
+    ("changes", "says", "fix"),
     [
         ({}, "", ""),
         ({"saturated": 0.95}, "cannot tell which way", "multipliers"),
         ({"relative": 1e-3}, "nothing one can see", "Raise strength"),
         ({"substeps": 0}, "never acted", "end_percent"),
-        ({"distances": (0.9,) * 7 + (0.1,)}, "may be copies", "Lower strength"),
+        ({"distances": (0.9,) * 7 + (0.1,)}, "may be a copy", "Lower strength"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_mend(changes, says, mend):
-    from mmd_pack.nodes.guidance.run.report import ending, remarks, report
+def test_every_problem_is_reported_with_its_fix(changes, says, fix):
+    from mmd_pack.nodes.guidance.run.report import ending, remarks, run_report
 
     trace = trace_of(**changes)
     said = remarks(trace)
@@ -233,7 +233,7 @@ def test_what_is_wrong_is_said_with_its_mend(changes, says, mend):
         return
     ((short, sentence),) = said
     assert f"⚠ {short}" in ending(trace)
-    assert says in sentence and mend in sentence and sentence in report(trace, 20)
+    assert says in sentence and fix in sentence and sentence in run_report(trace, 20)
     if "distances" in changes:
         assert "1 of 8 images" in sentence and "7.png" in sentence and "0.10" in sentence
 
@@ -289,11 +289,11 @@ def test_references_that_do_not_fit_do_no_harm_at_strength_0(model):
 
 def test_what_cannot_be_compared_is_told():
     """Latents of several kinds at once leave no run behind."""
-    from mmd_pack.nodes.guidance.run.report import report
+    from mmd_pack.nodes.guidance.run.report import run_report
 
     trace = trace_of()
     trace.runs.clear()
-    assert report(trace, 20).startswith("Drawn without guidance: latents of several kinds")
+    assert run_report(trace, 20).startswith("Drawn without guidance: latents of several kinds")
 
 
 def test_the_log_names_the_strength_that_was_set(model, references, caplog):
