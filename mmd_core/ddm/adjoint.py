@@ -25,7 +25,7 @@ from .chain import LinearChain
 __all__ = ["Denoise", "Drawn", "Penalty", "accumulate", "draw", "micro_batches"]
 
 Denoise = Callable[[Tensor, float, Sequence[int]], Tensor]
-"""`(x, sigma, rows)` to x̂0 of the samples `rows` of the batch, with shape `(b, *)`."""
+"""`(x, sigma, indices)` to x̂0 of the samples `indices` of the batch, with shape `(b, *)`."""
 
 
 class Drawn(NamedTuple):
@@ -79,14 +79,14 @@ def draw(
     """
     samples = torch.empty_like(start)
     states = start.new_empty(len(chain) if keep else 0, *start.shape)
-    for rows in micro_batches(len(start), micro_batch):
-        piece = slice(rows.start, rows.stop)
+    for indices in micro_batches(len(start), micro_batch):
+        piece = slice(indices.start, indices.stop)
         estimates, drawn = [], list(noise[:, piece])
         for k, sigma in enumerate(chain.sigmas):
             u = chain.state(k, start[piece], estimates, drawn)
             if keep:
                 states[k, piece] = u
-            estimates.append(denoise(u, sigma, rows))
+            estimates.append(denoise(u, sigma, indices))
         samples[piece] = chain.state(len(chain), start[piece], estimates, drawn)
     return Drawn(samples, states)
 
@@ -111,19 +111,19 @@ def accumulate(
     calls = len(chain)
     first = max(0, calls - last) if last else 0
     numbers = calls * gradient.numel()
-    for rows in micro_batches(gradient.shape[0], micro_batch):
-        piece = slice(rows.start, rows.stop)
+    for indices in micro_batches(gradient.shape[0], micro_batch):
+        piece = slice(indices.start, indices.stop)
         pulled: dict[int, Tensor] = {calls: gradient[piece]}  # l: μ_l; for the final sample, λ
         for k in range(calls - 1, first - 1, -1):
             shares = chain.of_estimates[:, k].tolist()
             upstream = sum(shares[later] * mu for later, mu in pulled.items() if shares[later] != 0)
             x = states[k, piece].detach().requires_grad_(k > first)
             with torch.enable_grad():
-                estimate = denoise(x, chain.sigmas[k], rows)
+                estimate = denoise(x, chain.sigmas[k], indices)
             drift = None
             if penalty is not None:
                 with torch.no_grad():
-                    drift = estimate - penalty.base(x, chain.sigmas[k], rows)
+                    drift = estimate - penalty.base(x, chain.sigmas[k], indices)
                 drift *= 2 * penalty.weight / numbers
                 upstream = upstream + drift
             if not isinstance(upstream, Tensor) or not estimate.requires_grad:
@@ -132,7 +132,7 @@ def accumulate(
             torch.autograd.backward(estimate, upstream.to(estimate), inputs=inputs)
             if x.requires_grad and drift is not None:
                 with torch.enable_grad():
-                    untrained = penalty.base(x, chain.sigmas[k], rows)
+                    untrained = penalty.base(x, chain.sigmas[k], indices)
                 torch.autograd.backward(untrained, -drift.to(untrained), inputs=[x])
             if x.requires_grad:
                 pulled[k] = x.grad

@@ -167,16 +167,16 @@ class Training:
         features = self._features(drawn.samples, batch)
         loss, gradient = problem.loss(features, self._prompt_features(batch), self.random)
         upstream = torch.empty_like(drawn.samples)
-        for rows in micro_batches(len(batch.start), config.micro_batch):
-            piece = slice(rows.start, rows.stop)
+        for indices in micro_batches(len(batch.start), config.micro_batch):
+            piece = slice(indices.start, indices.stop)
             x = drawn.samples[piece].detach().requires_grad_()
             with torch.enable_grad():
                 found = problem.features(x, batch.feature_noise[piece], batch.prompts[piece])
             (upstream[piece],) = torch.autograd.grad(found, x, gradient[piece].to(found))
 
-        def base(x: Tensor, sigma: float, rows: Sequence[int]) -> Tensor:
+        def base(x: Tensor, sigma: float, indices: Sequence[int]) -> Tensor:
             with self.lora.set_active(False):
-                return denoise(x, sigma, rows)
+                return denoise(x, sigma, indices)
 
         parameters = self.lora.parameters
         accumulate(
@@ -203,8 +203,8 @@ class Training:
     @torch.no_grad()
     def _features(self, samples: Tensor, batch: _Batch) -> Tensor:
         pieces = [
-            slice(rows.start, rows.stop)
-            for rows in micro_batches(len(samples), self.config.micro_batch)
+            slice(indices.start, indices.stop)
+            for indices in micro_batches(len(samples), self.config.micro_batch)
         ]
         return torch.cat([
             self.problem.features(samples[piece], batch.feature_noise[piece], batch.prompts[piece])

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "ModelSetup", "with_engine"]
 
-PREFIX = "diffusion_model."  # of the tensor names in LoRA files
+TENSOR_PREFIX = "diffusion_model."  # of the tensor names in LoRA files
 # Memory of a call with gradients, in calls without; ComfyUI frees this much before training.
 MEMORY_FACTOR = 3
 
@@ -177,7 +177,7 @@ def with_engine(
         initial = setup.existing_lora
         lora = LoRA(
             network, layers(network, config.targets), config.rank, config.alpha or config.rank,
-            config.seed, None if initial is None else normal_tensors(initial), PREFIX,
+            config.seed, None if initial is None else normal_tensors(initial), TENSOR_PREFIX,
         )  # fmt: skip
         guider = comfy.samplers.CFGGuider(own)
         if setup.negative is None:

@@ -91,7 +91,7 @@ def _problem(plan: Plan, engine: Engine, max_denoise: bool) -> Problem:
         return engine.scaled(noise, sigma, max_denoise)
 
     def denoise(prompts: Sequence[int]) -> Callable[[Tensor, float, Sequence[int]], Tensor]:
-        return lambda x, sigma, rows: engine.estimate(x, sigma, [prompts[i] for i in rows])
+        return lambda x, sigma, indices: engine.estimate(x, sigma, [prompts[i] for i in indices])
 
     return Problem(
         chains=plan.chains,

@@ -14,7 +14,7 @@ from ....mmd_core.files.tensor_file import remove, write_whole
 __all__ = ["Autosave", "FILE_DTYPES", "TrainedLoRA", "new_path", "read_metadata", "write_lora"]
 
 FILE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-KEY = "mmd_ddm"  # the entry of the file's metadata
+METADATA_KEY = "mmd_ddm"  # the entry in the metadata of the file
 MAX_HEADER_BYTES = 2**25
 METADATA_TYPES = {  # what is in every file
     **dict.fromkeys(
@@ -92,7 +92,7 @@ def write_lora(
     }
     entries = {"modelspec.title": path.stem}
     if metadata:
-        entries[KEY] = json.dumps(metadata)
+        entries[METADATA_KEY] = json.dumps(metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, [safetensors.torch.save(kept, entries)])
 
@@ -109,7 +109,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
             return None
         header = file.read(size)
     try:
-        metadata = json.loads(json.loads(header)["__metadata__"][KEY])
+        metadata = json.loads(json.loads(header)["__metadata__"][METADATA_KEY])
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     known = isinstance(metadata, dict) and all(

@@ -51,10 +51,10 @@ def cost_text(plan: Plan) -> str:
     work = 4 + setup.checkpointing
     listed = ", ".join(f"{name} {_bytes_text(part)}" for name, part in parts.items())
     return (
-        f"{config.iterations} updates, each with {calls} calls of the model forward, and again "
-        f"{calls} forward and backward: as much work as "
-        f"{work * calls * batches_per_call * config.iterations} forward passes in all. Memory "
-        f"about {_bytes_text(sum(parts.values()))}: {listed}."
+        f"{config.iterations} updates. Each runs the model {calls} times forward, then {calls} "
+        "times forward and backward. In all, this is the work of "
+        f"{work * calls * batches_per_call * config.iterations} forward passes for one image. "
+        f"Memory about {_bytes_text(sum(parts.values()))}: {listed}."
     )
 
 

@@ -203,7 +203,7 @@ def test_cost_and_course_are_told_before_and_while(caplog):
             validation=references(count=4, seed=2), cfg=2.0, negative=family_prompt(QUICK, 2)
         )
     told = [record.getMessage() for record in caplog.records]
-    assert told[0].startswith("MMDTrainLoRA: 2 updates, each with 8 calls of the model forward")
-    assert "as much work as 160 forward passes in all" in told[0] and "Memory about" in told[0]
+    assert told[0].startswith("MMDTrainLoRA: 2 updates. Each runs the model 8 times forward")
+    assert "the work of 160 forward passes for one image" in told[0] and "Memory about" in told[0]
     assert told[0].removeprefix("MMDTrainLoRA: ") in out[REPORT]
     assert any("update 2 of 2 · MMD²" in text and "held out" in text for text in told)
