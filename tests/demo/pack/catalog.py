@@ -1,4 +1,4 @@
-"""What the two worlds are: sizes, words, noise levels, networks. Knows nothing of ComfyUI."""
+"""What the worlds are: sizes, words, noise levels, networks. Knows nothing of ComfyUI."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +37,12 @@ WORLDS = {
         "digits", 1, 8, NUMBERS, {str(n): NUMBERS[n] for n in range(CLASSES)}, 0.75, DenseNet
     ),
 }
+
+
+EMOJI = ("emoji", "emoji_flow")
+"""The third world as a model like Stable Diffusion and as one like Flux; see `emoji`."""
+
+EMOJI_CHANNELS, EMOJI_SIDE, EMOJI_DOWNSCALE = 4, 16, 4
 
 
 def load_weights(network: torch.nn.Module, name: str) -> torch.nn.Module:

@@ -4,8 +4,7 @@ import comfy.model_management
 import torch
 from comfy_api.latest import ComfyExtension, io
 
-from .catalog import WORLDS
-from .emoji.models import CHANNELS, DOWNSCALE, FAMILIES, SIDE, load_emoji
+from .catalog import EMOJI, EMOJI_CHANNELS, EMOJI_DOWNSCALE, EMOJI_SIDE, WORLDS
 from .worlds import load_world
 
 # Lists of nodes are made by looking for classes that name io.ComfyNode as their base; these
@@ -15,13 +14,13 @@ _Node = io.ComfyNode
 _CATEGORY = "MMD Guidance/demo"
 
 
-def _world_input():
+def _world_input() -> io.Combo.Input:
     tooltip = (
         "shapes: discs, squares, triangles, 32x32. digits: handwritten digits, 8x8. "
         "emoji: pictures of 1800 words, 64x64, by a model that works as Stable Diffusion does; "
         "emoji_flow: the same as Flux does."
     )
-    return io.Combo.Input("world", options=[*WORLDS, *FAMILIES], tooltip=tooltip)
+    return io.Combo.Input("world", options=[*WORLDS, *EMOJI], tooltip=tooltip)
 
 
 class MMDDemoWorld(_Node):
@@ -46,8 +45,11 @@ class MMDDemoWorld(_Node):
 
     @classmethod
     def execute(cls, world: str) -> io.NodeOutput:
-        load = load_emoji if world in FAMILIES else load_world
-        return io.NodeOutput(*load(world))
+        if world in EMOJI:
+            from .emoji.models import load_emoji  # its files are not in a copy of this folder
+
+            return io.NodeOutput(*load_emoji(world))
+        return io.NodeOutput(*load_world(world))
 
 
 class MMDDemoLatent(_Node):
@@ -75,8 +77,8 @@ class MMDDemoLatent(_Node):
 
     @classmethod
     def execute(cls, world: str, batch_size: int) -> io.NodeOutput:
-        if world in FAMILIES:
-            channels, side, downscale = CHANNELS, SIDE, DOWNSCALE
+        if world in EMOJI:
+            channels, side, downscale = EMOJI_CHANNELS, EMOJI_SIDE, EMOJI_DOWNSCALE
         else:
             channels, side, downscale = WORLDS[world].channels, WORLDS[world].side, 1
         device = comfy.model_management.intermediate_device()

@@ -7,4 +7,7 @@ from pathlib import Path
 
 LEARNED = Path(__file__).resolve().parents[2] / "emoji"
 
+if not LEARNED.is_dir():
+    raise ImportError(f"There is no {LEARNED}: link tests/demo/pack into custom_nodes, not a copy.")
+
 __path__.append(str(LEARNED))

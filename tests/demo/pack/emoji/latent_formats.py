@@ -3,10 +3,12 @@
 import comfy.latent_formats
 import torch
 
+from ..catalog import EMOJI_CHANNELS, EMOJI_DOWNSCALE
+
 
 class _EmojiFormat(comfy.latent_formats.LatentFormat):
-    latent_channels = 4
-    spacial_downscale_ratio = 4
+    latent_channels = EMOJI_CHANNELS
+    spacial_downscale_ratio = EMOJI_DOWNSCALE
     # For previews: least squares on training pictures (R² .9).
     latent_rgb_factors = [
         [-0.082, -0.116, 0.103],

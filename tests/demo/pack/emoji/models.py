@@ -13,14 +13,12 @@ import torch
 from comfy.model_base import ModelType
 from safetensors import safe_open
 
+from ..catalog import EMOJI
 from . import LEARNED
 from .autoencoder import VAE
 from .latent_formats import FlowFormat, NoiseFormat
 from .noise_levels import NoiseDenoiser, VelocityDenoiser
 from .text_encoder import load_clip
-
-SIDE, CHANNELS, DOWNSCALE = 16, 4, 4
-"""Of the latents: height and width, channels, pixels for each place."""
 
 SHIFT = 2.0
 """How far the times of flow models lean towards noise, as in training."""
@@ -57,7 +55,9 @@ class EmojiModel(comfy.model_base.BaseModel):
         return found
 
 
-FAMILIES = {"emoji": (NoiseConfig, ModelType.EPS), "emoji_flow": (FlowConfig, ModelType.FLUX)}
+FAMILIES = dict(
+    zip(EMOJI, ((NoiseConfig, ModelType.EPS), (FlowConfig, ModelType.FLUX)), strict=True)
+)
 """The model like Stable Diffusion, and the one like Flux."""
 
 
@@ -75,7 +75,7 @@ def read_weights() -> tuple[dict[str, dict[str, torch.Tensor]], list[str], dict[
 def load_emoji(
     family: str,
 ) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
-    """MODEL, CLIP and VAE of one of FAMILIES."""
+    """MODEL, CLIP and VAE of one of `FAMILIES`."""
     weights, vocabulary, options = read_weights()
     config, kind = FAMILIES[family]
     model = EmojiModel(config(config.unet_config), kind)
