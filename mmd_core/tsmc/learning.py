@@ -131,7 +131,7 @@ class Learning:
         Raises:
             ValueError: No reward is finite.
         """
-        h, H, rewards = _sound(h, H, rewards)
+        h, H, rewards = _finite(h, H, rewards)
         mean, sd = cls.scale_of(rewards)
         if not config.standardize:
             mean, sd = 0.0, 1.0
@@ -156,7 +156,7 @@ class Learning:
         Raises:
             ValueError: No reward of the batch is finite.
         """
-        h, H, rewards = _sound(h, H, rewards)
+        h, H, rewards = _finite(h, H, rewards)
         self.scale_of(rewards)
         drawn, config = self._with_batch(h, H, rewards), self.config
         own = drawn.log_ratio(self.theta)
@@ -288,11 +288,11 @@ def _no_paths(size: int) -> tuple[Tensor, Tensor, Tensor]:
     return h, H, rewards
 
 
-def _sound(h: Tensor, H: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch in float64.
+def _finite(h: Tensor, H: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch in float64, with finite h and H.
 
-    A path whose h or H is not finite gets h = H = 0 and the reward NaN, so it has no weight.
+    A path whose h or H is not finite gets the reward NaN, so it has no weight.
     """
     h, H, rewards = h.double(), H.double(), rewards.detach().cpu().double()
-    whole = torch.isfinite(h).all(1) & torch.isfinite(H).flatten(1).all(1)
-    return h.nan_to_num(0, 0, 0), H.nan_to_num(0, 0, 0), torch.where(whole, rewards, math.nan)
+    usable = torch.isfinite(h).all(1) & torch.isfinite(H).flatten(1).all(1)
+    return h.nan_to_num(0, 0, 0), H.nan_to_num(0, 0, 0), torch.where(usable, rewards, math.nan)

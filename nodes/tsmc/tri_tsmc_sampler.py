@@ -13,10 +13,10 @@ from ..base.sockets import CATEGORY, RewardSocket, StateSocket
 from ..host.progress import executing_node, show_text
 from .rewards.reward import Reward
 from .run.account import PlannedCost, batch_line, result_line, run_report
-from .run.drawing import draw_batch, evaluations, with_model
+from .run.drawing import draw_batch, evaluations_per_estimate, with_model
 from .run.finishing import final_smc, selected_latent
 from .run.iterations import batch_sizes, feature_for, score_batch, with_reward
-from .run.plan import Latent, Noise
+from .run.plan import InitialNoise, Latent
 from .run.settings import config_of, learning_inputs, noise_input, schedule_inputs
 from .run.state import Pilot, planned_state
 from .run.watch import Watch
@@ -108,7 +108,7 @@ class TRITSMCSampler(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        noise: Noise,
+        noise: InitialNoise,
         guider: CFGGuider,
         sigmas: Tensor,
         latent: Latent,
@@ -139,7 +139,7 @@ class TRITSMCSampler(io.ComfyNode):
         state = planned_state(config, noise, sigmas, latent, micro_batch, NODE)
         state = with_reward(with_model(state, guider, NODE), reward, NODE)
         counts = batch_sizes(config, feature_for(config.feature, reward, NODE))
-        node_id, per_estimate = executing_node(), evaluations(guider)
+        node_id, per_estimate = executing_node(), evaluations_per_estimate(guider)
         steps = len(state.model.steps)
         smc_particles = config.particles if final == "smc" else 0
         cost = PlannedCost.of(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, StateSocket
-from .run.plan import Latent, Noise
+from .run.plan import InitialNoise, Latent
 from .run.settings import config_of, learning_inputs, noise_input, schedule_inputs
 from .run.state import planned_state
 
@@ -32,7 +32,7 @@ class TSMCInit(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        noise: Noise,
+        noise: InitialNoise,
         sigmas: Tensor,
         latent: Latent,
         particles: int,

@@ -41,11 +41,11 @@ from .state import Batch, Learned, Pilot, PilotBatch, PilotProposed, Planned, Pr
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
-__all__ = ["draw_batch", "draw_smc", "evaluations", "with_model"]
+__all__ = ["draw_batch", "draw_smc", "evaluations_per_estimate", "with_model"]
 
 log = logging.getLogger("mmd_guidance")
 OnEstimate = Callable[[Tensor], None]  # is called with each batch of denoised estimates
-Run = Callable[[Denoise, Tensor, "Tensor | None"], Tensor]  # (denoise, x, mask) → final samples
+Draw = Callable[[Denoise, Tensor, "Tensor | None"], Tensor]  # (denoise, x, mask) → final samples
 COUPLED = (
     "The model is also guided by MMD, so the images of a batch depend on each other: weights and "
     "log Z are only approximate. Use one of the two methods."
@@ -83,7 +83,7 @@ def with_model(state: Planned | Learned, guider: CFGGuider, node: str) -> Pilot 
     return replace(state, notices=notices, model=model)
 
 
-def evaluations(guider: CFGGuider) -> int:
+def evaluations_per_estimate(guider: CFGGuider) -> int:
     """The number of network evaluations for one denoised estimate.
 
     This is 1 if cfg is 1, else one per conditioning.
@@ -93,16 +93,16 @@ def evaluations(guider: CFGGuider) -> int:
     return max(1, len(guider.original_conds))
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class _PathSampler:
-    """A ComfyUI sampler function that calls `run`.
+    """A ComfyUI sampler function that calls `draw`.
 
     Arguments:
-        run: Maps `(denoise, x, mask)` to the final samples.
+        draw: Maps `(denoise, x, mask)` to the final samples.
         on_estimate: Is called with each batch of denoised estimates.
     """
 
-    run: Run
+    draw: Draw
     on_estimate: OnEstimate
 
     def __call__(
@@ -123,11 +123,11 @@ class _PathSampler:
             self.on_estimate(x0)
             return x0
 
-        return self.run(denoise, x, extra_args.get("denoise_mask"))
+        return self.draw(denoise, x, extra_args.get("denoise_mask"))
 
 
 def _sample(
-    state: Running, guider: CFGGuider, indices: range, run: Run, on_estimate: OnEstimate
+    state: Running, guider: CFGGuider, indices: range, draw: Draw, on_estimate: OnEstimate
 ) -> Tensor:
     """Runs the base chain for the particles `indices`; returns raw LATENT samples on the CPU."""
     from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
@@ -136,7 +136,7 @@ def _sample(
     latent = {**plan.latent, "batch_index": list(indices)}
     samples = latent["samples"]
     latent["samples"] = samples.expand(len(indices), *samples.shape[1:]).clone()
-    sampler = comfy.samplers.KSAMPLER(_PathSampler(run, on_estimate))
+    sampler = comfy.samplers.KSAMPLER(_PathSampler(draw, on_estimate))
     try:
         result = SamplerCustomAdvanced.execute(plan.noise, guider, sampler, plan.sigmas, latent)
     except Exception as error:
@@ -158,7 +158,7 @@ def draw_batch(
     samples: list[Tensor] = []
     masks: list[Tensor] = []
 
-    def run(denoise: Denoise, x: Tensor, mask: Tensor | None) -> Tensor:
+    def draw(denoise: Denoise, x: Tensor, mask: Tensor | None) -> Tensor:
         noise = ParticleNoise(state.plan.noise.seed, indices)
         twist, theta = (None, None) if pilot else (state.twist(mask), state.learning.theta)
         if state.reward is not None and state.reward.space == "latent":
@@ -174,7 +174,7 @@ def draw_batch(
     size = state.plan.at_once(count)
     for start in range(0, count, size):
         indices = range(first + start, first + min(start + size, count))
-        samples.append(_sample(state, guider, indices, run, on_estimate))
+        samples.append(_sample(state, guider, indices, draw, on_estimate))
     cost = state.cost.plus(estimates=count * len(state.model.steps))
     if pilot:
         recording = Recording.joined([part.recording for part in paths])
@@ -210,7 +210,7 @@ def draw_smc(
     guider.model_options = guider.model_patcher.model_options
     indices = range(state.count, state.count + count)
 
-    def run(denoise: Denoise, x: Tensor, mask: Tensor | None) -> Tensor:
+    def draw(denoise: Denoise, x: Tensor, mask: Tensor | None) -> Tensor:
         noise = ParticleNoise(plan.noise.seed, indices)
         random = uniforms(plan.noise.seed, len(steps))
         system = smc(
@@ -220,6 +220,6 @@ def draw_smc(
         systems.append(system)
         return system.z
 
-    samples = _sample(state, guider, indices, run, on_estimate)
+    samples = _sample(state, guider, indices, draw, on_estimate)
     cost = state.cost.plus(estimates=count * len(steps))
     return replace(state, cost=cost), samples, systems[0]

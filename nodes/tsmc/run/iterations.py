@@ -71,7 +71,7 @@ def feature_for(feature: str, reward: Reward | None, node: str) -> str:
 def with_reward(state: Pilot, reward: Reward, node: str) -> Pilot | Learned:
     """The state with the reward that will score all batches.
 
-    The result is `Learned`, without a pilot batch, if the reward is fixed, not standardised, and
+    The result is `Learned`, without a pilot batch, if the reward is fixed, not standardized, and
     needs no surrogate.
 
     Raises:
@@ -129,7 +129,8 @@ def add_scores(
         return state.with_scores(learning, reward)
     config = state.config
     feature = feature_for(config.feature, reward, "TSMCUpdate")
-    steering, h, H = _fit(PilotFit(state, scores, feature, reward, unfixed))
+    samples = state.model.latents(state.batch.samples)
+    steering, h, H = PilotFit(state, samples, scores, feature, reward, unfixed).fit()
     learning = Learning.piloted(config, h, H, scores, excludes_pilot=unfixed is not None)
     if learning.constant:
         steering = Unsteered(feature="none", surrogate=steering.surrogate)
@@ -147,6 +148,7 @@ class PilotFit:
 
     Attributes:
         state: The pilot batch and its run.
+        samples: The final samples in the latent space of the model, with shape `(B, *)`.
         scores: r of each path, with shape `(B,)`.
         feature: The feature in use.
         reward: The fixed reward; None if the scores came from other nodes.
@@ -154,22 +156,50 @@ class PilotFit:
     """
 
     state: PilotProposed
+    samples: Tensor
     scores: Tensor
     feature: str
     reward: FixedReward | None
     unfixed: ModelReward | None
 
-    def steering(self, samples: Tensor, which: Tensor, reward: FixedReward | None) -> Steered:
+    def fit(self) -> tuple[Steering, Tensor, Tensor]:
+        """The steering of the next batches, and h and H of the pilot batch under it.
+
+        h and H are leave-one-out: for each path, the gradient is fitted to the other paths only.
+        Else the weight of a path would depend on a function that was fitted to the path itself.
+        """
+        model, blocks, batch = self.state.model, self.state.config.time_blocks, self.state.batch
+        n = len(self.scores)
+        finite = torch.isfinite(self.samples.flatten(1)).all(1).cpu()
+        usable = finite & torch.isfinite(self.scores)
+        if self.feature == "none" or usable.sum() < 2:
+            h, H = (torch.zeros(n, *size, dtype=torch.float64) for size in ((0,), (0, 0)))
+            return Unsteered(feature=self.feature), h, H
+        sums = []
+        for i, path in enumerate(batch.recording.paths()):
+            others = usable & (torch.arange(n) != i)
+            twist = self._steering_by(others).twist(model, blocks, batch.mask)
+            sums.append(replayed(path, model.steps, twist, model.device))
+        h, H = (torch.cat(each) for each in zip(*sums, strict=True))
+        return self._steering(usable, self.reward), h, H
+
+    def _steering_by(self, which: Tensor) -> Steered:
+        """As `_steering`, with the reward that these samples alone fix."""
+        reward = self.reward
+        if self.feature == "gradient" and self.unfixed is not None:
+            _, reward = self.unfixed.fixed_by(self.samples[which.to(self.samples.device)])
+        return self._steering(which, reward)
+
+    def _steering(self, which: Tensor, reward: FixedReward | None) -> Steered:
         """The steering that some samples of the batch give.
 
         Arguments:
-            samples: All samples of the batch, in the latent space of the model.
             which: True for the samples to use, with shape `(B,)`.
-            reward: The reward whose gradient steers.
+            reward: The reward whose gradient steers; not used by a surrogate.
         """
         config, feature = self.state.config, self.feature
         mean, sd = Learning.scale_of(self.scores) if config.standardize else (0.0, 1.0)
-        sd, chosen = sd or 1.0, samples[which.to(samples.device)]
+        sd, chosen = sd or 1.0, self.samples[which.to(self.samples.device)]
         jacobians = (white, DenoiserJacobian(chosen))
         if feature == "surrogate":
             surrogate = fitted(chosen, config.reward_scale * (self.scores[which] - mean) / sd)
@@ -179,32 +209,3 @@ class PilotFit:
             )  # fmt: skip
         gradient = scaled(reward.gradient, config.reward_scale / sd)
         return Steered(feature=feature, gradient=gradient, jacobians=jacobians)
-
-    def steering_by(self, samples: Tensor, which: Tensor) -> Steered:
-        """As `steering`, with the reward that these samples alone fix."""
-        reward = self.reward
-        if self.feature == "gradient" and self.unfixed is not None:
-            _, reward = self.unfixed.fixed_by(samples[which.to(samples.device)])
-        return self.steering(samples, which, reward)
-
-
-def _fit(fit: PilotFit) -> tuple[Steering, Tensor, Tensor]:
-    """The steering of the next batches, and h and H of the pilot batch under it.
-
-    h and H are leave-one-out: for each path, the gradient is fitted to the other paths only. Else
-    the weight of a path would depend on a function that was fitted to the path itself.
-    """
-    state, scores = fit.state, fit.scores
-    model, blocks, batch = state.model, state.config.time_blocks, state.batch
-    samples, n = model.latents(batch.samples), len(scores)
-    usable = torch.isfinite(samples.flatten(1)).all(1).cpu() & torch.isfinite(scores)
-    if fit.feature == "none" or usable.sum() < 2:
-        h, H = (torch.zeros(n, *size, dtype=torch.float64) for size in ((0,), (0, 0)))
-        return Unsteered(feature=fit.feature), h, H
-    sums = []
-    for i, path in enumerate(batch.recording.paths()):
-        others = usable & (torch.arange(n) != i)
-        twist = fit.steering_by(samples, others).twist(model, blocks, batch.mask)
-        sums.append(replayed(path, model.steps, twist, model.device))
-    h, H = (torch.cat(each) for each in zip(*sums, strict=True))
-    return fit.steering(samples, usable, fit.reward), h, H

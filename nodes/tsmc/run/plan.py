@@ -13,12 +13,12 @@ from ....mmd_core.tsmc import Transition, TSMCConfig
 if TYPE_CHECKING:
     from comfy.latent_formats import LatentFormat
 
-__all__ = ["Latent", "ModelInfo", "Noise", "Plan", "one_image", "plan_notices"]
+__all__ = ["Latent", "ModelInfo", "InitialNoise", "Plan", "one_image", "plan_notices"]
 
 Latent = dict[str, Any]  # a LATENT of ComfyUI: "samples" and optional entries
 
 
-class Noise(Protocol):
+class InitialNoise(Protocol):
     """A NOISE of ComfyUI."""
 
     seed: int
@@ -40,7 +40,7 @@ class Plan:
     """
 
     config: TSMCConfig
-    noise: Noise
+    noise: InitialNoise
     sigmas: Tensor
     latent: Latent
     micro_batch: int

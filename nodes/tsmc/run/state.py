@@ -1,6 +1,6 @@
 """The state of a run of TRI-TSMC. Each stage of a run has its own class.
 
-    Planned ─→ Pilot ─→ PilotProposed ─→ Learned ─→ Proposed ─→ Learned ─→ …
+    Planned ─→ Pilot ─→ PilotProposed ─→ Learned ⇄ Proposed
 
 TSMCInit makes a `Planned`. With a guider it becomes a `Pilot`, whose first batch is drawn without
 steering. A batch that waits for its scores is a `PilotProposed` or a `Proposed`; its scores make it
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ....mmd_core.tsmc import Learning, Recording, TSMCConfig, Twist
 from ..rewards.reward import FixedReward, ModelReward
-from .plan import Latent, ModelInfo, Noise, Plan, one_image, plan_notices
+from .plan import InitialNoise, Latent, ModelInfo, Plan, one_image, plan_notices
 from .steering import Steering
 
 __all__ = [
@@ -176,7 +176,12 @@ class Proposed(Learned):
 
 
 def planned_state(
-    config: TSMCConfig, noise: Noise, sigmas: Tensor, latent: Latent, micro_batch: int, node: str
+    config: TSMCConfig,
+    noise: InitialNoise,
+    sigmas: Tensor,
+    latent: Latent,
+    micro_batch: int,
+    node: str,
 ) -> Planned:
     """The first state of a run.
 
