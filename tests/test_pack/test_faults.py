@@ -409,7 +409,7 @@ def test_no_fault_at_any_call_of_the_network_is_known_to_the_next_run(name, plac
         world.fault = Fault(None)
         images, again = world.sampler()
         assert torch.equal(images, expected)
-        assert again.runs == trace.runs and again.said == trace.said
+        assert again.runs == trace.runs and again.problems == trace.problems
         assert sorted(stored(place).values()) == sorted(after.values())
     del again, images
     assert alive() == 0
@@ -434,7 +434,7 @@ def test_a_model_that_was_patched_before_a_fault_draws_on(name, place, alive):
         restore(place, files)
         world.fault = Fault(act, call)
         assert re.search(told, failing(lambda: world.draw(guided)))
-        assert not again.runs and not again.said and not again.rows
+        assert not again.runs and not again.problems and not again.rows
         assert stored(place) == files and world.facts(guided) == facts and alive() == 0
         world.fault = Fault(None)
         assert torch.equal(world.draw(guided), expected)
@@ -551,11 +551,11 @@ def test_without_guidance_a_broken_model_is_only_reported(place, caplog):
         drawn = world.draw(guided)
     assert drawn[-1].isnan().any() and drawn[:-1].isfinite().all()
     torch.testing.assert_close(drawn, expected, rtol=0, atol=0, equal_nan=True)
-    (said,) = trace.said
-    assert said[0] == "not finite" and said[1].startswith(
+    (problem,) = trace.problems
+    assert problem.short == "not finite" and problem.text.startswith(
         "Strength is 0, but the model returned NaN or infinite numbers for image 8 at sigma "
     )
-    assert caplog.text.count(said[1]) == 1 and len(trace.rows) == 1  # of the call before
+    assert caplog.text.count(problem.text) == 1 and len(trace.rows) == 1  # of the call before
 
 
 @comfy
@@ -565,7 +565,7 @@ def test_the_report_and_the_plot_of_a_broken_run_at_strength_0_can_be_made(place
     for kernel in SPACES:
         world = World(Fault(nan, call=3))
         _, trace = world.sampler(strength=0.0, memory=None, group_size=0, kernel=kernel)
-        assert [short for short, _ in trace.said] == ["not finite"]
+        assert [short for short, _ in trace.problems] == ["not finite"]
         picture = MMDPlot.execute([trace]).args[0]
         assert torch.isfinite(picture).all()
 
@@ -592,7 +592,7 @@ def test_a_latent_image_that_is_broken_is_named_before_the_model_is_asked(place)
     )
     assert world.fault.calls == 0
     images, trace = world.sampler(group_size=0, strength=0.0, memory=None)
-    assert images[1].isnan().any() and "noisy latents of images 2, 12 hold" in trace.said[0][1]
+    assert images[1].isnan().any() and "noisy latents of images 2, 12 hold" in trace.problems[0][1]
 
 
 @comfy

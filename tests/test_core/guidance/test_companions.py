@@ -82,8 +82,8 @@ def test_companions_stay_for_the_run_and_leave_when_most_is_settled(rng):
 
 
 @pytest.mark.parametrize("prompts", [False, True])
-def test_companions_are_of_the_kind_that_finished_samples_lack(prompts, rng):
-    """Six of one kind are finished: the next two are of the other. Those with another prompt do not count."""
+def test_companions_are_of_the_kind_that_is_missing_among_finished_samples(prompts, rng):
+    """Six of one kind are finished: the next two are of the other. Other prompts do not count."""
     y = torch.cat([latents(rng, 6, 0.5), latents(rng, 6, -0.5)])
     x0 = latents(rng, 2)
     memory, given, kernel = Memory(latents(rng, 6, 0.5)), {}, None

@@ -1,4 +1,4 @@
-"""The guidance modes against the formulas they implement, written out once more on whole latents."""
+"""The guidance modes against their formulas, written out once more on whole latents."""
 
 import pytest
 import torch
@@ -48,7 +48,10 @@ def autograd(x, y, kernel, finished=None):
 
 
 def flow_directly(x0, y, kernel, reach, lacking=0.0, steps=2000):
-    """w' = −Ĝ(w) for the time `reach` by Euler's method on latents; `lacking` is what squared distances lack."""
+    """w' = −Ĝ(w) for the time `reach` by Euler's method on latents.
+
+    `lacking` is added to squared distances.
+    """
     w, y = x0.flatten(1), y.flatten(1)
     for _ in range(steps):
         velocity = torch.zeros_like(w)
@@ -92,7 +95,7 @@ def test_paper_moves_x_by_the_gradient_at_the_noisy_latent(kernel, rng):
 @pytest.mark.parametrize("kernel", [None, KernelConfig("rbf", "fixed", 20.0, (1.0,))])
 @pytest.mark.parametrize("finished", [1, 7])
 def test_official_is_the_published_normalised_update(finished, kernel, rng):
-    """One image at a time with memory: Δ = α g / (‖g‖ + 1e-5) ‖z‖ where the step arrives, to 1e-5."""
+    """One image with memory: Δ = α g / (‖g‖ + 1e-5) ‖z‖ where the step arrives, to 1e-5."""
     y, x0, x = make(rng, batch=1)
     memory, alpha, noise = latents(rng, finished, -0.5), 0.05, NoiseModel()
     sigma, sigma_next = 2.5, 1.0
@@ -223,7 +226,7 @@ def test_weights_of_samples_and_memory_sum_to_one(batch, finished, mode):
 
 
 def test_official_forgets_as_its_authors_code_does():
-    """Before an image is drawn, a memory of 100 is cut back to the last; other modes remember all."""
+    """Before an image is drawn, a memory of 100 keeps the last only; other modes remember all."""
     remembered = []  # what the authors' loop remembers
     for finished in range(1, 320):
         remembered.append(float(finished))
@@ -312,7 +315,7 @@ def test_trace_shows_what_was_left_of_the_step(rng):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("flow_matching", [False, True])
 def test_cfg_pp_samplers_move_as_far_as_others(flow_matching, mode, rng):
-    """They take x's direction from the unconditional estimate u: guidance moves x' as an Euler step would."""
+    """Their direction comes from the unconditional estimate u: x' moves as in an Euler step."""
     y, x0, x = make(rng)
     u = x0 + 0.1 * torch.randn(x0.shape, generator=rng, dtype=F64)
     sigma, after = 0.9, 0.6

@@ -58,7 +58,7 @@ def test_at_strength_0_it_looks_on(rng):
 
 
 def test_size_relative_to_the_samplers_step(rng):
-    """An Euler step from σ to σ' moves x by (x0 − x)(1 − σ'/σ), and by guidance's change times the same."""
+    """An Euler step from σ to σ' moves x by (x0 − x + the change by guidance)(1 − σ'/σ)."""
     y, x0, x = make(rng)
     run = exact(y=y)
     guided, fraction = run(x0, x, 2.5), 1 - 1.0 / 2.5

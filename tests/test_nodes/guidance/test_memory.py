@@ -310,7 +310,10 @@ def test_images_of_another_size_do_not_count_and_are_told(model, references, cap
     with caplog.at_level(logging.WARNING):
         samples, _, report = guided_draw(model, references, memory=handle())
     assert torch.equal(samples, alone)
-    told = "Remembered images that do not count: 3 (their latents are 4×8×10, those being drawn 4×8×8)."
+    told = (
+        "Remembered images that do not count: 3 "
+        "(their latents are 4×8×10, those being drawn 4×8×8)."
+    )
     assert told in report and caplog.text.count(told) == 1
     assert torch.equal(remembered(), samples)
 
@@ -523,7 +526,8 @@ def test_names_that_are_memories(place):
 
 
 @pytest.mark.parametrize("name", [
-    "", "..", "../a", "a/../../b", "/tmp/a", "C:\\a", "C:a", "\\\\server\\a", "a//b", ".hidden", "a/",
+    "", "..", "../a", "a/../../b", "/tmp/a", "C:\\a", "C:a", "\\\\server\\a", "a//b",
+    ".hidden", "a/",
     "nul", "a:b", "a\0b", "a\n", "x" * 201, " a", "a.",
 ])  # fmt: skip
 def test_names_that_lead_out_are_refused(name, place, tmp_path):

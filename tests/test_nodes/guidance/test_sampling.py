@@ -245,7 +245,7 @@ def test_groups_slice_prompts_and_masks(model, references):
 
 
 def prompted_references():
-    """References whose captions are prompts 0 and 1 of `prompt(3, batch=2)`, far apart in latents."""
+    """References with the captions 0 and 1 of `prompt(3, batch=2)`, and distant latents."""
     from mmd_pack.mmd_core import References
     from mmd_pack.nodes.host.prompts import entry_feature
 
@@ -293,7 +293,7 @@ def test_sdxl_goes_through_the_same_nodes(references):
     assert torch.isfinite(samples).all() and trace.acted
 
 
-# ---- bad input: one sentence that names node, input and mend, before sampling starts
+# ---- bad input: one sentence that names node, input and fix, before sampling starts
 
 
 def refused(match, model, references, **options):
@@ -376,7 +376,10 @@ def test_latents_of_half_precision_are_drawn(dtype, model, references):
 def test_a_change_of_the_estimate_arrives_unscaled_under_every_guider(
     kind, model, references, monkeypatch
 ):
-    """+1 on x̂0 at the only step is +1 on the result, in the space of the model (hooks inside CFG give 3)."""
+    """+1 on x̂0 at the only step is +1 on the result, in the space of the model.
+
+    Hooks inside CFG would make it 3.
+    """
     import comfy.samplers
     from comfy_extras.nodes_custom_sampler import Guider_DualCFG
     from mmd_pack.nodes.guidance.run import guided_run

@@ -94,7 +94,7 @@ def test_the_sheet_shows_what_there_is(vae):
         ),
     ],
 )
-def test_what_cannot_be_scored_is_refused_with_a_mend(options, message):
+def test_what_cannot_be_scored_is_refused_with_a_fix(options, message):
     with pytest.raises(ValueError, match=f"MMDScore: .*{message}"):
         run(make_references(), **options)
 
@@ -134,7 +134,7 @@ def test_one_frame_of_a_film_is_an_image():
     assert run(references, samples[:, :, None])[0] == run(references, samples)[0]
 
 
-# --- ReferencePreview ------------------------------------------------------------------------------
+# --- ReferencePreview -----------------------------------------------------------------------------
 
 
 def preview_cells(references, most=64, vae=None):

@@ -1,4 +1,4 @@
-"""What a run tells: its trace, a line in the log, text on the node, a preview of all images, advice with a mend."""
+"""What a run reports: trace, log, text on the node, preview of all images, problems with fixes."""
 
 import gc
 import logging
@@ -197,7 +197,7 @@ def test_the_preview_changes_no_image(model, references):
     assert torch.equal(guided_draw(model, references, preview_batch=True)[0], plain)
 
 
-# --- advice: one sentence with its fix -------------------------------------------------------------
+# --- problems: one sentence with its fix ----------------------------------------------------------
 
 
 def trace_of(**changes):
