@@ -1,1 +1,4 @@
-"""The nodes that load, encode, merge, compress, show and save references. Open `encode_reference_latents.py` first."""
+"""The nodes for references: load, encode, merge, compress, show, save.
+
+Open `encode_reference_latents.py` first.
+"""

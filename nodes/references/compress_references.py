@@ -1,4 +1,4 @@
-"""CompressReferences: reduces a reference set to a small weighted subset with a small MMD² to the whole set."""
+"""CompressReferences: a small weighted subset of the references with a small MMD² to all."""
 
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ...mmd_core import GuidanceConfig, KernelConfig, References
 from ...mmd_core.comparison.by_features import comparable_rows
 from ...mmd_core.references.compress import Compressed, compress
+from ..base.counted import counted
 from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, KernelSocket, ReferencesSocket
 from ..guidance.run.checks import check_captions
@@ -34,40 +35,43 @@ def chosen(references: References, compressed: Compressed) -> References:
 
 def report(references: References, compressed: Compressed, kernel: KernelConfig) -> str:
     """The report for the user: how well the subset approximates the whole set."""
-    n, k, about = len(references), len(compressed.indices), "" if compressed.exact else "about "
+    n, k = len(references), len(compressed.indices)
+    kept = f"Kept: {k} of {counted(n, 'reference')}"
     if k == references.weights.count_nonzero():
-        return f"{k} of {n} references are kept: the others have weight 0, so nothing changes."
-    times = compressed.mmd2_random / max(compressed.mmd2, 1e-12)
+        return f"{kept}. The others have weight 0, so nothing changes."
     relative = compressed.weights * k
-    of = "" if kernel.feature_space == "latent" else f", {kernel.feature_space}"
+    about = "" if compressed.exact else "about "
+    times = compressed.mmd2_random / max(compressed.mmd2, 1e-12)
+    space = "" if kernel.feature_space == "latent" else f", {kernel.feature_space}"
     lines = [
-        f"{k} of {n} references stand for all of them. Each counts {relative.min():.2g} to "
-        f"{relative.max():.2g} times as much as on average.",
-        f"MMD² to the whole set: {about}{compressed.mmd2:.3g} (kernel {kernel.kernel}{of}).",
-        f"{k} references drawn at random: {about}{compressed.mmd2_random:.3g}, {times:.1f} times as much.",
+        f"{kept}, with weights of {relative.min():.2g} to {relative.max():.2g} times their mean.",
+        f"MMD² to the whole set: {about}{compressed.mmd2:.3g} (kernel {kernel.kernel}{space}).",
+        "MMD² of as many references drawn at random: "
+        f"{about}{compressed.mmd2_random:.3g}, {times:.1f} times as much.",
     ]
     if 2 * compressed.mmd2 > compressed.mmd2_random:
         lines.append(
-            "That is little: the references are nearly equally far from each other, so none can stand "
-            "for others. Raise count."
+            "Raise count: the chosen references are hardly better than random ones, because all "
+            "references are nearly equally far from each other."
         )
     if kernel.radial and kernel.kernel != "energy" and kernel.bandwidth == "fixed":
         lines.append(
-            "bandwidth_value was taken as a distance of latents as the VAE makes them, before the model "
-            "scales them. bandwidth median of MMDKernel needs no such care."
+            "Set bandwidth of MMDKernel to median, or check bandwidth_value: here it is a distance "
+            "between latents of the VAE, before the model scales them."
         )
     return "\n".join(lines)
 
 
 class CompressReferences(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="CompressReferences",
             display_name="Compress References",
             category=CATEGORY,
-            description="Makes few references of many: those that, with weights, stand for the whole set "
-            "best. Guidance by a few hundred is faster and takes less memory than by thousands.",
+            description="Keeps a few of many references, with weights that make them represent the "
+            "whole set. Guidance with a few hundred references is faster and needs less memory "
+            "than with thousands.",
             inputs=[
                 ReferencesSocket.Input("references", tooltip="The references to choose from."),
                 io.Int.Input(
@@ -75,14 +79,15 @@ class CompressReferences(io.ComfyNode):
                     default=128,
                     min=1,
                     max=100_000,
-                    tooltip="How many references to keep (k of N). More describe the set better: the report says "
-                    "how well. If there are no more than that, all are kept.",
+                    tooltip="How many references to keep (k of N). More represent the whole set "
+                    "better; the report says how well. A set that is not larger is kept as it is.",
                 ),
                 KernelSocket.Input(
                     "kernel",
                     optional=True,
-                    tooltip="How images are compared, from MMDKernel: the one that guidance uses. With a "
-                    "prompt_kernel captions are compared, too. Unconnected: rbf with three bandwidths.",
+                    tooltip="Connect the MMDKernel that guidance uses: it says how images are "
+                    "compared, and with a prompt_kernel also captions. Unconnected: rbf with three "
+                    "bandwidths.",
                 ),
                 advanced(
                     io.Float.Input(
@@ -92,34 +97,42 @@ class CompressReferences(io.ComfyNode):
                         max=1024.0,
                         step=0.1,
                         optional=True,
-                        tooltip="How many GB to work with, besides the references themselves. More is "
-                        "faster for large sets, and a little better for more than 10 000 references.",
+                        tooltip="How many GB this node may use, besides the references themselves. "
+                        "More is faster for large sets, and slightly better for more than 10 000 "
+                        "references.",
                     )
                 ),
             ],
             outputs=[
                 ReferencesSocket.Output(
                     "references",
-                    tooltip="Those that were chosen, with weights, for the guidance nodes.",
+                    tooltip="The chosen references with their weights, for the guidance nodes.",
                 ),
                 io.String.Output(
-                    "report", tooltip="In words: how far the chosen ones are from the whole set."
+                    "report",
+                    tooltip="As text: the MMD² of the chosen references to the whole set.",
                 ),
             ],
             **schema_options(search_aliases=["mmd", "coreset", "herding", "reduce references"]),
         )
 
     @classmethod
-    def execute(cls, references, count, kernel=None, memory=2.0):
+    def execute(
+        cls,
+        references: References,
+        count: int,
+        kernel: KernelConfig | None = None,
+        memory: float = 2.0,
+    ) -> io.NodeOutput:
         kernel = kernel or KernelConfig()
         check_captions(references, GuidanceConfig(kernel=kernel), NODE)
         n = len(references)
         if n <= count:
-            text = f"All {n} references are kept: there are no more than count ({count})."
+            text = f"All references are kept ({n}), because count is {count}."
             return io.NodeOutput(references, text)
         bar = comfy.utils.ProgressBar(STEPS)
 
-        def progress(share):
+        def progress(share: float) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
             if int(share * STEPS) > bar.current:
                 bar.update_absolute(int(share * STEPS))

@@ -1,9 +1,14 @@
 """EncodeReferenceLatents: resizes reference images to one size and encodes them with the VAE."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from comfy_api.latest import io
-from torch import tensor
+from torch import Tensor, tensor
 
 from ...mmd_core import References
+from ..base.counted import counted
 from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, ReferenceSetSocket, ReferencesSocket
 from ..host.fingerprint import vae_fingerprint
@@ -23,22 +28,28 @@ from .encoding.gather_references import (
 from .encoding.latent_cache import LatentCache, cache_folder
 from .folder.image_folder import ReferenceSet
 
+if TYPE_CHECKING:
+    from comfy.sd import CLIP, VAE
 
-def from_pictures(vae, found: ReferenceSet, size: tuple[int, int], fit: str, cache: LatentCache):
-    """Encodes pictures at `size` (width and height in pixels).
+
+def from_images(
+    vae: VAE, found: ReferenceSet, size: tuple[int, int], fit: str, cache: LatentCache
+) -> tuple[dict[str, Any], list[str]]:
+    """Encodes images at `size` (width and height in pixels).
 
     Returns:
         The fields for `References`, and lines for the report.
     """
     latents, thumbnails, cached = encode_images(vae, found, size, fit, cache)
-    sizes = tuple(picture.size for picture in found.images)
+    sizes = tuple(image.size for image in found.images)
     n, resized = len(sizes), [s for s in sizes if s != size]
     larger = all if fit == "pad" else any
     small = sum(larger((w < size[0], h < size[1])) for w, h in resized)
     lines = [
-        f"{n} references at {size[0]}×{size[1]} pixels, latents {tuple(latents.shape[1:])}."
-        + (f" {cached} of {n} from the cache." if cached else ""),
-        f"Resized: {len(resized)} ({fit})." + (f" Enlarged, so blurred: {small}." if small else ""),
+        f"{counted(n, 'reference')} at {size[0]}×{size[1]} pixels, latents "
+        f"{tuple(latents.shape[1:])}." + (f" {cached} of {n} from the cache." if cached else ""),
+        f"Resized: {len(resized)} ({fit})."
+        + (f" Enlarged and therefore blurred: {small}." if small else ""),
     ]
     fields = {
         "latents": latents,
@@ -52,7 +63,9 @@ def from_pictures(vae, found: ReferenceSet, size: tuple[int, int], fit: str, cac
     return fields, lines
 
 
-def from_latents(latents: list, vae, target: dict | None):
+def from_latents(
+    latents: list[Tensor], vae: VAE | None, target: dict[str, Any] | None
+) -> tuple[dict[str, Any], list[str]]:
     """Crops or scales latents that another node encoded to one size.
 
     Returns:
@@ -67,14 +80,17 @@ def from_latents(latents: list, vae, target: dict | None):
         "latents": fit_latents(latents, h, w),
         "names": [f"latent {j + 1}" for j in range(n)],
     }
-    lines = [f"{n} references, encoded before, latents {tuple(fields['latents'].shape[1:])}."]
+    shape = tuple(fields["latents"].shape[1:])
+    lines = [f"{counted(n, 'reference')}, encoded before, latents {shape}."]
     if cropped or scaled:
-        soft = " That softens latents: better encode the images at the size being drawn."
+        soft = " Encode the images at the size being drawn instead: scaled latents are blurred."
         lines.append(f"Cropped: {cropped}. Scaled: {scaled}." + soft * bool(scaled))
     return fields, lines
 
 
-def report(references: References, lines: list[str], has_conditioning: bool, clip) -> str:
+def report(
+    references: References, lines: list[str], has_conditioning: bool, clip: CLIP | None
+) -> str:
     """The report for the user: what the node did, and statistics of the result."""
     captioned, (overall, between) = sum(map(bool, references.captions)), spread(references.latents)
     unused = captioned and clip is None and not has_conditioning
@@ -90,46 +106,49 @@ def report(references: References, lines: list[str], has_conditioning: bool, cli
 
 class EncodeReferenceLatents(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="EncodeReferenceLatents",
             display_name="Encode Reference Latents",
             category=CATEGORY,
-            description="Brings the reference images to the size being drawn and encodes them.",
+            description="Resizes the reference images to the size being drawn and encodes them.",
             is_input_list=True,
             inputs=[
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="The VAE of the checkpoint that draws. With encoded it is not needed.",
+                    tooltip="Connect the VAE of the checkpoint that draws. encoded does not need "
+                    "it.",
                 ),
                 ReferenceSetSocket.Input(
                     "reference_set",
                     optional=True,
-                    tooltip="The reference images, from LoadReferenceSet. Leave images and encoded "
-                    "unconnected then.",
+                    tooltip="The reference images, from LoadReferenceSet. Then leave images and "
+                    "encoded unconnected.",
                 ),
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="The reference images from another node, as a list or batch of any sizes.",
+                    tooltip="The reference images from another node, as a list or batch, of any "
+                    "size.",
                 ),
                 io.String.Input(
                     "captions",
                     optional=True,
                     force_input=True,
-                    tooltip="What the images show: one text per image, or one for all. Unconnected: the "
-                    "captions of reference_set.",
+                    tooltip="Texts that describe the images: one per image, or one for all. "
+                    "Unconnected: the captions of reference_set.",
                 ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="Encodes the captions, for prompt_kernel of MMDKernel. Else they are unused.",
+                    tooltip="Connect this for prompt_kernel of MMDKernel: it encodes the captions, "
+                    "which are not used otherwise.",
                 ),
                 io.Latent.Input(
                     "target",
                     optional=True,
-                    tooltip="The latent_image of the sampler: references get its size.",
+                    tooltip="Connect the latent_image of the sampler: the references get its size.",
                 ),
                 *(
                     io.Int.Input(
@@ -138,8 +157,8 @@ class EncodeReferenceLatents(io.ComfyNode):
                         min=16,
                         max=16384,
                         step=8,
-                        tooltip=f"The {side} of the references in pixels: that of the images being "
-                        "drawn. No effect if target or encoded is connected.",
+                        tooltip=f"The {side} of the images being drawn, in pixels: the references "
+                        "get it. No effect if target or encoded is connected.",
                     )
                     for side in ("width", "height")
                 ),
@@ -147,47 +166,60 @@ class EncodeReferenceLatents(io.ComfyNode):
                     "fit",
                     options=["crop", "pad", "stretch"],
                     default="crop",
-                    tooltip="What happens to images of another shape. crop: keeps the middle. pad: adds "
-                    "strips in the color of the edges, which drawn images may then get too. stretch: "
-                    "distorts. No effect on images of the right size, and on encoded.",
+                    tooltip="How images of another aspect ratio are fitted. crop: keeps the "
+                    "middle. pad: adds strips in the color of the edges; drawn images may get "
+                    "them, too. stretch: distorts. No effect on images of the right size, and on "
+                    "encoded.",
                 ),
                 io.Latent.Input(
                     "encoded",
                     optional=True,
-                    tooltip="Instead of images: latents that the VAE of the checkpoint made already, as a "
-                    "list or batch, from MakeTrainingDataset, LoadTrainingDataset or VAEEncode. Other "
-                    "sizes are cropped or, less well, scaled to that of target, or to the usual one.",
+                    tooltip="Instead of images: latents from the VAE of the checkpoint, as a list "
+                    "or batch, from MakeTrainingDataset, LoadTrainingDataset or VAEEncode. Latents "
+                    "of other sizes are cropped or, with some blur, scaled to the size of target, "
+                    "or to the most frequent size.",
                 ),
                 io.Conditioning.Input(
                     "conditioning",
                     optional=True,
-                    tooltip="Captions that are encoded already, one per reference or one for all, from "
-                    "MakeTrainingDataset or LoadTrainingDataset. clip is not needed then.",
+                    tooltip="Encoded captions, one per reference or one for all, from "
+                    "MakeTrainingDataset or LoadTrainingDataset. Then clip is not needed.",
                 ),
                 advanced(
                     io.Boolean.Input(
                         "cache",
                         optional=True,
                         default=True,
-                        tooltip="Keeps encoded images and captions on disk (in ComfyUI's user folder, up "
-                        "to 16 GiB), so that the next run encodes only new ones.",
+                        tooltip="Keeps encoded images and captions on disk, so that the next run "
+                        "encodes only new ones (in ComfyUI's user folder, at most 16 GiB).",
                     )
                 ),
             ],
             outputs=[
                 ReferencesSocket.Output("references", tooltip="For the guidance nodes."),
-                io.Latent.Output("latents", tooltip="The same as a batch of latents, in order."),
-                io.String.Output("report", tooltip="In words: what was done to the images."),
+                io.Latent.Output("latents", tooltip="The references as a batch of latents."),
+                io.String.Output("report", tooltip="As text: what was done to the images."),
             ],
             **schema_options(search_aliases=["mmd", "vae encode", "reference latents"]),
         )
 
     @classmethod
     def execute(
-        cls, width, height, fit, vae=None, reference_set=None, images=None, captions=None, clip=None,
-        target=None, encoded=None, conditioning=None, cache=None,
-    ):  # fmt: skip
-        # Every input is a list, since is_input_list is set.
+        cls,
+        width: list[int],
+        height: list[int],
+        fit: list[str],
+        vae: list[VAE] | None = None,
+        reference_set: list[ReferenceSet] | None = None,
+        images: list[Tensor] | None = None,
+        captions: list[str] | None = None,
+        clip: list[CLIP] | None = None,
+        target: list[dict[str, Any]] | None = None,
+        encoded: list[dict[str, Any]] | None = None,
+        conditioning: list[list[Any]] | None = None,
+        cache: list[bool] | None = None,
+    ) -> io.NodeOutput:
+        # Every input is a list, because is_input_list is set.
         has_vae = bool(vae)
         vae, clip, target = (value[0] if value else None for value in (vae, clip, target))
         check_sources(reference_set=reference_set, images=images, encoded=encoded)
@@ -202,10 +234,10 @@ class EncodeReferenceLatents(io.ComfyNode):
                 found = gather_images(reference_set, images)
                 captions = one_each(captions or found.captions, len(found.images), "image")
                 if vae is None:
-                    trouble = "the checkpoint has no VAE" if has_vae else "vae is not connected"
-                    raise ValueError(f"{NODE}: {trouble}: connect Load VAE to vae")
+                    problem = "the checkpoint has no VAE" if has_vae else "vae is not connected"
+                    raise ValueError(f"{NODE}: {problem}: connect Load VAE to vae")
                 size = pixel_size(vae, target, width[0], height[0])
-                fields, lines = from_pictures(vae, found, size, fit[0], store)
+                fields, lines = from_images(vae, found, size, fit[0], store)
                 batches = [1] * len(captions)
             if conditioning:
                 fields["prompts"] = conditioning_features(conditioning, batches)

@@ -1,12 +1,14 @@
 """LoadReferenceSet: reads a folder of reference images and shows them."""
 
 from collections import Counter
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..base.counted import counted
 from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, ReferenceSetSocket
 from ..pictures.picture_grid import contact_sheet
@@ -14,42 +16,47 @@ from .folder import image_folder
 from .folder.captions import CAPTION_SOURCES
 from .folder.list_files import fingerprint, list_files
 from .folder.read_image import SHORT_SIDE, reduced
-from .folder.reference_folders import (
-    allowed_folders,
-    find_folder,
-    list_folders,
-    locate,
-)
+from .folder.reference_folders import allowed_folders, find_folder, list_folders, locate
 
 
 def report(
     references: image_folder.ReferenceSet, images: list[Tensor], selection: str, caption_source: str
 ) -> str:
-    """The report for the user: what was read, and what was skipped and why. `images` are the decoded pictures."""
+    """The report for the user: what was read, and what was skipped and why.
+
+    Arguments:
+        references: The images on demand.
+        images: The same images, decoded.
+        selection, caption_source: The inputs of the node.
+    """
     n, skipped = len(references.images), references.skipped
-    sizes = Counter("×".join(map(str, picture.size)) for picture in references.images)
+    sizes = Counter("×".join(map(str, image.size)) for image in references.images)
     weights = Counter(f"{weight:g}" for weight in references.weights)
     captioned = sum(map(bool, references.captions))
     size_text = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(6))
     lines = [
-        f"{n} of the {references.found} images in {references.folder!r} are used ({selection}).",
+        f"Images used: {n} of {references.found} in {references.folder!r} ({selection}).",
         f"Sizes: {size_text}" + (f" and {len(sizes) - 6} more." if len(sizes) > 6 else "."),
-        f"Captions: {captioned} of {n} images have one ({caption_source}).",
+        f"Captions: {captioned} of {n} ({caption_source}).",
     ]
-    if any(min(picture.size) > SHORT_SIDE for picture in references.images):
-        lines[1] += f" Larger ones get a shorter side of {SHORT_SIDE}."
+    if any(min(image.size) > SHORT_SIDE for image in references.images):
+        lines[1] += f" Larger images get a shorter side of {SHORT_SIDE} pixels."
     smaller = [
-        min(image.shape[1:3])
-        for image, picture in zip(images, references.images, strict=True)
-        if image.shape[2:0:-1] != reduced(picture.size, SHORT_SIDE)
+        min(decoded.shape[1:3])
+        for decoded, image in zip(images, references.images, strict=True)
+        if decoded.shape[2:0:-1] != reduced(image.size, SHORT_SIDE)
     ]
     if smaller:
         lines.append(
-            f"The output `images` has {len(smaller)} of them smaller, with a shorter side of {max(smaller)}, since "
-            f"all together may take {image_folder.MAX_DECODED / 2**30:g} GB. `reference_set` has them in full."
+            f"Reduced in the output `images`, to a shorter side of {max(smaller)} pixels: "
+            f"{len(smaller)}. All images together may take {image_folder.MAX_DECODED / 2**30:g} GB "
+            "there; `reference_set` has them in full."
         )
     if len(weights) > 1:
-        counts = ", ".join(f"{count} images count {w} times" for w, count in weights.items())
+        counts = ", ".join(
+            f"{counted(count, 'image counts', 'images count')} {w} times"
+            for w, count in weights.items()
+        )
         lines.append(f"Weights, from the names of their folders: {counts}.")
     lines += [f"Not used: {name}: {reason}" for name, reason in skipped[:20]]
     return "\n".join(lines + [f"Not used: {len(skipped) - 20} more."] * (len(skipped) > 20))
@@ -57,40 +64,41 @@ def report(
 
 class LoadReferenceSet(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoadReferenceSet",
             display_name="Load Reference Set",
             category=CATEGORY,
-            description="Reads the reference images in a folder, with their captions.",
+            description="Loads the reference images in a folder, with their captions.",
             inputs=[
                 io.Combo.Input(
                     "folder",
                     options=list_folders() or [""],
-                    tooltip="The folder with the reference images. Put it into ComfyUI's input folder "
-                    "and press R to see it here. The owner of the server can add other places: "
-                    "mmd_reference_images in extra_model_paths.yaml.",
+                    tooltip="The folder with the reference images. To see it here, put it into "
+                    "ComfyUI's input folder and press R. The owner of the server can add other "
+                    "folders: mmd_reference_images in extra_model_paths.yaml.",
                 ),
                 io.Boolean.Input(
                     "recursive",
                     default=True,
-                    tooltip="Also reads the folders inside it. Images in a folder named like 10_concept "
-                    "count 10 times, as in kohya's trainers.",
+                    tooltip="Also loads the folders inside it. Images in a folder named like "
+                    "10_concept count 10 times, as in kohya's trainers.",
                 ),
                 io.Int.Input(
                     "max_images",
                     default=0,
                     min=0,
                     max=100_000,
-                    tooltip="How many images to use at most (N): more describe the set better and take "
-                    "longer to encode. 0: all.",
+                    tooltip="How many images to use at most (N). More describe the set better, but "
+                    "take longer to encode. 0: all.",
                 ),
                 io.Combo.Input(
                     "selection",
                     options=["first", "even", "random"],
                     default="even",
-                    tooltip="Which images to use if there are more than max_images: the first by name, "
-                    "evenly spaced ones or random ones. No effect if max_images is 0.",
+                    tooltip="Which images to use if there are more than max_images. first: the "
+                    "first by name. even: evenly spaced by name. random: random ones. No effect if "
+                    "max_images is 0.",
                 ),
                 advanced(
                     io.Int.Input(
@@ -99,18 +107,19 @@ class LoadReferenceSet(io.ComfyNode):
                         min=0,
                         max=0xFFFFFFFFFFFFFFFF,
                         control_after_generate=False,  # otherwise every run would use another set
-                        tooltip="For selection random: each seed draws other images, and always the "
-                        "same ones. No effect otherwise.",
+                        tooltip="For selection random: another seed chooses other images, the same "
+                        "seed chooses the same. No effect otherwise.",
                     )
                 ),
                 io.Combo.Input(
                     "caption_source",
                     options=list(CAPTION_SOURCES),
                     default="auto",
-                    tooltip="Where captions are: in a .txt or .caption file beside each image, in a "
-                    "metadata.jsonl (file_name, text), in a captions.json, meta_cap.json or "
-                    "meta_clean.json (name, caption), or in the folder's name. auto: .txt, else "
-                    "metadata.jsonl, else captions.json. none: no captions.",
+                    tooltip="Where the captions are. txt: a .txt or .caption file beside each "
+                    "image. metadata.jsonl: with file_name and text. captions.json: captions.json, "
+                    "meta_cap.json or meta_clean.json, with name and caption. folder name: the "
+                    "name of the folder. auto: txt, else metadata.jsonl, else captions.json. none: "
+                    "no captions.",
                 ),
             ],
             outputs=[
@@ -118,13 +127,13 @@ class LoadReferenceSet(io.ComfyNode):
                 io.Image.Output(
                     "images",
                     is_output_list=True,
-                    tooltip="The images, each in its own size, but together at most 2 GB: a large set "
-                    "comes reduced here, and in full in reference_set.",
+                    tooltip="The images, each in its own size. A large set is reduced here to 2 "
+                    "GB; reference_set has it in full.",
                 ),
                 io.String.Output(
-                    "captions", is_output_list=True, tooltip="One per image, empty where none is."
+                    "captions", is_output_list=True, tooltip="One per image, empty if it has none."
                 ),
-                io.String.Output("report", tooltip="In words: what was read and what was not."),
+                io.String.Output("report", tooltip="As text: what was loaded, and what was not."),
             ],
             **schema_options(
                 search_aliases=["mmd", "load images from folder", "dataset", "reference images"],
@@ -133,7 +142,7 @@ class LoadReferenceSet(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder=None):
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
         try:
             if folder is not None:  # None: another node provides the name
                 find_folder(folder)
@@ -142,19 +151,25 @@ class LoadReferenceSet(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder=None, recursive=True, **_):
+    def fingerprint_inputs(cls, folder: str | None = None, recursive: bool = True, **_: Any) -> str:
         path, _ = locate(folder or "")
         return fingerprint(path, recursive, allowed_folders()) if path else ""
 
     @classmethod
     def execute(
-        cls, folder, recursive=True, max_images=0, selection="even", seed=0, caption_source="auto"
-    ):
+        cls,
+        folder: str,
+        recursive: bool = True,
+        max_images: int = 0,
+        selection: str = "even",
+        seed: int = 0,
+        caption_source: str = "auto",
+    ) -> io.NodeOutput:
         path, roots = find_folder(folder, recursive), allowed_folders()
         n = len(list_files(path, recursive, roots).images)
         progress = comfy.utils.ProgressBar(min(max_images or n, n))
 
-        def on_progress(finished):
+        def on_progress(finished: int) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
             if finished:
                 progress.update(finished)
@@ -165,8 +180,8 @@ class LoadReferenceSet(io.ComfyNode):
         if not images:
             raise ValueError(
                 f"LoadReferenceSet: none of the images in {folder!r} can be read ("
-                f"{': '.join(references.skipped[0])}): save them as .png or .jpg, or choose another "
-                "folder in `folder`"
+                f"{': '.join(references.skipped[0])}): save them as .png or .jpg, or choose "
+                "another folder in `folder`"
             )
         preview = ui.PreviewImage(contact_sheet(images), cls=cls)
         text = report(references, images, selection, caption_source)

@@ -1,4 +1,4 @@
-"""MergeReferences: merges several reference sets into one weighted mixture."""
+"""MergeReferences: mixes several reference sets by shares."""
 
 import logging
 from collections.abc import Iterable
@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ...mmd_core import References
 from ...mmd_core.references.merge import merge
+from ..base.counted import counted
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket
 from ..host.large_tensor import allocate
@@ -22,8 +23,8 @@ def different_vaes(sets: Iterable[References]) -> str | None:
     if len({part.vae for part in sets} - {""}) < 2:
         return None
     return (
-        "the sets were encoded with different VAEs. Nothing is wrong if these are copies of one, such as "
-        "fp16 and fp32; else encode all sets with the VAE of the checkpoint that draws."
+        "the sets were encoded with different VAEs. Encode all sets with the VAE of the checkpoint "
+        "that draws, unless the VAEs are copies of one, such as fp16 and fp32."
     )
 
 
@@ -31,12 +32,15 @@ def report(sets: dict[str, References], shares: dict[str, float], merged: Refere
     """The report for the user: the share of each set, and what the sets do not have in common."""
     total = sum(shares[label] for label in sets)
     shape = "×".join(map(str, merged.latents.shape[1:]))
-    lines = [f"{len(merged)} references together, latents {shape}."]
-    lines += [f"{k}: {len(part)} references, {shares[k] / total:.1%}." for k, part in sets.items()]
+    lines = [f"{counted(len(merged), 'reference')} together, latents {shape}."]
+    lines += [
+        f"{label}: {counted(len(part), 'reference')}, {shares[label] / total:.1%}."
+        for label, part in sets.items()
+    ]
     if merged.prompts is None and any(part.prompts is not None for part in sets.values()):
         lines.append(
-            "Captions are not used: a prompt kernel needs captions in all sets, encoded with the same "
-            "clip by EncodeReferenceLatents."
+            "Captions are not used: for a prompt kernel, encode the captions of all sets with the "
+            "same clip in EncodeReferenceLatents."
         )
     warning = different_vaes(sets.values())
     return "\n".join(lines + [f"Warning: {warning}"] * bool(warning))
@@ -44,20 +48,20 @@ def report(sets: dict[str, References], shares: dict[str, float], merged: Refere
 
 class MergeReferences(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MergeReferences",
             display_name="Merge References",
             category=CATEGORY,
-            description="Mixes reference sets, for example 70 % of one and 30 % of another, however many "
-            "images each has.",
+            description="Mixes reference sets by shares, for example 70 % and 30 %, regardless of "
+            "how many images each has.",
             inputs=[
                 *(
                     ReferencesSocket.Input(
                         f"references_{label}",
                         optional=label in "cd",
-                        tooltip=f"A set of references, of which share_{label} says how much it counts. All "
-                        "sets need latents of the same size, from the same VAE.",
+                        tooltip=f"A set of references, which counts by share_{label}. All sets "
+                        "need latents of the same size, from the same VAE.",
                     )
                     for label in LABELS
                 ),
@@ -70,8 +74,8 @@ class MergeReferences(io.ComfyNode):
                         step=0.05,
                         round=0.0001,
                         optional=label in "cd",
-                        tooltip=f"The share s of references_{label} as a whole, compared with the others: "
-                        "0.7 and 0.3 are the same as 70 and 30. 0 leaves the set out.",
+                        tooltip=f"How much references_{label} counts as a whole (s), compared with "
+                        "the other sets: 0.7 and 0.3 are the same as 70 and 30. 0 leaves it out.",
                     )
                     for label in LABELS
                 ),
@@ -80,16 +84,23 @@ class MergeReferences(io.ComfyNode):
                 ReferencesSocket.Output(
                     "references", tooltip="The mixture, for the guidance nodes."
                 ),
-                io.String.Output("report", tooltip="In words: how much each set counts."),
+                io.String.Output("report", tooltip="As text: how much each set counts."),
             ],
             **schema_options(search_aliases=["mmd", "mix styles", "combine references", "blend"]),
         )
 
     @classmethod
     def execute(
-        cls, references_a, references_b, references_c=None, references_d=None,
-        share_a=1.0, share_b=1.0, share_c=1.0, share_d=1.0,
-    ):  # fmt: skip
+        cls,
+        references_a: References,
+        references_b: References,
+        references_c: References | None = None,
+        references_d: References | None = None,
+        share_a: float = 1.0,
+        share_b: float = 1.0,
+        share_c: float = 1.0,
+        share_d: float = 1.0,
+    ) -> io.NodeOutput:
         inputs = (references_a, references_b, references_c, references_d)
         sets = {label: part for label, part in zip(LABELS, inputs, strict=True) if part is not None}
         shares = dict(zip(LABELS, (share_a, share_b, share_c, share_d), strict=True))
@@ -102,5 +113,7 @@ class MergeReferences(io.ComfyNode):
         if warning:
             log.warning("%s: %s", NODE, warning)
         text = report(used, shares, merged)
-        left_out = "".join(f"\n{k} is left out: its share is 0." for k in sets if k not in used)
+        left_out = "".join(
+            f"\n{label} is left out, because its share is 0." for label in sets if label not in used
+        )
         return io.NodeOutput(merged, text + left_out)

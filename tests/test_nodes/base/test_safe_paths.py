@@ -337,4 +337,4 @@ def test_a_folder_without_images_says_what_was_left_out(comfy_input):
     (comfy_input / "set").mkdir()
     os.mkfifo(comfy_input / "set" / "pipe.png")
     message = node().validate_inputs(folder="set")
-    assert "holds no images (pipe.png is not a file): put pictures" in message
+    assert "holds no images (pipe.png is not a file): put images" in message

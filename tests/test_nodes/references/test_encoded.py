@@ -117,7 +117,7 @@ def test_where_cropping_is_enough_the_middle_is_kept_exactly(size, box):
     top, bottom, left, right = box
     references, _, report = take([whole], target=target)
     assert torch.equal(references.latents, whole[..., top:bottom, left:right])
-    assert "soft" not in report
+    assert "blurred" not in report
     assert ("Cropped: 2. Scaled: 0." in report) == (size != (6, 8))
 
 
@@ -133,7 +133,7 @@ def test_other_sizes_are_scaled_to_cover_the_target_and_cropped(size, scaled):
     top, left = (scaled[0] - 6) // 2, (scaled[1] - 8) // 2
     expected = expected[..., top : top + 6, left : left + 8]
     assert torch.allclose(references.latents, expected, atol=1e-6)
-    assert "Cropped: 0. Scaled: 2. That softens latents: better encode the images" in report
+    assert "Cropped: 0. Scaled: 2. Encode the images at the size being drawn instead" in report
 
 
 def test_a_plain_latent_stays_plain_when_it_is_scaled():

@@ -262,7 +262,7 @@ def test_comfyui_knows_the_place():
 def test_a_missing_file_is_explained_before_anything_runs(place):
     assert loader().INPUT_TYPES()["required"]["file"][1]["options"] == [""]
     validate = loader().validate_inputs
-    assert "no file is chosen: put a set" in validate(file="") and validate(file=None) is True
+    assert "no file is chosen: put a file" in validate(file="") and validate(file=None) is True
     save("my_style")
     assert validate(file="my_style.safetensors") is True
     message = validate(file="my_styles.safetensors")

@@ -250,7 +250,13 @@ def test_the_node_returns_images_captions_and_a_report(comfy_folders):
         (1, 12, 20, 3),
     ]
     assert texts == ["a cat", "", ""]
-    for fact in ("3 of the 4", "20×12 (2), 30×10 (1)", "1 of 3", "2 images count 10", "broken.png"):
+    for fact in (
+        "Images used: 3 of 4 ",
+        "20×12 (2), 30×10 (1)",
+        "1 of 3",
+        "2 images count 10",
+        "broken.png",
+    ):
         assert fact in report, (fact, report)
 
 
@@ -567,7 +573,7 @@ def test_the_report_tells_when_images_are_reduced(folder, comfy_folders, monkeyp
     monkeypatch.setattr(folder, "MAX_DECODED", 4 * 12 * 40 * 30)
     references, images, _, report = node().execute("set").args
     assert all(image.shape == (1, 30, 40, 3) for image in images)
-    assert "`images` has 4 of them smaller, with a shorter side of 30" in report
+    assert "in the output `images`, to a shorter side of 30 pixels: 4." in report
     assert references.images[0].load().decode().shape == (1, 60, 80, 3)
     assert "Sizes: 80×60 (4)." in report
 
@@ -576,8 +582,8 @@ def test_the_report_tells_of_pictures_larger_than_needed(folder, comfy_folders):
     save(comfy_folders / "set" / "a.png", np.zeros((2100, 2200, 3), np.uint8))
     images, report = node().execute("set").args[1::2]
     assert (
-        "2200×2100 (1). Larger ones get a shorter side of 2048." in report
-        and "smaller" not in report
+        "2200×2100 (1). Larger images get a shorter side of 2048 pixels." in report
+        and "Reduced" not in report
     )
     assert images[0].shape == (1, 2048, 2146, 3)
 
@@ -710,7 +716,7 @@ def test_a_hostile_folder(comfy_folders, tmp_path, monkeypatch, selection, max_i
     assert all(bad[name] in reason for name, reason in references.skipped)
     if max_images in (0, 20):  # then all were tried
         assert {name for name, _ in references.skipped} == set(bad)
-    assert f"{wanted} of the {references.found} images in 'set' are used ({selection})." in report
+    assert f"Images used: {wanted} of {references.found} in 'set' ({selection})." in report
     named = [f"Not used: {name}: {reason}" for name, reason in references.skipped]
     assert all(line in report for line in named[:20]) and (len(named) <= 20 or "more." in report)
     assert "secret" not in report and str(tmp_path) not in report
