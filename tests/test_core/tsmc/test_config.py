@@ -1,4 +1,4 @@
-"""What a user may set."""
+"""The settings of TRI-TSMC."""
 
 import math
 

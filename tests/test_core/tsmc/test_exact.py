@@ -1,4 +1,4 @@
-"""Worlds whose truth is known: the worlds themselves, and what TRI-TSMC and its rivals must reach in them."""
+"""Worlds with known truth: the worlds, and what TRI-TSMC and other methods must reach in them."""
 
 import functools
 import math
@@ -72,7 +72,7 @@ def test_quadrature_is_exact_for_one_gaussian():
 
 @pytest.mark.parametrize("name", MIXTURES)
 def test_kept_truths_are_of_these_worlds(name):
-    """A short run of another method agrees; so do a long one of the plain model, and that of the twisted one."""
+    """A short run of another method agrees, and so do long runs of the plain and twisted models."""
     world, truth = MIXTURES[name](), truths.kept(name)
     assert truths.scale_kept(name) == world.scale
     assert truth.error < 0.02
@@ -114,7 +114,7 @@ def on_a_line(flow) -> Found:
 
 @pytest.mark.parametrize("flow", [False, True])
 def test_on_a_line(flow):
-    """Acceptance 4: after 3 iterations of 16 paths, of the last batch and of all paths; 200 replicates."""
+    """Acceptance 4: after 3 iterations of 16 paths, last batch and all paths; 200 replicates."""
     world, truth, found = line(flow), line_truth(flow), on_a_line(flow)
     for log_z in (found.last_log_z, found.log_z):
         assert abs(log_z.mean().item() - truth.log_z) < 0.1
@@ -126,7 +126,7 @@ def test_on_a_line(flow):
 
 
 def efforts(found):
-    """The effective number by that of paths of each batch, mean over replicates."""
+    """The effective sample size of each batch by its number of paths, mean over replicates."""
     each = [[told.ess / told.count for told in learning.summaries] for learning in found.learnings]
     return torch.tensor(each, dtype=F64).mean(0)
 
@@ -158,7 +158,7 @@ def test_beyond_best_of_n_and_fk_steering(name):
 
 
 def test_the_last_batch_is_unbiased():
-    """Acceptance 8: mean of Ẑ/Z over 2000 replicates of an iteration and the batch after it; λ = 1."""
+    """Acceptance 8: mean of Ẑ/Z over 2000 replicates of an iteration and the next batch; λ = 1."""
     world, replicates, n = gaussian(scale=1.0), 2000, 8
     begin = Learning.start(TSMCConfig(n, 1, reward_scale=1.0, standardize=False), 1)
     rng = torch.Generator().manual_seed(SEED)

@@ -1,4 +1,4 @@
-"""J of the denoiser from samples: against the exact Jacobian of Gaussians, along every kind of direction."""
+"""J of the denoiser from samples, against the exact Jacobian of Gaussians in all directions."""
 
 import pytest
 import torch

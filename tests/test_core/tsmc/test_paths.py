@@ -1,4 +1,4 @@
-"""Paths: their density ratio against the sum of Gaussian log densities, their recording, and the plain chain."""
+"""Paths: their density ratio against Gaussian log densities, their recording, the base chain."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The SMC pass: any potential estimates the same Z."""
+"""SMC: every potential estimates the same Z."""
 
 import math
 

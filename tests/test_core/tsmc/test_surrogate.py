@@ -1,4 +1,4 @@
-"""The stand-in for a reward of which only scores are known."""
+"""The surrogate of a reward that gives only scores."""
 
 import math
 

@@ -15,7 +15,7 @@ def log_ratios(rng, n, spread=3.0):
 
 
 def dual_tau(log_r, budget):
-    """τ = 1/(1 + λ), λ ≥ 0 the minimiser of λ ε + (1 + λ) log mean R^{1/(1+λ)}, by golden sections."""
+    """τ = 1/(1 + λ); λ ≥ 0 minimizes λ ε + (1 + λ) log mean R^{1/(1+λ)}, by golden sections."""
     log_n = math.log(len(log_r))
 
     def value(lam):
@@ -31,7 +31,7 @@ def dual_tau(log_r, budget):
 @pytest.mark.parametrize("budget", [0.1, 1.0, 2.0])
 @pytest.mark.parametrize("n", SIZES)
 def test_tau_is_that_of_the_dual(n, budget, rng):
-    """Acceptance 1: |Δτ| < 1e-5; where the budget binds, the perplexity of the weights is N e^{−ε}."""
+    """Acceptance 1: |Δτ| < 1e-5; if τ < 1, the perplexity of the weights is N e^{−ε}."""
     binding = 0
     for _ in range(20):
         ratios = log_ratios(rng, n)
@@ -59,7 +59,7 @@ def test_from_log_n_on_there_is_no_trust_region(n, rng):
 
 
 def test_paths_of_another_law_count_with_their_offsets(rng):
-    """A path drawn k times is one with the offset log k; the estimate of KL is that of the repeated sample."""
+    """A path drawn k times equals one path with the offset log k, also in the estimate of KL."""
     ratios = log_ratios(rng, 12)
     copies = torch.randint(1, 5, (12,), generator=rng)
     found = tempered(ratios, 0.6, copies.double().log())

@@ -1,4 +1,4 @@
-"""What a run of TRI-TSMC says of itself: every way to fail is told, with its mend, and only where it is."""
+"""The report of a run of TRI-TSMC: each problem has its remark with a fix, and only then."""
 
 from dataclasses import replace
 from functools import partial

@@ -113,7 +113,7 @@ def test_the_gray_line_is_what_the_model_draws_by_itself():
         assert unsteered_mean(steered) == pytest.approx(5.0, abs=0.1)
 
 
-def test_a_plot_before_anything_was_scored_says_how_to_mend_it():
+def test_a_plot_before_anything_was_scored_says_what_to_connect():
     from mmd_pack.nodes.tsmc.run.state import Planned
 
     with pytest.raises(ValueError, match="TSMCPlot: nothing was scored yet: connect state of TSMC"):

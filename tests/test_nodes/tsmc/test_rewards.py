@@ -96,7 +96,7 @@ def close(found, expected):
 
 
 def kernel_of(y):
-    """The default kernel, written out once more: rbf at multiples of the median distance of rows `y`."""
+    """The default kernel once more: rbf at multiples of the median distance of rows `y`."""
     distances = torch.cdist(y.double(), y.double())
     i, j = torch.triu_indices(len(y), len(y), 1)
     h = distances[i, j].median()
@@ -108,7 +108,7 @@ def kernel_of(y):
     return kernel
 
 
-# --- image statistics ------------------------------------------------------------------------------
+# --- image statistics -----------------------------------------------------------------------------
 
 
 def test_statistics_are_those_of_other_code(vae):
@@ -165,7 +165,7 @@ def test_a_damaged_picture_has_no_score(vae, clip_vision):
         assert torch.isfinite(reward.value(images)).tolist() == [False, True], reward.name
 
 
-# --- the witness against references ----------------------------------------------------------------
+# --- the witness against references ---------------------------------------------------------------
 
 
 def test_the_witness_is_its_formula_in_the_space_of_the_model():
@@ -291,7 +291,7 @@ def test_what_does_not_fit_the_model_is_refused_before_it_draws():
         placed.fixed_by(torch.zeros(2, 4, 8, 16))
 
 
-# --- CLIP vision -----------------------------------------------------------------------------------
+# --- CLIP vision ----------------------------------------------------------------------------------
 
 
 def colored(n, *size, seed=0):
@@ -361,7 +361,7 @@ def test_damaged_references_are_refused(clip_vision, vae):
         clip_reward(clip_vision, vae, [pictures(1, 8, 8) * torch.nan])
 
 
-# --- decoding --------------------------------------------------------------------------------------
+# --- decoding -------------------------------------------------------------------------------------
 
 
 class Film:
@@ -442,7 +442,7 @@ def test_scores_of_latents_are_those_of_what_they_become(vae):
     assert not torch.allclose(found, scores, atol=1e-3)
 
 
-# --- TSMCScoreImages -------------------------------------------------------------------------------
+# --- TSMCScoreImages ------------------------------------------------------------------------------
 
 
 def test_images_of_all_sizes_are_scored_in_their_order(vae):

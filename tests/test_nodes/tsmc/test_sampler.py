@@ -103,7 +103,7 @@ def variance_of_last(given, model) -> float:
 
 @pytest.mark.parametrize("final", ["best", "smc"])
 def test_log_z_of_a_model_whose_truth_is_known(final):
-    """r = a·z of Gaussian z: log Z = λ² var/2. 12 seeds; the model alone would be off by about .5."""
+    """r = a·z of Gaussian z: log Z = λ² var/2. Over 12 seeds the model alone is off by about .5."""
     scale, errors, swarms = 2.0, [], []
     for seed in range(12):
         given = graph(gaussian("SD15"), seed=seed, steps=10)
@@ -236,8 +236,8 @@ def test_previews_show_all_that_is_drawn_at_once(monkeypatch):
     assert set(shapes) == {(1, 4, 8, 8)} and len(shapes) == 18  # four latents of 4 × 4 in a square
 
 
-@pytest.mark.parametrize("size, mend", [(0, "Set micro_batch to 2"), (1, "Draw smaller images")])
-def test_memory_that_runs_out_is_told_with_its_mend(size, mend, caplog):
+@pytest.mark.parametrize("size, advice", [(0, "Set micro_batch to 2"), (1, "Draw smaller images")])
+def test_memory_that_runs_out_is_told_with_advice(size, advice, caplog):
     import comfy.model_management as management
 
     def too_large(args):
@@ -247,7 +247,7 @@ def test_memory_that_runs_out_is_told_with_its_mend(size, mend, caplog):
     model.set_model_sampler_post_cfg_function(too_large)
     with pytest.raises(management.OOM_EXCEPTION):
         steered(graph(model), LinearReward(direction()), micro_batch=size)
-    assert mend in caplog.text
+    assert advice in caplog.text
 
 
 # ---- what surrounds it

@@ -1,4 +1,4 @@
-"""TSMCInit, TSMCPropose, TSMCUpdate, TSMCSelect: the same run, step by step, with scores from anywhere."""
+"""TSMCInit, TSMCPropose, TSMCUpdate, TSMCSelect: a run step by step, with any scores."""
 
 from dataclasses import fields
 
