@@ -177,7 +177,8 @@ class MMDPlot(io.ComfyNode):
                     "images",
                     optional=True,
                     tooltip="The images drawn in that run, for a row above the plot. Always "
-                    "connect them with ApplyMMDGuidance, so that the plot is drawn after the images.",
+                    "connect them with ApplyMMDGuidance, so that the plot is drawn after the "
+                    "images.",
                 ),
                 *(
                     io_input

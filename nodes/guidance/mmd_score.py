@@ -156,7 +156,8 @@ def _test_line(found: Score) -> str:
     differs = found.p_value < SIGNIFICANT
     line = (
         f"p-value {found.p_value:.3g}: of random splits of all images and references {share} "
-        f"differ as much, so the images {'can' if differs else 'cannot'} be told from the references."
+        f"differ as much, so the images {'can' if differs else 'cannot'} be told from the "
+        "references."
     )
     if not differs and len(found.witness) < ENOUGH:
         line += " More images make the test sharper."
