@@ -1,6 +1,8 @@
 """Makes the pack, the demonstration pack and the test tools importable, as ComfyUI would import them."""
 
+import ast
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -26,6 +28,8 @@ if COMFYUI:
     assert hasattr(nodes, "common_ksampler")
 
 
+NO_COMFYUI = "COMFYUI_PATH is not set: use `python tests/run.py`"
+COMFY = re.compile(r"^pytestmark = .*pytest\.mark\.comfy\b", re.MULTILINE)  # all tests of a file
 LONG_FOLDERS = (TESTS / "studies", TESTS / "fuzz")
 
 
@@ -56,9 +60,27 @@ def pytest_collection_modifyitems(config, items):
     if not COMFYUI:
         for item in items:
             if item.get_closest_marker("comfy"):
-                item.add_marker(
-                    pytest.mark.skip(reason="COMFYUI_PATH is not set: use `python tests/run.py`")
-                )
+                item.add_marker(pytest.mark.skip(reason=NO_COMFYUI))
+
+
+class NotImported(pytest.Module):
+    """A test file that imports ComfyUI, which is not there: each test function counts as one skipped test."""
+
+    def collect(self):
+        for node in ast.parse(self.path.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                yield NotRun.from_parent(self, name=node.name)
+
+
+class NotRun(pytest.Item):
+    def runtest(self):
+        pytest.skip(NO_COMFYUI)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    if not COMFYUI and COMFY.search(module_path.read_text("utf-8")):
+        return NotImported.from_parent(parent, path=module_path)
+    return None
 
 
 @pytest.fixture

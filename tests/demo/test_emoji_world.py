@@ -4,9 +4,24 @@ import logging
 from functools import cache
 from pathlib import Path
 
+import comfy.lora
+import comfy.sd
 import numpy as np
 import pytest
 import torch
+from mmd_demo.emoji.denoiser import EmojiModel
+from mmd_demo.emoji.models import LEARNED, load_emoji, read_weights
+from mmd_demo.emoji.text_encoder import load_clip
+from mmd_demo.emoji.vae import EmojiVAE
+from mmd_demo.nodes import MMDDemoLatent
+from mmd_pack.mmd_core import References
+from mmd_pack.mmd_core.ddm.lora import layers
+from mmd_pack.nodes.host.vae_match import agreement, wrong_vae
+from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
+from mmd_tests.support.ddm_runs import LORA, trained, with_lora
+from safetensors.torch import load_file
+
+import nodes
 
 pytestmark = pytest.mark.comfy
 
@@ -18,18 +33,12 @@ SHAPE = (2, 4, 16, 16)
 @cache
 def world(family: str):
     """MODEL, CLIP and VAE."""
-    from mmd_demo.emoji.models import load_emoji
-
     return load_emoji(family)
 
 
 @cache
 def plain_network():
     """The network as its training knows it."""
-    from mmd_demo.emoji.denoiser import EmojiModel
-    from mmd_demo.emoji.models import LEARNED, read_weights
-    from safetensors.torch import load_file
-
     _, vocabulary, options = read_weights()
     network = EmojiModel(len(vocabulary), **options)
     weights = load_file(LEARNED / "weights" / "denoiser.safetensors")
@@ -47,8 +56,6 @@ def plain_estimate(noisy: torch.Tensor, time: float, prompt: str) -> torch.Tenso
 
 
 def conditioning(family: str, prompt: str):
-    import nodes
-
     return nodes.CLIPTextEncode().encode(world(family)[1], prompt)[0]
 
 
@@ -58,8 +65,6 @@ def noise(shape=SHAPE, seed: int = 0) -> torch.Tensor:
 
 def estimate(family: str, positive, cfg: float = 1.0, negative=None, model=None) -> torch.Tensor:
     """x̂0 at the highest noise level: what KSampler ends at after its only step."""
-    import nodes
-
     model = world(family)[0] if model is None else model
     negative = conditioning(family, "") if negative is None else negative
     latent = {"samples": torch.zeros(SHAPE)}
@@ -105,10 +110,6 @@ def test_noise_levels_are_those_of_the_large_models():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ksampler_draws_what_the_words_say(family):
-    from mmd_demo.nodes import MMDDemoLatent
-
-    import nodes
-
     model, _, vae = world(family)
     hues = {}
     for prompt in ("red heart", "blue square"):
@@ -123,8 +124,6 @@ def test_ksampler_draws_what_the_words_say(family):
 
 
 def test_empty_latents_of_core_have_the_right_size():
-    import nodes
-
     [latent] = nodes.EmptyLatentImage().generate(64, 96, 1)
     words = conditioning("emoji", "cat"), conditioning("emoji", "")
     [drawn] = nodes.KSampler().sample(
@@ -154,8 +153,6 @@ def test_cfg_and_negative_prompts_follow_the_formula(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_masked_prompts_change_their_region_only(family):
-    import nodes
-
     everywhere, there = (conditioning(family, prompt) for prompt in ("blue square", "red heart"))
     mask = torch.zeros(1, 64, 64)
     mask[..., :32] = 1
@@ -167,8 +164,6 @@ def test_masked_prompts_change_their_region_only(family):
 
 
 def test_areas_change_their_region_only_and_may_have_odd_sizes():
-    import nodes
-
     everywhere, there = (conditioning("emoji", prompt) for prompt in ("blue square", "red heart"))
     area = nodes.ConditioningSetAreaPercentage().append(there, 0.45, 1.0, 0.0, 0.0, 1.0)[0]
     [both] = nodes.ConditioningCombine().combine(everywhere, area)
@@ -178,8 +173,6 @@ def test_areas_change_their_region_only_and_may_have_odd_sizes():
 
 
 def test_prompts_of_different_lengths_stay_as_they_are():
-    import nodes
-
     short, other = (conditioning("emoji", prompt) for prompt in ("red heart", "clock"))
     [longer] = nodes.ConditioningConcat().concat(short, other)
     [both] = nodes.ConditioningCombine().combine(short, longer)
@@ -205,8 +198,6 @@ def test_emphasis_scales_the_vector_of_a_word():
 
 
 def test_unknown_words_are_left_out_and_reported_once(caplog):
-    from mmd_demo.emoji.text_encoder import load_clip
-
     clip = load_clip(["heart", "red"], {"weight": torch.arange(3.0)[:, None].expand(3, 128)})
     with caplog.at_level(logging.WARNING):
         cond = clip.encode_from_tokens(clip.tokenize("a red zzgrok heart"))
@@ -228,8 +219,6 @@ def test_all_words_of_the_demonstration_are_known():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loras_reach_model_and_clip(family):
-    import comfy.sd
-
     model, clip, _ = world(family)
     network, key = model.model.diffusion_model, "transformer.3.narrow"
     weight = network.get_submodule(key).weight
@@ -260,9 +249,6 @@ def test_loras_reach_model_and_clip(family):
 
 
 def test_all_layers_can_be_finetuned_and_loaded():
-    import comfy.lora
-    from mmd_pack.mmd_core.ddm.lora import layers
-
     names = layers(world("emoji")[0].model.diffusion_model, "all")
     assert {"transformer.0.query_key_value", "down.0.conv1", "modulate"} <= set(names)
     known = comfy.lora.model_lora_keys_unet(world("emoji")[0].model, {})
@@ -271,9 +257,6 @@ def test_all_layers_can_be_finetuned_and_loaded():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_mmd_train_lora_trains_it(family):
-    from mmd_pack.mmd_core import References
-    from mmd_tests.support.ddm_runs import LORA, trained, with_lora
-
     model, _, vae = world(family)
     references = References(vae.encode(pictures()))
     positive = conditioning(family, "red heart")
@@ -287,8 +270,6 @@ def test_mmd_train_lora_trains_it(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_vae_keeps_pictures(family):
-    import nodes
-
     vae = world(family)[2]
     real = pictures()
     [latent] = nodes.VAEEncode().encode(vae, real)
@@ -300,10 +281,6 @@ def test_vae_keeps_pictures(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_latents_have_units_of_their_own(family):
-    from mmd_demo.emoji.models import LEARNED
-    from mmd_demo.emoji.vae import EmojiVAE
-    from safetensors.torch import load_file
-
     model, _, vae = world(family)
     plain, real = EmojiVAE(), pictures()
     plain.load_state_dict(load_file(LEARNED / "weights" / "vae.safetensors"))
@@ -327,9 +304,6 @@ def test_tiles_and_other_sizes():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_encode_reference_latents_takes_the_vae(family):
-    from mmd_pack.nodes.host.vae_match import agreement, wrong_vae
-    from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
-
     model, _, vae = world(family)
     target = [{"samples": torch.zeros(SHAPE)}]
     options = {"width": [64], "height": [64], "fit": ["crop"]}

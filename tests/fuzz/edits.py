@@ -44,14 +44,14 @@ class Form:
         magic: How its files begin.
         fields: The numbers in a file on which its meaning hangs.
         blocks: Start and end of the parts of which a file is a sequence.
-        mend: Makes checksums right.
+        repair: Makes checksums right.
         edits: More ways of changing such a file.
     """
 
     magic: bytes = b""
     fields: Callable[[bytes], Iterator[Field]] = lambda data: iter(())
     blocks: Callable[[bytes], Iterator[tuple[int, int]]] = lambda data: iter(())
-    mend: Callable[[bytes], bytes] = lambda data: data
+    repair: Callable[[bytes], bytes] = lambda data: data
     edits: tuple[Callable, ...] = ()
 
 
@@ -166,6 +166,6 @@ def changed(draw, pool: dict[str, bytes], form: Form) -> bytes:
     for _ in range(draw(st.sampled_from((1, 1, 1, 2, 3, 4)))):
         data = draw(st.sampled_from(edits))(draw, data, pool, form)
     if draw(st.integers(0, 3)):
-        data = form.mend(data)
+        data = form.repair(data)
     assume(data != original)
     return data

@@ -4,10 +4,16 @@ import io
 import struct
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mmd_pack.mmd_core.files import memory_part, reference_file
+from mmd_pack.nodes.references.encoding import latent_cache
+from mmd_pack.nodes.references.folder import captions, read_image
+from mmd_tests.fuzz import campaign, limits, pictures, png
+from mmd_tests.fuzz.targets import TARGETS
 from PIL import Image, features
 
 pytestmark = pytest.mark.comfy
@@ -19,30 +25,16 @@ FILES = {
 
 
 def fuzz(name, folder, n=None, **options):
-    from mmd_tests.fuzz import campaign
-    from mmd_tests.fuzz.targets import TARGETS
-
     return campaign.fuzz(TARGETS[name], n or FILES[name], folder, **options)
 
 
-@pytest.fixture
-def pictures():
-    from mmd_tests.fuzz import pictures
-
-    return pictures
-
-
 def test_every_target_is_tried_here():
-    from mmd_tests.fuzz.targets import TARGETS
-
     assert set(FILES) - set(TARGETS) <= {"avif"}  # which Pillow has since 11.3
     assert set(TARGETS) <= set(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_changed_file_is_refused_or_read_as_what_it_holds(name, tmp_path):
-    from mmd_tests.fuzz.targets import TARGETS
-
     if name not in TARGETS:
         return
     result = fuzz(name, tmp_path)
@@ -50,18 +42,14 @@ def test_a_changed_file_is_refused_or_read_as_what_it_holds(name, tmp_path):
     assert sum(result.outcomes.values()) >= FILES[name] / 4
 
 
-def test_whole_pictures_of_all_kinds_are_read_as_they_should(pictures):
-    from mmd_pack.nodes.references.folder.read_image import read_sized
-
+def test_whole_pictures_of_all_kinds_are_read_as_they_should():
     for kind in pictures.MAKERS:
         for data in pictures.pool(kind).values():
-            image, size = read_sized(io.BytesIO(data))
+            image, size = read_image.read_sized(io.BytesIO(data))
             pictures.check_picture(data, image[0].double().numpy() * 255, size)
 
 
-def test_the_png_decoder_of_the_tests_and_pillow_agree(pictures):
-    from mmd_tests.fuzz import png
-
+def test_the_png_decoder_of_the_tests_and_pillow_agree():
     agreed = 0
     for data in pictures.pool("png").values():
         try:
@@ -78,52 +66,42 @@ def test_the_png_decoder_of_the_tests_and_pillow_agree(pictures):
 
 
 @pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt"])
-def test_a_fax_is_refused(pictures, compression):
-    from mmd_pack.nodes.references.folder.read_image import read_image
-
+def test_a_fax_is_refused(compression):
     if not features.check("libtiff"):
         return
     data = pictures.saved(Image.new("1", (20, 12)), "TIFF", compression=compression)
     with pytest.raises(ValueError, match="like a fax"):
-        read_image(io.BytesIO(data))
+        read_image.read_image(io.BytesIO(data))
 
 
-def test_a_tiff_without_its_last_rows_is_refused(pictures):
-    from mmd_pack.nodes.references.folder.read_image import read_image
-
+def test_a_tiff_without_its_last_rows_is_refused():
     data = pictures.pool("tiff")["RGB"]
     height, taller = (struct.pack("<HHII", 257, 4, 1, n) for n in (12, 13))
     assert data.count(height) == 1
     with pytest.raises(ValueError, match="a part of the image is missing"):
-        read_image(io.BytesIO(data.replace(height, taller)))
+        read_image.read_image(io.BytesIO(data.replace(height, taller)))
 
 
-def test_a_picture_without_an_end_is_refused(pictures):
-    from mmd_pack.nodes.references.folder.read_image import read_image
-
+def test_a_picture_without_an_end_is_refused():
     long = pictures.saved(Image.new("1", (20_000, 1600)), "PNG")
-    assert read_image(io.BytesIO(long)).shape == (1, 1600, 20_000, 3)
+    assert read_image.read_image(io.BytesIO(long)).shape == (1, 1600, 20_000, 3)
     for size in ((80_000, 2100), (80_000_000, 1)):
         with pytest.raises(ValueError, match="long and narrow"):
-            read_image(io.BytesIO(pictures.saved(Image.new("1", size), "BMP")))
+            read_image.read_image(io.BytesIO(pictures.saved(Image.new("1", size), "BMP")))
 
 
-def test_odd_exif_and_size_make_no_noise(pictures, recwarn):
-    from mmd_pack.nodes.references.folder.read_image import read_image
-
+def test_odd_exif_and_size_make_no_noise(recwarn):
     exif = pictures.saved(pictures.gradient(), "JPEG", exif=pictures.turned())
-    read_image(io.BytesIO(exif.replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x02")))
+    read_image.read_image(io.BytesIO(exif.replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x02")))
     canvas = bytearray(pictures.pool("webp")["animated"])
     canvas[24:30] = (16000).to_bytes(3, "little") * 2
     with pytest.raises(ValueError, match="megapixels"):
-        read_image(io.BytesIO(canvas))
+        read_image.read_image(io.BytesIO(canvas))
     assert not recwarn.list
 
 
 def test_a_name_of_a_thousand_pages_is_never_normalized(monkeypatch):
     """That would take hours: the time grows with the square of the length."""
-    from mmd_pack.nodes.references.folder import captions
-
     lengths = []
     monkeypatch.setattr(captions, "nfc", lambda name: lengths.append(len(name)) or name)
     assert captions.NamedImages(["a.png"]).find("", "a" + "\u0315\u0300" * 10**6) == []
@@ -138,7 +116,7 @@ def kind_of_fault(name, folder, n):
     return fault and type(fault[1]).__name__
 
 
-def test_a_reader_that_looks_at_no_checksum_is_found_out(pictures, tmp_path, monkeypatch):
+def test_a_reader_that_looks_at_no_checksum_is_found_out(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "PIL.PngImagePlugin.ChunkStream.crc", lambda self, cid, data: self.fp.read(4)
     )
@@ -156,10 +134,6 @@ def test_a_reader_that_looks_at_no_checksum_is_found_out(pictures, tmp_path, mon
 def test_a_reader_that_does_not_see_damage_is_found_out(
     tmp_path, monkeypatch, name, module, digest
 ):
-    from mmd_pack.mmd_core.files import memory_part, reference_file
-    from mmd_pack.nodes.references.encoding import latent_cache
-    from mmd_tests.fuzz.targets import TARGETS
-
     class Anything(str):
         __hash__ = None
 
@@ -177,24 +151,16 @@ def test_a_reader_that_does_not_see_damage_is_found_out(
 
 
 def test_captions_of_another_picture_are_found_out(tmp_path, monkeypatch):
-    from mmd_pack.nodes.references.folder import captions
-
     monkeypatch.setattr(captions.NamedImages, "find", lambda self, parent, key: ["b.jpg"])
     assert kind_of_fault("captions", tmp_path, 200) == "Misread"
 
 
 def test_any_other_error_is_a_crash(tmp_path, monkeypatch):
-    from mmd_pack.nodes.references.folder import read_image
-
     monkeypatch.setattr(read_image, "why", lambda error: {}["x"])
     assert kind_of_fault("bmp", tmp_path, 5) == "Crash"
 
 
 def test_time_memory_and_warnings_are_watched():
-    import warnings
-
-    from mmd_tests.fuzz import limits
-
     def watched(action):
         with limits.Watch() as watch:
             action()

@@ -39,6 +39,11 @@ def prompt(seed: int = 0, batch: int = 1):
     return [[tokens, {"pooled_output": torch.randn(batch, WIDTH, generator=generator)}]]
 
 
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Normal numbers, the same ones for a seed."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def empty_latent(batch: int = 8, channels: int = 4, side: int = 8):
     return {"samples": torch.zeros(batch, channels, side, side)}
 

@@ -12,9 +12,19 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+import comfy.model_management as management
+import comfy.samplers
+import comfy_extras.nodes_easycache
 import pytest
 import torch
+from comfy.cli_args import args
+from comfy_extras.nodes_model_advanced import RescaleCFG
+from mmd_pack.mmd_core import KernelConfig, References, mmd2
+from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
+from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
 from mmd_tests.support.tiny_models import FAMILIES, family_latent, family_prompt, tiny_family
+
+import nodes
 
 pytestmark = pytest.mark.comfy
 
@@ -28,8 +38,6 @@ class Bench:
     """A family's model, prompts and references that are far from what the model draws."""
 
     def __init__(self, family: str):
-        from mmd_pack.mmd_core import KernelConfig, References
-
         self.family, self.model = family, tiny_family(family)
         self.format = self.model.model.latent_format
         self.prompts = [family_prompt(family, seed) for seed in (1, 2, 3)]
@@ -44,8 +52,6 @@ class Bench:
         self.kernel = KernelConfig().resolve(deviations @ deviations.T, self.flat.shape[1])
 
     def guided(self, model, strength: float = STRENGTH):
-        from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
-
         result = ApplyMMDGuidance.execute(
             model, self.references, strength, 0.0, 0.75, "flow"
         ).result
@@ -53,15 +59,11 @@ class Bench:
 
     def distance(self, samples) -> float:
         """The unbiased MMD² of LATENT samples to the references, in the space of the model."""
-        from mmd_pack.mmd_core import mmd2
-
         flat = self.format.process_in(samples.float()).flatten(1)
         return float(mmd2(flat, self.flat, self.kernel, unbiased=True))
 
     def sample(self, model, latent=None, steps=STEPS, sampler="euler"):
         """Core's KSampler: the samples."""
-        import nodes
-
         positive, negative, _ = self.prompts
         settings = SEED, steps, CFG, sampler, "normal", positive, negative
         return nodes.KSampler().sample(model, *settings, latent or self.latent)[0]["samples"]
@@ -134,8 +136,6 @@ def test_ksampler(family):
 
 @FAMILY
 def test_our_ksampler_is_cores_with_a_guided_model(family):
-    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
-
     cell = bench(family)
     positive, negative, _ = cell.prompts
 
@@ -151,8 +151,6 @@ def test_our_ksampler_is_cores_with_a_guided_model(family):
 
 
 def advanced(cell, model, latent, start, end, noise, leftover):
-    import nodes
-
     positive, negative, _ = cell.prompts
     return nodes.KSamplerAdvanced().sample(
         model, noise, SEED, STEPS, CFG, "euler", "normal", positive, negative, latent, start, end, leftover
@@ -265,8 +263,6 @@ def test_skip_layer_guidance(node, family):
 
 @FAMILY
 def test_rescale_cfg(family):
-    from comfy_extras.nodes_model_advanced import RescaleCFG
-
     cell = bench(family)
     cell.check_patch(RescaleCFG().patch(cell.model, 0.7)[0])
 
@@ -301,8 +297,6 @@ class Watch:
 @pytest.mark.parametrize("kind", ["EasyCache", "LazyCache"])
 def test_caches_skip_steps_of_a_guided_run(kind, family, monkeypatch):
     """EasyCache wraps the network where core lets wrappers in, which the network of SD3 does not."""
-    import comfy_extras.nodes_easycache
-
     cell = bench(family)
     holder = getattr(comfy_extras.nodes_easycache, f"{kind}Holder")
     reset, skipped = holder.reset, []
@@ -348,8 +342,6 @@ def test_context_windows_over_time_leave_a_single_frame_whole():
 @pytest.mark.parametrize("differential", [False, True], ids=["mask", "differential diffusion"])
 def test_what_a_mask_keeps_is_untouched(differential, family):
     """Masked as for inpainting, and with a gradient that differential diffusion thresholds."""
-    import nodes
-
     cell = bench(family)
     generator = torch.Generator().manual_seed(3)
     shape = cell.latent["samples"].shape
@@ -380,10 +372,6 @@ def test_what_a_mask_keeps_is_untouched(differential, family):
 
 
 def cfg_pp_samplers() -> list[str]:
-    try:
-        import comfy.samplers
-    except ImportError:  # without ComfyUI the module is skipped
-        return []
     return [name for name in comfy.samplers.KSampler.SAMPLERS if "cfg_pp" in name]
 
 
@@ -420,8 +408,6 @@ def test_weights_that_stay_outside_of_the_card(family, monkeypatch):
 
     Where there is no card, the processor is taken for one that has no memory left.
     """
-    import comfy.model_management as management
-
     cell = bench(family)
     expected = cell.sample(cell.guided(cell.model))
     management.unload_all_models()
@@ -449,11 +435,6 @@ def test_weights_that_stay_outside_of_the_card(family, monkeypatch):
 @FAMILY
 def test_half_precision_between_nodes(family, monkeypatch):
     """--fp16-intermediates: latents, references among them, go from node to node as float16."""
-    from comfy.cli_args import args
-    from mmd_pack.mmd_core import References
-
-    import nodes
-
     if not hasattr(args, "fp16_intermediates"):
         pytest.skip("this ComfyUI has no --fp16-intermediates")
     monkeypatch.setattr(args, "fp16_intermediates", True)

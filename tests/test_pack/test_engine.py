@@ -135,21 +135,21 @@ def test_unknown_version_lists_the_known():
         get_engine("0.1")
 
 
-def test_a_python_without_pytorch_wheels_is_told(monkeypatch):
+def test_a_python_without_pytorch_wheels_is_reported(monkeypatch):
     old = SimpleNamespace(implementation=sys.implementation, version_info=(3, 9, 1))
     monkeypatch.setattr(engine, "sys", old)
     with pytest.raises(EngineError, match=r"runs on Python 3\.10 to 3\.14 and this is Python 3\.9"):
         get_engine("0.30.0")
 
 
-def test_cache_that_cannot_be_made_is_told(tmp_path, monkeypatch):
+def test_cache_that_cannot_be_made_is_reported(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MMD_GUIDANCE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(EngineError, match="set MMD_GUIDANCE_CACHE to a folder"):
         get_engine("0.30.0")
 
 
-def test_full_disk_is_told(cache):
+def test_full_disk_is_reported(cache):
     with pytest.raises(EngineError, match="needs 1000000000 GB of free disk space"):
         venvs.check_room(cache, 10**9)
 

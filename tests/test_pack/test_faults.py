@@ -28,7 +28,7 @@ from mmd_pack.mmd_core.files import tensor_file
 from mmd_pack.mmd_core.guidance.guidance import NotFinite
 from mmd_pack.mmd_core.kernels.config import FEATURE_SPACES
 from mmd_tests.support.crashes import deaths
-from mmd_tests.support.tiny_models import prompt, tiny_family
+from mmd_tests.support.tiny_models import prompt, random, tiny_family
 
 comfy = pytest.mark.comfy
 posix = pytest.mark.skipif(os.name == "nt", reason="needs signals and limits of POSIX")
@@ -37,10 +37,6 @@ BATCH, STEPS = 8, 3
 BROKEN = [3, 8]  # images, counted from 1
 SETTINGS = {"strength": 20.0, "start_percent": 0.0, "end_percent": 0.8, "mode": "flow"}
 SPACES = [KernelConfig(feature_space=name) for name in FEATURE_SPACES]
-
-
-def random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 # ---- guidance by itself
@@ -381,7 +377,7 @@ FAULTS = {
 
 @comfy
 @pytest.mark.parametrize("name", FAULTS)
-def test_no_fault_at_any_call_of_the_network_is_known_to_the_next_run(name, place, alive):
+def test_a_fault_at_any_call_of_the_network_leaves_no_trace_in_the_next_run(name, place, alive):
     """With groups, micro_batch, memory and trace; the group before the fault stays remembered."""
     act, told = FAULTS[name]
     fresh = World()
@@ -478,7 +474,7 @@ def broken_end(monkeypatch, fault):
 @pytest.mark.parametrize(
     "where", [broken_references, broken_comparison, broken_end], ids=lambda f: f.__name__
 )
-def test_no_fault_of_guidance_is_known_to_the_next_run(where, act, place, alive, monkeypatch):
+def test_a_fault_of_guidance_leaves_no_trace_in_the_next_run(where, act, place, alive, monkeypatch):
     fresh, world, fault = World(), World(), Fault(None)
     files = remembering(fresh, place)
     where(monkeypatch, fault)
@@ -505,7 +501,7 @@ def test_no_fault_of_guidance_is_known_to_the_next_run(where, act, place, alive,
 
 @comfy
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])
-def test_a_broken_model_is_told_before_guidance_spreads_it(number, place):
+def test_a_broken_model_is_reported_before_guidance_spreads_it(number, place):
     """Image 5 alone is broken, and neither its neighbors nor later steps are asked."""
 
     def break_one(result):
@@ -571,7 +567,7 @@ def test_the_report_and_the_plot_of_a_broken_run_at_strength_0_can_be_made(place
 
 
 @comfy
-def test_a_run_without_any_distance_to_tell_ends_well(place):
+def test_a_run_without_finite_distances_ends_well(place):
     """Equal references have no distance between them to measure others by."""
     from mmd_pack.mmd_core import References
 
@@ -596,7 +592,7 @@ def test_a_latent_image_that_is_broken_is_named_before_the_model_is_asked(place)
 
 
 @comfy
-def test_a_group_that_ends_in_nan_does_not_spoil_the_next(place, monkeypatch):
+def test_a_group_that_ends_in_nan_does_not_change_the_next(place, monkeypatch):
     """Such as by a sampler that overflows: the images are kept, but do not count as drawn together with others."""
     import comfy.k_diffusion.sampling as samplers
 
@@ -634,7 +630,7 @@ def test_a_group_that_ends_in_nan_does_not_spoil_the_next(place, monkeypatch):
     (3, "Set micro_batch to 1, now 3 images go"),
     (1, "not enough for this run. Draw fewer images at once (batch_size, or group_size of MMDGuidedKSampler)"),
 ])  # fmt: skip
-def test_out_of_memory_is_logged_once_with_its_mend(micro_batch, told, place, caplog):
+def test_out_of_memory_is_logged_once_with_advice(micro_batch, told, place, caplog):
     world = World(Fault(no_memory, call=3))
     guided, _ = world.patch(micro_batch=micro_batch, memory=None)
     error = torch.cuda.OutOfMemoryError
@@ -647,7 +643,7 @@ def test_out_of_memory_is_logged_once_with_its_mend(micro_batch, told, place, ca
 
 
 @comfy
-def test_what_is_no_lack_of_memory_is_not_told_as_such(place, caplog):
+def test_other_errors_are_not_reported_as_out_of_memory(place, caplog):
     for act in (crash, interrupt, nan):
         world = World(Fault(act, call=2))
         failing(lambda world=world: world.draw(world.patch(memory=None)[0]))
@@ -749,7 +745,7 @@ def test_latents_that_find_no_room_on_disk_are_in_memory(temp, caplog):
 
 @comfy
 @posix
-def test_drafts_of_who_was_killed_are_no_sets(sets):
+def test_drafts_of_killed_processes_are_no_sets(sets):
     from mmd_pack.nodes.references.folder.reference_files import find, list_sets
     from mmd_pack.nodes.references.load_reference_latents import LoadReferenceLatents
 
@@ -761,7 +757,9 @@ def test_drafts_of_who_was_killed_are_no_sets(sets):
 
 @comfy
 @posix
-def test_who_is_killed_at_any_step_of_filling_the_cache_leaves_whole_entries(tmp_path, monkeypatch):
+def test_a_process_killed_at_any_step_of_filling_the_cache_leaves_whole_entries(
+    tmp_path, monkeypatch
+):
     from mmd_pack.nodes.references.encoding import latent_cache
     from mmd_pack.nodes.references.encoding.latent_cache import LatentCache, entry_key
 
@@ -805,7 +803,7 @@ def test_who_is_killed_at_any_step_of_filling_the_cache_leaves_whole_entries(tmp
 
 @comfy
 @posix
-def test_who_is_killed_at_any_step_of_filling_a_large_tensor_leaves_no_file(temp):
+def test_a_process_killed_at_any_step_of_filling_a_large_tensor_leaves_no_file(temp):
     """Except between making the file and removing its name, on systems that cannot make it without one."""
     from mmd_pack.nodes.host import large_tensor
 

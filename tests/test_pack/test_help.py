@@ -145,7 +145,7 @@ def test_links_are_whole_addresses_and_lead_to_what_is_there():
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda page: page.stem)
-def test_methods_are_told_in_300_words_and_a_few_pictures_and_can_be_found(method):
+def test_methods_are_explained_in_300_words_and_a_few_pictures_and_can_be_found(method):
     count, nodes = METHODS[method]
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", text_of(method))
     assert len(text.split()) <= 300

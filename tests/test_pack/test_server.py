@@ -86,7 +86,7 @@ def test_it_answers_and_is_stopped_at_the_end(fake, tmp_path):
         ({"id": "never"}, "not done within 1 s"),
     ],
 )
-def test_what_went_wrong_is_told_and_the_server_is_stopped(fake, tmp_path, prompt, told):
+def test_what_went_wrong_is_reported_and_the_server_is_stopped(fake, tmp_path, prompt, told):
     with (
         pytest.raises(WorkflowError, match=told),
         Server(fake(FAKE), base=tmp_path / "base") as running,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comfy.cli_args import args
 from mmd_demo.scenes import shapes_draw
 from mmd_tests.make.templates import TEMPLATES
 from mmd_tests.make.templates.lora_controlnet import CONTROLNET, LORA
@@ -214,8 +215,6 @@ def test_lora_and_controlnet_act_on_a_whole_model(server):
 @pytest.mark.long
 def test_half_precision_between_nodes(tmp_path):
     """A server that hands latents and pictures on as float16 (--fp16-intermediates) draws, plots and scores."""
-    from comfy.cli_args import args
-
     if not hasattr(args, "fp16_intermediates"):
         pytest.skip("this ComfyUI has no --fp16-intermediates")
     name = "MMD Guidance - Compare with and without"

@@ -8,12 +8,24 @@ from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import comfy.model_management
+import execution
+import folder_paths
+import numpy as np
 import pytest
 import torch
+from comfy_extras.nodes_preview_any import PreviewAny
+from comfy_extras.nodes_primitive import Int
+from mmd_pack.mmd_core import KernelConfig, mmd2
+from mmd_pack.nodes import NODES
 from mmd_tests.make.workflows import EXAMPLES
 from mmd_tests.support.random_checkpoint import write_checkpoint
 from mmd_tests.support.tiny_models import prompt as tiny_prompt
 from mmd_tests.support.tiny_models import tiny_model
+from PIL import Image
+from safetensors.torch import load_file
+
+import nodes
 
 pytestmark = pytest.mark.comfy
 
@@ -44,8 +56,6 @@ class Runner:
     """Runs graphs with ComfyUI's executor, which keeps what the next graph has in common."""
 
     def __init__(self):
-        import execution
-
         server = SimpleNamespace(client_id=None, last_node_id=None, send_sync=lambda *_: None)
         cache = {"cache_type": execution.CacheType.CLASSIC, "cache_args": defaultdict(int)}
         self.executor = execution.PromptExecutor(server, **cache)
@@ -53,8 +63,6 @@ class Runner:
 
     def run(self, graph, ids):
         """What is drawn: latents by name, pictures by the name of their files, and the report."""
-        import execution
-
         valid, error, ends, node_errors = asyncio.run(execution.validate_prompt("id", graph, None))
         assert valid, (error, node_errors)
         self.executor.execute(graph, "id", {}, ends)
@@ -71,30 +79,21 @@ class Runner:
 
 
 def read_latents(shown) -> torch.Tensor:
-    from safetensors.torch import load_file
-
     (file,) = shown["latents"]
     return load_file(output_path(file))["latent_tensor"]
 
 
 def read_pictures(shown):
-    import numpy as np
-    from PIL import Image
-
     return np.stack([np.asarray(Image.open(output_path(file))) for file in shown["images"]])
 
 
 def output_path(file) -> Path:
-    import folder_paths
-
     return Path(folder_paths.get_output_directory(), file["subfolder"], file["filename"])
 
 
 @pytest.fixture(scope="module")
 def runner(tmp_path_factory):
     """Runs graphs with our nodes, in folders that hold a checkpoint and references."""
-    import comfy.model_management
-
     root = tmp_path_factory.mktemp("comfyui")
     write_references(root / "input" / "pictures")
     write_checkpoint(root / "random.safetensors")
@@ -110,9 +109,6 @@ def runner(tmp_path_factory):
 
 def write_references(folder: Path) -> None:
     """By turns dark pictures captioned with the prompt and light ones with the negative prompt."""
-    import numpy as np
-    from PIL import Image
-
     graph, ids = workflow()
     links = [graph[ids["KSampler"]]["inputs"][name] for name in ("positive", "negative")]
     captions = [graph[key]["inputs"]["text"] for key, _ in links]
@@ -126,8 +122,6 @@ def write_references(folder: Path) -> None:
 
 def use_folders(root: Path, patch) -> None:
     """Makes ComfyUI read and write below `root` alone."""
-    import folder_paths
-
     for kind in ("input", "output", "temp"):
         (root / kind).mkdir(exist_ok=True)
         patch.setattr(folder_paths, f"{kind}_directory", str(root / kind))
@@ -139,12 +133,6 @@ def use_folders(root: Path, patch) -> None:
 
 def register_nodes(patch) -> None:
     """Adds our nodes and those of core's that ComfyUI loads as it starts."""
-    from comfy_extras.nodes_preview_any import PreviewAny
-    from comfy_extras.nodes_primitive import Int
-    from mmd_pack.nodes import NODES
-
-    import nodes
-
     ours = {node.__name__: node for node in [*NODES, PreviewAny, TinySDXL]}
     for name, node in (ours | {"PrimitiveInt": Int}).items():
         patch.setitem(nodes.NODE_CLASS_MAPPINGS, name, node)
@@ -181,8 +169,6 @@ def check(drawn) -> None:
 
 def distance(drawn, name: str) -> float:
     """The unbiased MMD² between drawn latents and the references."""
-    from mmd_pack.mmd_core import KernelConfig, mmd2
-
     y = drawn.latents["references"]
     flat = (y - y.mean(0)).flatten(1)
     kernel = KernelConfig().resolve(flat @ flat.T, flat.shape[1])
@@ -236,8 +222,6 @@ def test_sdxl_goes_through_the_same_workflow(runner):
 @pytest.mark.long
 def test_a_set_goes_through_merging_compressing_and_a_file(runner, monkeypatch, tmp_path):
     """What is saved in one run guides another that sees neither folder nor VAE, to the same bits."""
-    import folder_paths
-
     kinds = folder_paths.folder_names_and_paths
     monkeypatch.setitem(kinds, "mmd_references", ([str(tmp_path)], {".safetensors"}))
     graph, ids = workflow()

@@ -1,7 +1,15 @@
 """The study on digits in words and tables; pure functions."""
 
-import math
-from collections.abc import Iterable, Sequence
+from mmd_tests.studies.tables import (
+    chosen,
+    facts,
+    mean,
+    spread,
+    table_head,
+    table_row,
+    unique,
+    verdict,
+)
 
 BAR = 0.7  # of the gap to 50 steps
 STEPS, MANY = 5, 50
@@ -52,24 +60,6 @@ COLUMNS = {
 }
 
 
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def deviation(values: Sequence[float]) -> float:
-    middle = mean(values)
-    return math.sqrt(sum((v - middle) ** 2 for v in values) / max(len(values) - 1, 1))
-
-
-def chosen(rows: Iterable[dict], **wanted) -> list[dict]:
-    """The rows with these values."""
-    return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    return f"{mean(values):.{digits}f} ± {deviation(values):.{digits}f}"
-
-
 def label(row: dict) -> tuple[str, ...]:
     """What is drawn, in words."""
     steps = f"{row['steps']} steps" if row["steps"] else ""
@@ -79,22 +69,19 @@ def label(row: dict) -> tuple[str, ...]:
 
 def table(rows: list[dict]) -> str:
     """All figures of rows that belong together, one line for each thing that is drawn."""
-    kept = {name: column for name, column in COLUMNS.items() if any(name in row for row in rows)}
-    lines = [
-        "| drawn by | " + " | ".join(title for title, _, _ in kept.values()) + " |",
-        "|---" * (1 + len(kept)) + "|",
-    ]
-    for name in dict.fromkeys(map(label, rows)):
-        own, cells = [row for row in rows if label(row) == name], []
+    kept = {name: column for name, column in COLUMNS.items() if any(name in each for each in rows)}
+    lines = [table_head("drawn by", *(title for title, _, _ in kept.values()))]
+    for name in unique(map(label, rows)):
+        own, cells = [each for each in rows if label(each) == name], []
         for figure, (_, scale, digits) in kept.items():
-            found = [scale * row[figure] for row in own if figure in row]
+            found = [scale * each[figure] for each in own if figure in each]
             if not found or (figure in ("seconds", "calls") and not any(found)):
                 cells.append("")
             elif figure in SPREAD:
                 cells.append(spread(found, digits))
             else:
                 cells.append(f"{mean(found):.{digits}f}")
-        lines.append(f"| {', '.join(name)} | " + " | ".join(cells) + " |")
+        lines.append(table_row(", ".join(name), *cells))
     return "\n".join(lines)
 
 
@@ -103,7 +90,9 @@ def closed(rows: list[dict], model: str, figure: str) -> list[float]:
 
     def of(model: str, steps: int) -> list[float]:
         return [
-            row[figure] for row in chosen(rows, model=model, steps=steps) if row.get("cfg", 1) == 1
+            each[figure]
+            for each in chosen(rows, model=model, steps=steps)
+            if each.get("cfg", 1) == 1
         ]
 
     three = zip(of(ALONE, STEPS), of(model, STEPS), of(ALONE, MANY), strict=True)
@@ -113,64 +102,64 @@ def closed(rows: list[dict], model: str, figure: str) -> list[float]:
 def bars(rows: list[dict]) -> str:
     """The bar of each LoRA that is to be faster and no different."""
     lines = [
-        "| LoRA, 5 steps | against | gap closed: MMD² | FD | confidence before | after | bar |",
-        "|---|---|---|---|---|---|---|",
+        table_head(
+            "LoRA, 5 steps",
+            "against",
+            "gap closed: MMD²",
+            "FD",
+            "confidence before",
+            "after",
+            "bar",
+        )
     ]
     for study, against in SECTIONS:
         own = chosen(rows, study=study, against=against)
         if study == "subset" or against.startswith("other"):
             continue
-        for model in dict.fromkeys(row["model"] for row in own):
+        for model in unique(each["model"] for each in own):
             if not model.startswith("LoRA"):
                 continue
             mmd2, fd = (closed(own, model, figure) for figure in ("MMD2", "FD"))
             sure = [
-                [row["confidence"] for row in chosen(own, model=name, steps=STEPS)]
+                [each["confidence"] for each in chosen(own, model=name, steps=STEPS)]
                 for name in (ALONE, model)
             ]
-            lacks = [
-                name
-                for name, met in (
-                    ("MMD²", mean(mmd2) >= BAR),
-                    ("FD", mean(fd) >= BAR),
-                    ("confidence", mean(sure[1]) >= mean(sure[0])),
-                )
-                if not met
-            ]
-            cells = [
+            parts = {
+                "MMD²": mean(mmd2) >= BAR,
+                "FD": mean(fd) >= BAR,
+                "confidence": mean(sure[1]) >= mean(sure[0]),
+            }
+            missed = ", ".join(name for name, met in parts.items() if not met)
+            lines.append(table_row(
                 f"{study}, {model.removeprefix('LoRA, ')}", against, spread(mmd2, 2), spread(fd, 2), spread(sure[0], 3),
-                spread(sure[1], 3), f"**not met**: {', '.join(lacks)}" if lacks else "met",
-            ]  # fmt: skip
-            lines.append("| " + " | ".join(cells) + " |")
+                spread(sure[1], 3), f"{verdict(False)}: {missed}" if missed else verdict(True),
+            ))  # fmt: skip
     return "\n".join(lines)
 
 
 def trainings(rows: list[dict]) -> str:
     """How long trainings took."""
-    lines = ["| training | seconds of one core |", "|---|---|"]
+    lines = [table_head("training", "seconds of one core")]
     seen: dict[tuple[str, str], dict[int, float]] = {}
-    for row in rows:
-        if row.get("training") and row["model"] != ALONE and "and guidance" not in row["model"]:
-            seen.setdefault((row["study"], row["model"]), {})[row["seed"]] = row["training"]
+    for each in rows:
+        if each.get("training") and each["model"] != ALONE and "and guidance" not in each["model"]:
+            seen.setdefault((each["study"], each["model"]), {})[each["seed"]] = each["training"]
     for (study, model), seconds in seen.items():
-        lines.append(f"| {study}: {model} | {spread([*seconds.values()], 0)} |")
+        lines.append(table_row(f"{study}: {model}", spread(seconds.values(), 0)))
     return "\n".join(lines)
 
 
 def schedules(rows: list[dict]) -> str:
     """The model alone by samplers and schedules."""
-    numbers = list(dict.fromkeys(row["steps"] for row in rows))
-    lines = [
-        "| model alone | " + " | ".join(f"{steps} steps" for steps in numbers) + " |",
-        "|---" * (1 + len(numbers)) + "|",
-    ]
+    numbers = unique(each["steps"] for each in rows)
+    lines = [table_head("model alone", *(f"{steps} steps" for steps in numbers))]
 
-    def cell(row: dict) -> str:
-        return f"{1000 * row['MMD2']:.1f} / {row['FD']:.1f} / {row['confidence']:.3f}"
+    def cell(found: dict) -> str:
+        return f"{1000 * found['MMD2']:.1f} / {found['FD']:.1f} / {found['confidence']:.3f}"
 
-    for model in dict.fromkeys(row["model"] for row in rows):
+    for model in unique(each["model"] for each in rows):
         own = [chosen(rows, model=model, steps=steps)[0] for steps in numbers]
-        lines.append(f"| {model} | " + " | ".join(map(cell, own)) + " |")
+        lines.append(table_row(model, *map(cell, own)))
     return "\n".join(lines)
 
 
@@ -181,8 +170,7 @@ def page(about: dict, rows: list[dict], by_hand: str) -> str:
         by_hand: What people wrote about it, put behind it.
     """
     parts = ["# MMD-DDM on digits", f"`{COMMAND}`. {HEAD}", MEASURED]
-    parts += ["\n".join(f"- {name}: {value}" for name, value in about.items())]
-    parts += ["![What each draws](digits.png)"]
+    parts += [facts(about), "![What each draws](digits.png)"]
     parts += [
         "## The bar",
         f"At least {BAR:.0%} of the gap between 5 and 50 steps of the model alone closed, in MMD² and in FD, and confidence "

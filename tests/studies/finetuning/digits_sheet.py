@@ -1,11 +1,10 @@
-"""A contact sheet: the first images of each method, one row each."""
+"""The contact sheet of the study on digits."""
 
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from mmd_tests.studies.contact_sheet import draw_sheet
 
-SCALE, GAP, LEFT, HEADER = 4, 4, 250, 26
 SHOWN = {
     "Faster: euler, no prompt": [
         ("euler", "model alone", 5, "model alone, 5 steps"),
@@ -39,19 +38,8 @@ def draw(rows: list[dict], path: Path) -> None:
         for row in rows
         if "given" in row and row["seed"] == seed
     }
-    cell = 8 * SCALE + GAP
-    count = sum(map(len, SHOWN.values()))
-    width = LEFT + cell * max(map(len, sets.values())) + GAP
-    page = Image.new("L", (width, count * cell + len(SHOWN) * HEADER + GAP), 255)
-    pen, font, y = ImageDraw.Draw(page), ImageFont.load_default(14), GAP
-    for title, lines in SHOWN.items():
-        pen.text((GAP, y + 4), title, 0, font)
-        y += HEADER
-        for *key, name in lines:
-            pen.text((GAP, y + cell / 2 - GAP / 2), name, 60, font, anchor="lm")
-            pictures = ((sets[tuple(key)] / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
-            for i, picture in enumerate(pictures):
-                tile = Image.fromarray(picture).resize((8 * SCALE,) * 2, Image.Resampling.NEAREST)
-                page.paste(tile, (LEFT + i * cell, y))
-            y += cell
-    page.save(path, optimize=True)
+    sections = {
+        title: [(name, (sets[tuple(key)] / 2 + 0.5).clip(0, 1)) for *key, name in lines]
+        for title, lines in SHOWN.items()
+    }
+    draw_sheet(sections, path, left=250)

@@ -22,6 +22,7 @@ if not __package__:  # a script: name the packages as tests/conftest.py does
 import torch  # noqa: E402
 from mmd_tests.studies.finetuning import ring, study, tables  # noqa: E402
 from mmd_tests.studies.finetuning.study import Recipe  # noqa: E402
+from mmd_tests.studies.tables import told  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
@@ -48,12 +49,7 @@ def main() -> int:
         seeds = range(7900, 7902)
         study.AS_SPECIFIED["iterations"] = 20
         tables.SAMPLES = tables.MANY = ring.HELD_OUT
-    lines = []
-    for line in report(seeds):
-        print(line, flush=True)  # noqa: T201
-        lines.append(line)
-    if not options.quick:
-        RESULTS.write_text("\n".join(lines) + "\n", "utf-8")
+    told(report(seeds), None if options.quick else RESULTS)
     return 0
 
 

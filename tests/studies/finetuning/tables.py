@@ -1,13 +1,13 @@
 """The tables of RESULTS.md, and what they are to show."""
 
 from collections.abc import Iterable, Iterator
-from statistics import mean, stdev
 
 from mmd_pack.mmd_core import KernelConfig
 from mmd_pack.mmd_core.ddm import MMDLoss
 from mmd_tests.studies.finetuning import ring
 from mmd_tests.studies.finetuning.ring import Nearness
 from mmd_tests.studies.finetuning.study import AS_SPECIFIED, Recipe, train
+from mmd_tests.studies.tables import mean, spread, table_head, table_row, verdict
 from torch import Generator, Tensor, nn
 
 SEEDS = range(7000, 7005)
@@ -18,20 +18,6 @@ STEPS = (4, 5, 6, 10, 20, 50)
 FULL = ("learning_rate", 1e-3)  # of all weights, found on seed 7900
 MIXED = tuple((steps, "euler") for steps in (5, 4, 6))
 FALLS, ENDS, RISES = 5.0, 1.5, 0.08  # the specification's bars
-
-
-def row(*cells) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def head(*cells) -> str:
-    return row(*cells) + "\n" + "|---" * len(cells) + "|"
-
-
-def spread(values: Iterable[float], digits: int = 5) -> str:
-    """The mean and the standard deviation."""
-    values = list(values)
-    return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
 
 
 def drawn(
@@ -72,7 +58,7 @@ def nearnesses(
 
 def methods(base: str, recipes: dict[str, Recipe], seeds: range, count: int) -> Iterator[str]:
     found = nearnesses(base, recipes, seeds, count)
-    yield head(
+    yield table_head(
         "model",
         "MMD²",
         "MMD², 4000 points",
@@ -87,7 +73,7 @@ def methods(base: str, recipes: dict[str, Recipe], seeds: range, count: int) -> 
         times = "–"
         if name in recipes:
             times = spread((train(recipes[name], s).seconds for s in seeds), 1)
-        yield row(name, *columns, times)
+        yield table_row(name, *columns, times)
     yield ""
     yield from bars(found, "**LoRA, rbf, 5 steps**")
 
@@ -96,22 +82,18 @@ def bars(found: dict[str, list[Nearness]], ours: str) -> Iterator[str]:
     """Whether the specification is met, in means over seeds."""
 
     def average(name: str, what: str) -> float:
-        return mean(getattr(each, what) for each in found[name])
+        return mean([getattr(each, what) for each in found[name]])
 
     before, after = average("base, 5 steps", "exact"), average(ours, "exact")
     many = average("base, 50 steps", "exact")
     apart = [a.exact - b.exact for a, b in zip(found[ours], found["base, 50 steps"], strict=True)]
     rise = average(ours, "inliers") - average("base, 5 steps", "inliers")
-    yield f"- MMD² at 5 steps falls to a fifth or less: {said(before >= FALLS * after)} ({before:.5f} to {after:.5f})"
+    yield f"- MMD² at 5 steps falls to a fifth or less: {verdict(before >= FALLS * after)} ({before:.5f} to {after:.5f})"
     yield (
-        f"- and ends at {ENDS:g} times that of the base with 50 steps or below: {said(after <= ENDS * many)} "
-        f"({after:.5f} to {many:.5f}; difference {spread(apart)})"
+        f"- and ends at {ENDS:g} times that of the base with 50 steps or below: {verdict(after <= ENDS * many)} "
+        f"({after:.5f} to {many:.5f}; difference {spread(apart, 5)})"
     )
-    yield f"- inliers rise by {RISES:g} or more: {said(rise >= RISES)} ({rise:+.3f})"
-
-
-def said(met: bool) -> str:
-    return "met" if met else "**not met**"
+    yield f"- inliers rise by {RISES:g} or more: {verdict(rise >= RISES)} ({rise:+.3f})"
 
 
 # --- acceptance 4 ---------------------------------------------------------------------------------
@@ -119,7 +101,7 @@ def said(met: bool) -> str:
 
 def step_counts(rows: dict[str, Recipe | str], seeds: range) -> Iterator[str]:
     """MMD² at other step counts than those trained for; a row that is a name is a base."""
-    yield head("model", *(f"{steps} steps" for steps in STEPS), "inliers, 50 steps")
+    yield table_head("model", *(f"{steps} steps" for steps in STEPS), "inliers, 50 steps")
     for name, recipe in rows.items():
         if isinstance(recipe, str):
             networks = [ring.base(recipe)] * len(seeds)
@@ -127,7 +109,7 @@ def step_counts(rows: dict[str, Recipe | str], seeds: range) -> Iterator[str]:
             networks = [train(recipe, s).network for s in seeds]
         cells = [spread(mmd2s(networks, steps, seeds), 4) for steps in STEPS]
         inside = [ring.inliers(drawn(net, 50, s)) for net, s in zip(networks, seeds, strict=True)]
-        yield row(name, *cells, spread(inside, 3))
+        yield table_row(name, *cells, spread(inside, 3))
 
 
 # --- acceptance 5 ---------------------------------------------------------------------------------
@@ -137,7 +119,7 @@ def few_shot(seeds: range, few: range) -> Iterator[str]:
     """Few references: from the ring and from themselves, of the last update and of what validation picks."""
     whole = AS_SPECIFIED["iterations"]
     options = (("keep", "best"), ("validate_every", 10))
-    yield head("references", "kept", "MMD² from them", "MMD²", "inliers", "updates")
+    yield table_head("references", "kept", "MMD² from them", "MMD²", "inliers", "updates")
     verdicts = []
     for validation in (64, 1000):
         last, best = [], []
@@ -150,26 +132,28 @@ def few_shot(seeds: range, few: range) -> Iterator[str]:
             yield few_row(64, "last", last)
             above = sum(true > own for own, true, *_ in last)
             verdicts.append(
-                f"- held-out MMD² is above that from the 64 references: {said(above == len(last))} ({above} of {len(last)} seeds)"
+                f"- held-out MMD² is above that from the 64 references: {verdict(above == len(last))} ({above} of {len(last)} seeds)"
             )
         yield few_row(64, f"best of {validation} held out", best)
         better = sum(b[1] <= a[1] for a, b in zip(last, best, strict=True))
         verdicts.append(
-            f"- what {validation} held-out references pick is no worse than the last: {said(better == len(last))} "
+            f"- what {validation} held-out references pick is no worse than the last: {verdict(better == len(last))} "
             f"({better} of {len(last)} seeds)"
         )
     several = [train(Recipe(references=1000), seed) for seed in few]
     found = [(*nearness_of_both(each, s), whole) for each, s in zip(several, few, strict=True)]
     yield few_row(1000, "last", found)
     fresh = [drawn(train(Recipe(), s).network, 5, s) for s in seeds]
-    yield row("fresh", "last", "–", spread(map(ring.mmd2, fresh)), spread(map(ring.inliers, fresh), 3), whole)  # fmt: skip
+    yield table_row("fresh", "last", "–", spread(map(ring.mmd2, fresh), 5), spread(map(ring.inliers, fresh), 3), whole)  # fmt: skip
     yield ""
     yield from verdicts
 
 
 def few_row(count: int, kept: str, found: list[tuple[float, float, float, int]]) -> str:
     own, true, inside, updates = zip(*found, strict=True)
-    return row(count, kept, spread(own), spread(true), spread(inside, 3), f"{mean(updates):.0f}")
+    return table_row(
+        count, kept, spread(own, 5), spread(true, 5), spread(inside, 3), f"{mean(updates):.0f}"
+    )
 
 
 def nearness_of_both(trained, seed: int) -> tuple[float, float, float]:
@@ -185,14 +169,18 @@ def nearness_of_both(trained, seed: int) -> tuple[float, float, float]:
 
 def samplers(seeds: range) -> Iterator[str]:
     """Trained through one sampler, drawn with another."""
-    yield head("trained with", *(f"{name}, 5 steps" for name in ring.SAMPLERS))
+    yield table_head("trained with", *(f"{name}, 5 steps" for name in ring.SAMPLERS))
     untrained = [ring.base("brief")] * len(seeds)
     rows = {"–": untrained}
     for name in ring.SAMPLERS:
         rows[name] = [train(Recipe(chains=((5, name),)), s).network for s in seeds]
     for name, networks in rows.items():
-        yield row(name, *(spread(mmd2s(networks, 5, seeds, other)) for other in ring.SAMPLERS))
-    yield row("–, 50 steps", *(spread(mmd2s(untrained, 50, seeds, s)) for s in ring.SAMPLERS))
+        yield table_row(
+            name, *(spread(mmd2s(networks, 5, seeds, other), 5) for other in ring.SAMPLERS)
+        )
+    yield table_row(
+        "–, 50 steps", *(spread(mmd2s(untrained, 50, seeds, s), 5) for s in ring.SAMPLERS)
+    )
 
 
 SETTINGS = {
@@ -209,12 +197,12 @@ SETTINGS = {
 
 def settings(seeds: range) -> Iterator[str]:
     """One setting changed."""
-    yield head("setting", "MMD², 5 steps", "inliers", "MMD², 50 steps", "training, CPU s")
+    yield table_head("setting", "MMD², 5 steps", "inliers", "MMD², 50 steps", "training, CPU s")
     for name, recipe in SETTINGS.items():
         runs = [train(recipe, s) for s in seeds]
         networks = [run.network for run in runs]
         inside = [ring.inliers(drawn(net, 5, s)) for net, s in zip(networks, seeds, strict=True)]
-        yield row(
-            name, spread(mmd2s(networks, 5, seeds)), spread(inside, 3), spread(mmd2s(networks, 50, seeds)),
+        yield table_row(
+            name, spread(mmd2s(networks, 5, seeds), 5), spread(inside, 3), spread(mmd2s(networks, 50, seeds), 5),
             spread((run.seconds for run in runs), 1),
         )  # fmt: skip

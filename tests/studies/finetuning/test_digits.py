@@ -1,7 +1,11 @@
 """Finetuning on digits in a real ComfyUI, once and briefly; the whole study is `python tests/studies/finetuning/digits.py`."""
 
+import folder_paths
 import pytest
 import torch
+from mmd_tests.studies.finetuning.digits_nodes import DigitsGraph
+from mmd_tests.studies.finetuning.digits_report import ALONE, bars, closed, table
+from mmd_tests.studies.finetuning.digits_truths import few_classes, judged, real_digits
 
 pytestmark = pytest.mark.comfy
 
@@ -10,9 +14,6 @@ SEED, UPDATES = 7990, 20
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory):
-    import folder_paths
-    from mmd_tests.studies.finetuning.digits_nodes import DigitsGraph
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folder_paths, "output_directory", folder_paths.output_directory)
         folders, kinds = folder_paths.folder_names_and_paths["loras"]
@@ -28,8 +29,6 @@ def fast(graph):
 
 
 def test_five_steps_come_close_to_fifty(graph, fast):
-    from mmd_tests.studies.finetuning.digits_truths import judged, real_digits
-
     truth = real_digits(SEED)
     base, trained, many = (
         judged(truth, graph.drawn(truth.case, model, SEED, steps))
@@ -45,8 +44,6 @@ def test_five_steps_come_close_to_fifty(graph, fast):
 
 
 def test_the_model_itself_is_left_as_it_was(graph, fast):
-    from mmd_tests.studies.finetuning.digits_truths import real_digits
-
     case = real_digits(SEED).case
     first = graph.drawn(case, graph.model, SEED, 5).samples
     trained = graph.drawn(case, fast, SEED, 5).samples
@@ -56,8 +53,6 @@ def test_the_model_itself_is_left_as_it_was(graph, fast):
 
 
 def test_a_few_real_digits_make_it_fast_and_different(graph):
-    from mmd_tests.studies.finetuning.digits_truths import few_classes, judged
-
     truth = few_classes(SEED)
     model, _ = graph.trained("subset", truth.given, SEED, UPDATES)
     before, after = (
@@ -70,8 +65,6 @@ def test_a_few_real_digits_make_it_fast_and_different(graph):
 
 
 def test_with_prompts_images_stay_what_they_are_asked_for(graph):
-    from mmd_tests.studies.finetuning.digits_truths import judged, real_digits
-
     truth, ten = real_digits(SEED), graph.prompts()
     references = graph.references(SEED, ten, count=200)
     model, _ = graph.trained("prompts", references, SEED, 15, positive=ten)
@@ -84,8 +77,6 @@ def test_with_prompts_images_stay_what_they_are_asked_for(graph):
 
 
 def rows(after: float, sure: float) -> list[dict]:
-    from mmd_tests.studies.finetuning.digits_report import ALONE
-
     drawn = [(ALONE, 5, 10.0, 0.9), (ALONE, 50, 2.0, 0.97), ("LoRA, latent", 5, after, sure)]
     return [
         {"study": "euler", "against": "real", "seed": seed, "model": model, "steps": steps, "MMD2": seed * figure,
@@ -95,9 +86,7 @@ def rows(after: float, sure: float) -> list[dict]:
     ]  # fmt: skip
 
 
-def test_report_says_what_is_met():
-    from mmd_tests.studies.finetuning.digits_report import bars, closed, table
-
+def test_report_names_the_bars_that_are_met():
     assert closed(rows(4.0, 0.9), "LoRA, latent", "MMD2") == pytest.approx([0.75, 0.75])
     assert bars(rows(4.0, 0.9)).endswith(
         "| 0.75 ± 0.00 | 0.75 ± 0.00 | 0.900 ± 0.000 | 0.900 ± 0.000 | met |"

@@ -87,7 +87,7 @@ def test_all_weights_can_be_trained_likewise(base):
         assert not torch.equal(dict(tuned.network.named_parameters())[name], weight), name
 
 
-def test_report_says_what_is_met():
+def test_report_names_the_bars_that_are_met():
     good = ring.nearness(ring.points(4000, torch.Generator().manual_seed(SEED)), SEED)
     bad = good._replace(exact=0.01, inliers=0.7)
     found = {"base, 5 steps": [bad] * 2, "base, 50 steps": [good._replace(exact=1e-3)] * 2}

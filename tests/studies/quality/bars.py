@@ -3,7 +3,8 @@
 import math
 from typing import NamedTuple
 
-from mmd_tests.studies.quality.report import Rows, mean, number, unique
+from mmd_tests.studies.quality.report import Rows, mean, number
+from mmd_tests.studies.tables import table_head, table_row, unique
 
 PUBLISHED = ("official", "paper")
 
@@ -182,11 +183,9 @@ def bars_of(rows: Rows) -> list[Bar]:
 
 
 def bars_table(bars: list[Bar]) -> str:
-    lines = ["| where | bar | found | limit | |", "|---|---|---|---|---|"]
+    lines = [table_head("where", "bar", "found", "limit", "")]
     for bar in bars:
         numbers = (number(v, 4 if "MMD²" in bar.what else 3) for v in (bar.found, bar.limit))
-        lines.append(
-            f"| {bar.where} | {bar.what} | {' | '.join(numbers)} | {'met' if bar.met else '**missed**'} |"
-        )
+        lines.append(table_row(bar.where, bar.what, *numbers, "met" if bar.met else "**missed**"))
     met = sum(bar.met for bar in bars)
     return "\n".join([f"{met} of {len(bars)} met.", "", *lines])

@@ -18,9 +18,10 @@ if not __package__:  # a script: name the packages as tests/conftest.py does
 from mmd_tests.studies.quality import comfyui
 from mmd_tests.studies.quality.bars import bars_of, bars_table, study_bars
 from mmd_tests.studies.quality.options import ABOUT, make_parser
-from mmd_tests.studies.quality.report import LEGEND, main_tables, progress_text, table, unique
+from mmd_tests.studies.quality.report import LEGEND, main_tables, progress_text, table
 from mmd_tests.studies.quality.studies import STUDIES, study_label, study_tasks
 from mmd_tests.studies.quality.tasks import Task, run_all
+from mmd_tests.studies.tables import unique
 
 TUNING_SEEDS = (1000, 1001)
 QUICK = ("ideal", "references", "none", "guided", "prompt-blind", "official")

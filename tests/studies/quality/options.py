@@ -13,7 +13,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def make_parser() -> argparse.ArgumentParser:
     """The options, to be a parent of a parser."""
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(description=ABOUT, add_help=False)
     add = parser.add_argument
     add("--quick", action="store_true", help="one seed, few methods, nothing tuned: 2 minutes")
     add("--worlds", type=_names, metavar="A,B", help="only these worlds")

@@ -10,7 +10,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator
-from mmd_tests.studies.quality.report import COLUMNS, Rows, unique, values
+from mmd_tests.studies.quality.report import COLUMNS, Rows, values
+from mmd_tests.studies.tables import unique
 
 METHOD_COLORS = {
     "ideal": "#4d4d4d",

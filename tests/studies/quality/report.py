@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
+from mmd_tests.studies.tables import table_head, table_row, unique
 
 Rows = list[dict]
 
@@ -97,23 +98,14 @@ def mean(rows: Rows, figure: str, **wanted) -> float:
     return float(np.mean(found)) if found else math.nan
 
 
-def unique(items: Iterable) -> list:
-    """Items without repetition, in order."""
-    return list(dict.fromkeys(items))
-
-
 def table(rows: Rows, label: Callable[[dict], str], figures=COLUMNS, first: str = "") -> str:
     """One line for each label, one column for each figure that some row has."""
-    labels = unique(label(row) for row in rows)
+    labels = unique(map(label, rows))
     names = [name for name in figures if values(rows, name)]
-    lines = [
-        "| " + " | ".join([first, *(COLUMNS[name].heading for name in names)]) + " |",
-        "|---" * (len(names) + 1) + "|",
-    ]
+    lines = [table_head(first, *(COLUMNS[name].heading for name in names))]
     for text in labels:
-        own = [row for row in rows if label(row) == text]
-        cells = [cell(values(own, name), COLUMNS[name]) for name in names]
-        lines.append("| " + " | ".join([text, *cells]) + " |")
+        own = [each for each in rows if label(each) == text]
+        lines.append(table_row(text, *(cell(values(own, name), COLUMNS[name]) for name in names)))
     return "\n".join(lines)
 
 

@@ -2,37 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 if not __package__:  # a script: name the packages as tests/conftest.py does
     sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
     import support.packages  # noqa: F401
-from mmd_tests.studies.quality.options import ABOUT, make_parser
-from mmd_tests.support.launcher import add_comfyui, engine_or_exit, go_on
-
-QUALITY = Path(__file__).absolute().parent
-
-NEEDS = ("scikit-learn>=1.3", "matplotlib>=3.7")
-
-
-def main() -> int:
-    """Get ComfyUI, run bench.py with its Python, and return its exit code."""
-    parser = argparse.ArgumentParser(
-        usage="python tests/studies/quality/run.py [options]",
-        description=ABOUT,
-        parents=[make_parser()],
-    )
-    add_comfyui(parser)
-    arguments = sys.argv[1:]
-    options = parser.parse_args(arguments)
-    if options.comfyui:
-        i = next(i for i, a in enumerate(arguments) if a.startswith("--comfyui"))
-        del arguments[i : i + (1 if "=" in arguments[i] else 2)]
-    engine = engine_or_exit(options.comfyui, NEEDS)
-    return go_on(engine, [QUALITY / "bench.py", *arguments])
-
+from mmd_tests.studies.in_comfyui import LEARN, run_in_comfyui
+from mmd_tests.studies.quality.options import make_parser
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script = Path(__file__).absolute().with_name("bench.py")
+    sys.exit(run_in_comfyui(script, make_parser(), (LEARN, "matplotlib>=3.7")))

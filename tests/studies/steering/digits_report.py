@@ -3,6 +3,18 @@
 import math
 from collections.abc import Sequence
 
+from mmd_tests.studies.tables import (
+    chosen,
+    deviation,
+    facts,
+    mean,
+    spread,
+    table_head,
+    table_row,
+    unique,
+    verdict,
+)
+
 TITLES = {"class": "Reward: log-probability of 5", "witness": "Reward: MMD witness of 3/8/1"}
 BASELINE, METHOD = "best of 64: best", "TRI-TSMC: best"
 LEGEND = """Each method spends 64 paths and hands out 16 images. reward: the mean of these; largest: of all that was drawn; both in
@@ -12,23 +24,14 @@ that no method has seen. Vendi: the effective number of different images. distin
 E[r]: root of the mean square error of these estimates, from all paths. ± is the standard deviation over seeds."""
 
 
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def deviation(values: Sequence[float]) -> float:
-    middle = mean(values)
-    return math.sqrt(sum((v - middle) ** 2 for v in values) / max(len(values) - 1, 1))
-
-
 def rms(values: Sequence[float]) -> float:
     return math.sqrt(mean([v * v for v in values]))
 
 
 def figures(rows: list[dict], world: str, method: str, figure: str) -> list[float]:
     """Of all seeds, in their order."""
-    own = [row for row in rows if (row["world"], row["method"]) == (world, method)]
-    return [row[figure] for row in own if figure in row]
+    own = chosen(rows, world=world, method=method)
+    return [each[figure] for each in own if figure in each]
 
 
 def paired(
@@ -44,24 +47,22 @@ def paired(
 
 def table(rows: list[dict], world: str) -> str:
     target = "wanted" if world == "class" else "TV"
-    lines = [
-        f"| method: handed out | reward | largest | {target} | confidence | Vendi | distinct | log Z | E[r] | ESS | reward calls |",
-        "|---" * 11 + "|",
-    ]
-    for method in dict.fromkeys(row["method"] for row in rows if row["world"] == world):
+    names = ("reward", "largest", target, "confidence", "Vendi", "distinct", "log Z", "E[r]", "ESS")
+    lines = [table_head("method: handed out", *names, "reward calls")]
+    for method in unique(each["method"] for each in chosen(rows, world=world)):
 
-        def spread(figure: str, digits: int = 2, method: str = method) -> str:
+        def cell(figure: str, digits: int = 2, method: str = method) -> str:
             found = figures(rows, world, method, figure)
-            return f"{mean(found):.{digits}f} ± {deviation(found):.{digits}f}" if found else ""
+            return spread(found, digits) if found else ""
 
-        cells = [spread("reward"), spread("best"), spread("wanted"), spread("confidence", 3)]
-        cells += [spread("vendi", 1), spread("distinct", 1)]
+        cells = [cell("reward"), cell("best"), cell("wanted"), cell("confidence", 3)]
+        cells += [cell("vendi", 1), cell("distinct", 1)]
         for figure in ("log Z", "mean"):
             found = figures(rows, world, method, figure)
             cells.append(f"{rms(found):.2f}" if found else "")
         calls = figures(rows, world, method, "reward calls")
-        cells += [spread("ess", 1), f"{mean(calls):.0f}" if calls else ""]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        cells += [cell("ess", 1), f"{mean(calls):.0f}" if calls else ""]
+        lines.append(table_row(method, *cells))
     return "\n".join(lines)
 
 
@@ -70,29 +71,25 @@ def bars(rows: list[dict], world: str) -> str:
     reward, reward_error = paired(rows, world, METHOD, BASELINE, "reward")
     sure, sure_error = paired(rows, world, METHOD, BASELINE, "confidence")
     ours, theirs = (rms(figures(rows, world, m, "log Z")) for m in (METHOD, BASELINE))
-
-    def met(is_met: bool) -> str:
-        return "met" if is_met else "**not met**"
-
-    confident = met(sure >= 0)
+    confident = verdict(sure >= 0)
     if -2 * sure_error < sure < 0:
         confident = "lower, but by less than chance explains"
     return "\n".join(
         [
-            f"- mean reward above best of 64: {met(reward > 0)} ({reward:+.3f} ± {reward_error:.3f}, paired, standard error)",
+            f"- mean reward above best of 64: {verdict(reward > 0)} ({reward:+.3f} ± {reward_error:.3f}, paired, standard error)",
             f"- no lower confidence: {confident} ({sure:+.4f} ± {sure_error:.4f})",
-            f"- error of log Z at most half: {met(ours <= theirs / 2)} ({ours:.3f} against {theirs:.3f}, ratio {ours / theirs:.2f})",
+            f"- error of log Z at most half: {verdict(ours <= theirs / 2)} ({ours:.3f} against {theirs:.3f}, ratio {ours / theirs:.2f})",
         ]
     )
 
 
 def report(about: dict, rows: list[dict]) -> str:
     """Everything as Markdown."""
-    parts = ["\n".join(f"- {name}: {value}" for name, value in about.items()), LEGEND]
-    for world in dict.fromkeys(row["world"] for row in rows):
-        first = [row for row in rows if (row["world"], row["method"]) == (world, METHOD)]
-        kl, spent = mean([row["KL"] for row in first]), mean([row["spent"] for row in first])
-        error = max(row["its error"] for row in first)
+    parts = [facts(about), LEGEND]
+    for world in unique(each["world"] for each in rows):
+        first = chosen(rows, world=world, method=METHOD)
+        kl, spent = (mean([each[name] for each in first]) for name in ("KL", "spent"))
+        error = max(each["its error"] for each in first)
         parts += [
             f"## {TITLES[world]}",
             f"KL(π ‖ P) {kl:.2f} nats, of which TRI-TSMC spends {spent:.2f}; standard error of the true log Z at most "

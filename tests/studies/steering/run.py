@@ -21,6 +21,7 @@ if not __package__:  # a script: name the packages as tests/conftest.py does
 
 import torch  # noqa: E402
 from mmd_tests.studies.steering import tables, truths  # noqa: E402
+from mmd_tests.studies.tables import told  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 
@@ -41,12 +42,7 @@ def main() -> int:
         truths.draw()
         return 0
     replicates = min(options.replicates, 20) if options.quick else options.replicates
-    lines = []
-    for line in report(replicates, options.quick):
-        print(line, flush=True)  # noqa: T201
-        lines.append(line)
-    if not options.quick:
-        RESULTS.write_text("\n".join(lines) + "\n", "utf-8")
+    told(report(replicates, options.quick), None if options.quick else RESULTS)
     return 0
 
 

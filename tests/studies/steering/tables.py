@@ -9,6 +9,7 @@ from mmd_tests.studies.steering import closed_form, free_drift, quadrature
 from mmd_tests.studies.steering.methods import Found, importance, resampled, tri_tsmc
 from mmd_tests.studies.steering.quadrature import Truth
 from mmd_tests.studies.steering.worlds import World, gaussian, line
+from mmd_tests.studies.tables import table_head, table_row
 from torch import Tensor
 
 SEED = 6000
@@ -24,14 +25,6 @@ METHODS: dict[str, Callable[[World, int, int], Found]] = {
 }
 BUDGETS = (0.3, 0.7, 1.5, math.inf)
 ETAS = (1.0, 0.75, 0.5, 0.25)
-
-
-def row(*cells) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def head(*cells) -> str:
-    return row(*cells) + "\n" + "|---" * len(cells) + "|"
 
 
 def number(x: float, digits: int = 3) -> str:
@@ -63,10 +56,10 @@ def methods(world: World, truth: Truth, found: dict[str, Found]) -> Iterator[str
         f"λ = {world.scale:g}, KL(π ‖ P) = {truth.kl:.2f} nats, log Z = {truth.log_z:.3f}{error}, "
         f"E_π[r] = {number(truth.mean, 4)}\n"
     )
-    yield head("method", "RMSE log Ẑ", "bias", "RMSE E_π[r]", "best r", "ESS", "reward calls")
+    yield table_head("method", "RMSE log Ẑ", "bias", "RMSE E_π[r]", "best r", "ESS", "reward calls")
     for name, each in found.items():
         errors = each.log_z - truth.log_z
-        yield row(
+        yield table_row(
             name, root(errors), average(errors), root(each.mean - truth.mean), average(each.best),
             f"{each.ess.mean().item():.2f}", each.scores,
         )  # fmt: skip
@@ -76,7 +69,7 @@ def methods(world: World, truth: Truth, found: dict[str, Found]) -> Iterator[str
 def foretold(worlds: list[tuple[World, Truth]], every: list[dict[str, Found]]) -> Iterator[str]:
     """Whether the effective number tells how wrong log Ẑ is."""
     names = ["best-of-64, IS", "gradient θ = 1, IS", "**TRI-TSMC**", "**TRI-TSMC**, black box"]
-    yield head("world", *names)
+    yield table_head("world", *names)
     for (world, truth), found in zip(worlds, every, strict=True):
         cells = []
         for name in names:
@@ -85,12 +78,12 @@ def foretold(worlds: list[tuple[World, Truth]], every: list[dict[str, Found]]) -
             told = ((1 / each.ess - 1) / n).clamp_min(0).mean().sqrt().item()
             true = (each.log_z - truth.log_z).square().mean().sqrt().item()
             cells.append(f"{told:.2f} / {true:.2f}")
-        yield row(world.name, *cells)
+        yield table_row(world.name, *cells)
 
 
 def iterations(worlds: list[tuple[World, Truth]], every: list[dict[str, Found]]) -> Iterator[str]:
     """What each batch of TRI-TSMC did."""
-    yield head(
+    yield table_head(
         "world", "θ", "ESS of the batch, of 16", "τ", "KL(Q ‖ P) of the last", "RMSE of its log Ẑ"
     )
     for (world, truth), found in zip(worlds, every, strict=True):
@@ -102,7 +95,7 @@ def iterations(worlds: list[tuple[World, Truth]], every: list[dict[str, Found]])
             return " → ".join(f"{mean:.2f}" for mean in means)
 
         spent = sum(told.kl_spent for told in batches[-1]) / len(batches[-1])
-        yield row(
+        yield table_row(
             world.name, over(lambda told: told.theta[0]), over(lambda told: told.ess),
             over(lambda told: told.tau), f"{spent:.2f}", root(learned.last_log_z - truth.log_z),
         )  # fmt: skip
@@ -113,7 +106,7 @@ def trust_region(sizes: tuple[int, ...], replicates: int) -> Iterator[str]:
     world = free_drift.world()
     truth = closed_form.truth(world)
     labels = [f"ε = {e:g}" if math.isfinite(e) else "no trust region" for e in BUDGETS]
-    yield head("N", *labels, "ESS/N, ε = .3", "ESS/N, none", "std(log R), ε = .3", "√(p/N)")
+    yield table_head("N", *labels, "ESS/N, ε = .3", "ESS/N, none", "std(log R), ε = .3", "√(p/N)")
     for n in sizes:
         runs = {
             e: [free_drift.learned(world, n, e, SEED + i) for i in range(replicates)]
@@ -124,14 +117,14 @@ def trust_region(sizes: tuple[int, ...], replicates: int) -> Iterator[str]:
         ]
         ess = [f"{sum(run.ess for run in runs[e]) / replicates:.2f}" for e in (0.3, math.inf)]
         spread = sum(run.spread for run in runs[0.3]) / replicates
-        yield row(n, *errors, *ess, f"{spread:.2f}", f"{math.sqrt(80 / n):.2f}")
+        yield table_row(n, *errors, *ess, f"{spread:.2f}", f"{math.sqrt(80 / n):.2f}")
 
 
 def small_family(worlds: list[tuple[World, Truth]], replicates: int) -> Iterator[str]:
     """The trust region where p = 1."""
     budgets = (0.3, 1.0, math.log(16) - 1e-9)
     starts = (0.5, 0.0)
-    yield head("world", *(f"θ_0 = {s:g}, ε = {e:.2g}" for s in starts for e in budgets))
+    yield table_head("world", *(f"θ_0 = {s:g}, ε = {e:.2g}" for s in starts for e in budgets))
     for world, truth in worlds:
         cells = []
         for start in starts:
@@ -139,12 +132,12 @@ def small_family(worlds: list[tuple[World, Truth]], replicates: int) -> Iterator
                 config = TSMCConfig(16, 3, budget, world.scale, standardize=False, theta_init=start)
                 found = tri_tsmc(world, SEED, replicates, config=config)
                 cells.append(root(found.log_z - truth.log_z))
-        yield row(world.name, *cells)
+        yield table_row(world.name, *cells)
 
 
 def etas(replicates: int) -> Iterator[str]:
     """Each η has a truth of its own: the chain is another one."""
-    yield head(
+    yield table_head(
         "world",
         "η",
         "log Z",
@@ -165,7 +158,7 @@ def etas(replicates: int) -> Iterator[str]:
             truth = truth_of(world)
             ours = tri_tsmc(world, SEED, replicates)
             ratios = (ours.last_log_z - truth.log_z).exp() - 1
-            yield row(
+            yield table_row(
                 world.name, eta, f"{truth.log_z:.3f}",
                 root(importance(world, SEED, replicates).log_z - truth.log_z),
                 root(importance(world, SEED, replicates, theta=1.0).log_z - truth.log_z),

@@ -2,6 +2,21 @@
 
 import pytest
 import torch
+from mmd_pack.nodes.tsmc.tsmc_init import TSMCInit
+from mmd_pack.nodes.tsmc.tsmc_propose import TSMCPropose
+from mmd_pack.nodes.tsmc.tsmc_select import TSMCSelect
+from mmd_pack.nodes.tsmc.tsmc_update import TSMCUpdate
+from mmd_tests.studies.steering.digits_chain import DigitsChain
+from mmd_tests.studies.steering.digits_figures import WANTED_BY, of_samples, truth_of
+from mmd_tests.studies.steering.digits_methods import (
+    best_of_n,
+    fk_steering,
+    plain_smc,
+    scores_of,
+    tri_tsmc,
+)
+from mmd_tests.studies.steering.digits_report import bars, table
+from mmd_tests.studies.steering.digits_rewards import ClassReward, reference_reward, second_judge
 
 pytestmark = pytest.mark.comfy
 
@@ -17,8 +32,6 @@ def close(found, expected):
 
 @pytest.fixture(scope="module")
 def chain():
-    from mmd_tests.studies.steering.digits_chain import DigitsChain
-
     return DigitsChain(STEPS)
 
 
@@ -30,10 +43,6 @@ def unsteered(chain):
 @pytest.fixture(scope="module", params=["class", "witness"])
 def runs(chain, unsteered, request):
     """Of each seed: the truth, the state, and what TRI-TSMC and best of n found."""
-    from mmd_tests.studies.steering.digits_figures import truth_of
-    from mmd_tests.studies.steering.digits_methods import best_of_n, tri_tsmc
-    from mmd_tests.studies.steering.digits_rewards import ClassReward, reference_reward
-
     found = []
     for seed in SEEDS:
         reward = ClassReward() if request.param == "class" else reference_reward(seed)
@@ -52,8 +61,6 @@ def test_both_begin_with_the_same_paths_and_cost_the_same(chain, runs):
 
 
 def test_images_please_the_reward_more_than_the_best_of_as_many(runs):
-    from mmd_tests.studies.steering.digits_methods import scores_of
-
     gains = []
     for truth, state, tri, best in runs:
         ours, theirs = (scores_of(state, each.given["best"]).mean().item() for each in (tri, best))
@@ -69,8 +76,6 @@ def test_estimates_are_near_the_truth(runs):
 
 
 def test_methods_that_duplicate_estimate_the_same(chain, runs):
-    from mmd_tests.studies.steering.digits_methods import fk_steering, plain_smc
-
     truth, state, _, _ = runs[0]
     for found in (fk_steering(chain, state), plain_smc(chain, state)):
         assert abs(found.log_z - truth.log_z) < 1.5
@@ -78,13 +83,6 @@ def test_methods_that_duplicate_estimate_the_same(chain, runs):
 
 
 def test_the_chain_of_nodes_does_what_the_sampler_does(chain):
-    from mmd_pack.nodes.tsmc.tsmc_init import TSMCInit
-    from mmd_pack.nodes.tsmc.tsmc_propose import TSMCPropose
-    from mmd_pack.nodes.tsmc.tsmc_select import TSMCSelect
-    from mmd_pack.nodes.tsmc.tsmc_update import TSMCUpdate
-    from mmd_tests.studies.steering.digits_methods import tri_tsmc
-    from mmd_tests.studies.steering.digits_rewards import ClassReward
-
     given = chain.inputs(SEEDS[0])
     guider, reward = given.pop("guider"), ClassReward()
     state = TSMCInit.execute(
@@ -101,11 +99,7 @@ def test_the_chain_of_nodes_does_what_the_sampler_does(chain):
     assert weights == pytest.approx(same.learning.weights.tolist(), rel=1e-2, abs=1e-4)
 
 
-def test_figures_tell_wanted_images_from_others(chain, unsteered):
-    from mmd_tests.studies.steering.digits_figures import WANTED_BY, of_samples, truth_of
-    from mmd_tests.studies.steering.digits_methods import tri_tsmc
-    from mmd_tests.studies.steering.digits_rewards import ClassReward, second_judge
-
+def test_figures_separate_wanted_images_from_others(chain, unsteered):
     assert second_judge().accuracy > 0.97
     reward = ClassReward()
     _, state = tri_tsmc(chain, SEEDS[0], reward)
@@ -125,9 +119,7 @@ def test_figures_tell_wanted_images_from_others(chain, unsteered):
     assert again["wanted"] > 0.9  # no 5 is a 3, an 8 or a 1
 
 
-def test_report_says_what_is_met():
-    from mmd_tests.studies.steering.digits_report import bars, table
-
+def test_report_names_the_bars_that_are_met():
     rows = [
         {"world": "class", "method": method, "reward": reward + seed, "best": 2.0, "wanted": 0.5,
          "confidence": 0.9 - reward / 100, "vendi": 2.0, "distinct": 16, "log Z": error, "mean": 0.1, "ess": 8.0,

@@ -20,15 +20,10 @@ from mmd_pack.mmd_core.comparison.feature_maps import (
     Whole,
     make_features,
 )
-from mmd_tests.test_core.comparison.test_gram_space import latents
-from mmd_tests.test_core.kernels.test_mmd import autograd_mmd2
+from mmd_tests.support.guidance_runs import autograd_mmd2, equal, latents
 
 F64 = torch.float64
 SPACES = ("latent", "low_pass", "channel_stats")
-
-
-def equal(n):
-    return torch.full((n,), 1 / n, dtype=F64)
 
 
 def pictures(rng, n, shape=(4, 12, 10)):
@@ -56,7 +51,7 @@ def test_pull_back_is_the_transposed_jacobian(name, shape, rng):
 
 
 @pytest.mark.parametrize("sigma", [None, 0.5, 3.0])
-def test_what_a_blur_lacks_is_a_constant_to_the_gradient(sigma, rng):
+def test_the_residual_of_a_blur_is_a_constant_to_the_gradient(sigma, rng):
     """channel_stats adds the covariance that an estimate lacks: the pull-back is that of the sum."""
     y, x = pictures(rng, 6), (0.3 * pictures(rng, 3)).requires_grad_()
     features = features_of("channel_stats", y)

@@ -13,7 +13,7 @@ from mmd_pack.mmd_core.comparison.flow import (
 )
 from mmd_tests.studies.quality.mixture import Dct, Mixture
 from mmd_tests.studies.quality.mixture_worlds import spectrum
-from mmd_tests.test_core.guidance.test_guidance import guidance
+from mmd_tests.support.guidance_runs import guidance
 
 F64 = torch.float64
 FINE, COARSE = 0.02, 0.5

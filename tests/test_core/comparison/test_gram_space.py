@@ -10,16 +10,9 @@ from mmd_pack.mmd_core.comparison.latents import Latents
 from mmd_pack.mmd_core.comparison.rows import Rows
 from mmd_pack.mmd_core.kernels.config import KERNELS, KernelConfig
 from mmd_pack.mmd_core.kernels.mmd import mmd2, mmd2_grad
+from mmd_tests.support.guidance_runs import latents
 
 F64 = torch.float64
-
-
-def latents(rng, n, shift=0.0, shape=(4, 12, 10)):
-    """Smooth latents: low frequencies dominate, as in pictures."""
-    noise = torch.randn(n, *shape, generator=rng, dtype=F64)
-    if len(shape) >= 3:
-        noise = noise + noise.mean((-2, -1), keepdim=True) * 8
-    return noise + shift
 
 
 def space_of(y, weights=None, centred=True, memory=None, budget=math.inf, **options):

@@ -22,13 +22,10 @@ from mmd_pack.mmd_core.comparison.patch_embedding import PatchEmbedding
 from mmd_pack.mmd_core.comparison.patches import patch_rows, tile, tiling, untile
 from mmd_pack.mmd_core.kernels.config import KERNELS
 from mmd_pack.mmd_core.kernels.kernels import Gram
+from mmd_tests.support.guidance_runs import equal
 
 F64 = torch.float64
 SHAPES = [((2, 7, 8), (3, 3)), ((3, 9), (2,)), ((2, 1, 6, 5), (1, 2, 2)), ((4, 5, 5), (5, 5))]
-
-
-def equal(n):
-    return torch.full((n,), 1 / n, dtype=F64)
 
 
 def randn(rng, *shape):

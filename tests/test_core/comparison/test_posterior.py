@@ -14,6 +14,7 @@ from mmd_pack.mmd_core.comparison.posterior import (
 )
 from mmd_pack.mmd_core.comparison.rows import Rows
 from mmd_pack.mmd_core.kernels.kernels import Gram, RadialKernel
+from mmd_tests.support.guidance_runs import equal
 
 F64 = torch.float64
 SHAPE = (3, 24, 16)
@@ -35,10 +36,6 @@ def gaussians(rng, n, shape=SHAPE):
     for axis in range(2, f.ndim):
         x = (x.movedim(axis, -1) @ cosine_basis(f.shape[axis])).movedim(-1, axis)
     return x, f
-
-
-def equal(n):
-    return torch.full((n,), 1 / n, dtype=F64)
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
@@ -115,7 +112,7 @@ def test_e_stays_between_a_part_of_the_bound_and_the_bound(rng):
     assert float(posterior.lacking(-x0, 1e4)) == pytest.approx(posterior.bound(1e4), rel=1e-3)
 
 
-def test_a_single_reference_lacks_nothing(rng):
+def test_a_single_reference_leaves_no_variance(rng):
     y, _ = gaussians(rng, 1)
     assert Posterior(Latents(y, equal(1)), NoiseModel()).lacking(y, 1.0) == 0
 

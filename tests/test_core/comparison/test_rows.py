@@ -156,7 +156,7 @@ def test_products_are_those_of_all_rows_at_once(how, compute, centred, pieces_of
     assert torch.equal(y, kept[0]) and torch.equal(w, kept[1])
 
 
-def test_half_precision_is_a_matter_of_rows_not_of_sums(rng):
+def test_half_precision_is_for_rows_and_not_for_sums(rng):
     """Sums of thousands of large products would overflow in it, and lose digits."""
     y = 100 * draw(rng, 5, (4096,))
     half = Rows(Latents(y, torch.full((5,), 0.2)), budget=budgets(5, dim=4096)["half"])

@@ -7,16 +7,13 @@ import pytest
 import torch
 from mmd_pack.mmd_core import KERNELS, KernelConfig, mmd2
 from mmd_pack.mmd_core.comparison.score import permutation_p_value, score, thinned
+from mmd_tests.support.guidance_runs import equal
 
 F64 = torch.float64
 
 
 def randn(rng, *shape):
     return torch.randn(*shape, generator=rng, dtype=F64)
-
-
-def equal(n):
-    return torch.full((n,), 1 / n, dtype=F64)
 
 
 @pytest.mark.parametrize("name", KERNELS)

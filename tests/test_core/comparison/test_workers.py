@@ -97,13 +97,13 @@ FAULTS = "samples", "sizes", "sigmas", "prompts", "references", "record", "remem
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_workers_that_differ_all_say_so(name, drawn):
+def test_workers_that_differ_all_raise_the_same_error(name, drawn):
     for _, said in drawn:
         assert f"their {name} differ (" in said[name] and "as many images" in said[name]
     assert len({said[name] for _, said in drawn}) == 1
 
 
-def test_a_worker_that_ends_early_is_told_like_the_others(drawn):
+def test_a_worker_that_ends_early_gets_the_error_of_the_others(drawn):
     assert all("their sigmas differ" in said["end"] for _, said in drawn)
     assert all(said["none"] == "" for _, said in drawn)  # and all goes on
 

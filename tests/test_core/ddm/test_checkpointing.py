@@ -5,7 +5,7 @@ import weakref
 import pytest
 import torch
 from mmd_pack.mmd_core.ddm import checkpointed
-from mmd_tests.test_core.ddm.test_lora import Block, adapted, picture
+from mmd_tests.support.small_networks import Block, adapted, picture
 
 
 def gradients(network, lora, x, before_backward=lambda: None, **options):

@@ -436,7 +436,7 @@ def test_a_model_that_the_adapters_have_no_part_in_is_an_error():
         toy.run()
 
 
-def test_goes_on_from_adapters_that_were_trained():
+def test_training_continues_from_trained_adapters():
     toy = Toy()
     values = toy.run().values
     training = toy.training()

@@ -324,7 +324,7 @@ def test_a_header_that_lies_about_its_length_or_shape_is_refused(folder):
         assert found.latents is None and "damaged" in found.notices[0]
 
 
-def test_parts_that_vanish_while_they_are_read_are_told(folder, monkeypatch):
+def test_parts_that_vanish_while_they_are_read_are_reported(folder, monkeypatch):
     for i in range(3):
         append(folder, latents([i]), "SD15")
     listed = parts(folder)

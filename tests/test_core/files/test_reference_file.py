@@ -265,7 +265,7 @@ def test_a_link_is_replaced_and_its_target_kept(path, tmp_path):
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-def test_holds_tells_equal_files_from_others(path):
+def test_holds_is_true_for_equal_files_only(path):
     write(references(), path)
     assert holds(path, references()) and holds(path, read(path))
     assert not holds(path, references(), "float16")
@@ -396,7 +396,7 @@ def test_no_flipped_bit_is_read(path):
         refused(path, bytes(data))
 
 
-def test_no_part_of_a_file_is_read_and_nothing_that_goes_on(path):
+def test_files_that_are_cut_off_or_too_long_are_refused(path):
     write(references(), path)
     whole = path.read_bytes()
     for end in [*range(0, len(whole), 11), len(whole) - 1]:
@@ -405,7 +405,7 @@ def test_no_part_of_a_file_is_read_and_nothing_that_goes_on(path):
     refused(path, whole + whole)
 
 
-def test_other_files_are_told_apart(path):
+def test_other_files_are_recognized(path):
     safetensors.torch.save_file({"lora.up": torch.zeros(2)}, path, metadata={"format": "pt"})
     assert "may be a LoRA" in refused(path, path.read_bytes())
     safetensors.torch.save_file({"latents": torch.zeros(2, 2, 2)}, path)

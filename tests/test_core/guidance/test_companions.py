@@ -10,7 +10,7 @@ from mmd_pack.mmd_core import (
     Memory,
 )
 from mmd_pack.mmd_core.guidance.companions import MIN_OPEN, companions
-from mmd_tests.test_core.guidance.test_guidance import F64, guidance, latents
+from mmd_tests.support.guidance_runs import F64, guidance, latents
 
 
 def few(**options):

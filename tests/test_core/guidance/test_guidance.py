@@ -5,7 +5,6 @@ import torch
 from mmd_pack.mmd_core import (
     KERNELS,
     MODES,
-    Execution,
     Guidance,
     GuidanceConfig,
     KernelConfig,
@@ -16,26 +15,16 @@ from mmd_pack.mmd_core import (
     Window,
 )
 from mmd_pack.mmd_core.comparison.noise import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
-from mmd_tests.test_core.comparison.test_gram_space import latents
-from mmd_tests.test_core.kernels.test_mmd import autograd_mmd2
+from mmd_tests.support.guidance_runs import (
+    EVERYWHERE,
+    SIGMAS,
+    autograd_mmd2,
+    guidance,
+    latents,
+    make,
+)
 
 F64 = torch.float64
-SIGMAS = [14.0, 6.0, 2.5, 1.0, 0.4, 0.0]
-EVERYWHERE = Window(1e9, 0.0)
-
-
-def guidance(config, y, sigmas=SIGMAS, window=EVERYWHERE, record=False, **options):
-    weights = torch.full((len(y),), 1 / len(y), dtype=y.dtype)
-    of_schedule = {name: options.pop(name) for name in ("noise", "carry") if name in options}
-    schedule = Schedule(sigmas, window, **of_schedule)
-    return Guidance(
-        config, Latents(y, weights), schedule, execution=Execution(record=record), **options
-    )
-
-
-def make(rng, batch=5, n=9, dtype=F64):
-    y, x0 = latents(rng, n).to(dtype), latents(rng, batch, 0.4).to(dtype)
-    return y, x0, x0 + 2.5 * torch.randn(x0.shape, generator=rng, dtype=F64).to(dtype)
 
 
 def autograd(x, y, kernel, finished=None):

@@ -12,8 +12,7 @@ from mmd_pack.mmd_core import (
     mmd2,
 )
 from mmd_pack.mmd_core.comparison.nearest import nearest_rows, relative_distances, spacing
-from mmd_tests.test_core.comparison.test_gram_space import latents
-from mmd_tests.test_core.guidance.test_guidance import SIGMAS, guidance, make
+from mmd_tests.support.guidance_runs import SIGMAS, guidance, latents, make
 
 F64 = torch.float64
 
@@ -68,7 +67,7 @@ def test_size_relative_to_the_samplers_step(rng):
     assert run.trace[0].relative == pytest.approx(ratios.mean().item())
 
 
-def test_share_of_values_that_tell_nothing(rng):
+def test_share_of_kernel_values_without_information(rng):
     y, x0, x = make(rng)
     h = 1e-3 * (y[0] - y[1]).norm().item()
     tiny = {"bandwidth": "fixed", "bandwidth_value": h}

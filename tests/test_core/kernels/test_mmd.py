@@ -5,6 +5,7 @@ import torch
 from mmd_pack.mmd_core.kernels.config import KERNELS, KernelConfig
 from mmd_pack.mmd_core.kernels.kernels import Gram
 from mmd_pack.mmd_core.kernels.mmd import mmd2, mmd2_grad
+from mmd_tests.support.guidance_runs import autograd_mmd2
 
 F64 = torch.float64
 
@@ -89,24 +90,6 @@ def test_float32_gradient_at_the_size_of_sdxl_latents(name, rng):
     (expected,) = torch.autograd.grad(autograd_mmd2(xr, y, kernel, torch.ones(12, dtype=F64)), xr)
     grad = mmd2_grad(x.float(), y.float(), kernel).double()
     assert (grad - expected).norm() / expected.norm() < 1e-4
-
-
-def autograd_mmd2(x, y, kernel, weights):
-    """MMD² in plain differences of rows, leaving out the pairs i = i that are constant or singular."""
-    x, y, q = x.flatten(1), y.flatten(1), weights / weights.sum()
-
-    def values(a, b):
-        if not kernel.radial:
-            return kernel.values(Gram(a @ b.T, None, None))
-        d2 = (a[:, None] - b).square().sum(2)
-        return kernel.values(Gram(torch.zeros_like(d2), d2.new_zeros(len(a)), d2))
-
-    kxx = values(x, x[torch.arange(len(x))])
-    if kernel.radial:
-        i, j = torch.triu_indices(len(x), len(x), offset=1)
-        pairs = (x[i] - x[j]).square().sum(1)[None]
-        kxx = 2 * kernel.values(Gram(torch.zeros_like(pairs), pairs.new_zeros(1), pairs))
-    return kxx.sum() / len(x) ** 2 - 2 * (values(x, y) @ q).mean()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

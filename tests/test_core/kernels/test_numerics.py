@@ -30,7 +30,7 @@ def test_tf32_keeps_ten_bits_of_factors_and_nothing_of_sums():
 @pytest.mark.parametrize("offset", [0.0, 10.0, 1000.0])
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("kernel", RADIAL)
-def test_kernels_of_distances_do_not_mind_where_latents_are(kernel, dim, offset):
+def test_kernels_of_distances_do_not_depend_on_the_origin(kernel, dim, offset):
     """Measured: 1e-6."""
     assert errors(kernel, "held", dim, offset)[0] < 5e-6
 

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from mmd_pack.mmd_core import GuidanceConfig, KernelConfig, Memory
-from mmd_tests.test_core.comparison.test_gram_space import latents
-from mmd_tests.test_core.guidance.test_guidance import F64, guidance, make
+from mmd_tests.support.guidance_runs import F64, guidance, latents, make
 
 
 def test_a_prompt_kernel_draws_each_image_to_the_references_of_its_prompt(rng):
@@ -95,7 +94,7 @@ def test_prompts_distributed_like_captions_need_no_balance(rng):
         torch.testing.assert_close(found, expected)
 
 
-def test_a_prompt_that_no_caption_knows_is_let_alone(rng):
+def test_an_image_whose_prompt_matches_no_caption_stays_as_it_is(rng):
     y, captions = two_kinds(rng)
     x0 = latents(rng, 5, 0.4)
     strange = torch.tensor(

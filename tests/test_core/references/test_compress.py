@@ -99,7 +99,7 @@ def test_repeated_references_are_one_with_their_weight(rng):
     assert again.mmd2 == pytest.approx(all_of.mmd2, rel=0.02)
 
 
-def test_weight_decides_who_is_stood_for(rng):
+def test_the_subset_represents_references_by_weight(rng):
     """One cluster carries all but a little of the weight, and most of the subset's."""
     y = torch.cat([torch.randn(50, 4, generator=rng), 9 + torch.randn(50, 4, generator=rng)])
     q = torch.cat([torch.ones(50), torch.full((50,), 9.0)])
@@ -142,7 +142,7 @@ def test_any_rank_and_nothing_is_written_into(shape, rng):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-def test_equal_references_are_no_trouble(name):
+def test_equal_references_can_be_compressed(name):
     done = compress(torch.ones(30, 4), torch.ones(30), 4, KernelConfig(name))
     assert done.mmd2 == pytest.approx(0, abs=1e-5) and done.weights.sum() == pytest.approx(1)
 

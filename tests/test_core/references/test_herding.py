@@ -92,7 +92,7 @@ def test_float32_values_serve_as_well(rng):
     )
 
 
-def test_equal_rows_are_no_trouble():
+def test_equal_rows_can_be_herded():
     kernel = CenteredKernel(torch.ones(20, 20), torch.full((20,), 1 / 20, dtype=F64))
     assert len(set(herd(kernel, 6))) == 6
     torch.testing.assert_close(

@@ -96,7 +96,7 @@ def test_what_belongs_to_references_stays_with_them(rng):
     assert merged.sizes == ((8, 9), (7, 6), (0, 0))
 
 
-def test_names_tell_the_sets_apart_only_where_they_repeat(rng):
+def test_names_get_the_name_of_the_set_only_where_they_repeat(rng):
     a, b = references(rng, 2, names=("x", "y")), references(rng, 1, names=("y",))
     assert merge([a, b], [1, 1]).names == ("a: x", "a: y", "b: y")
     assert merge([a, b], [1, 1], ["red", "blue"]).names == ("red: x", "red: y", "blue: y")

@@ -46,7 +46,7 @@ def test_it_is_linear_along_a_direction_and_keeps_shape_and_dtype(rng):
     assert jacobian(torch.zeros_like(g), step).abs().max() == 0
 
 
-def test_one_sample_or_equal_ones_tell_of_no_direction(rng):
+def test_one_sample_or_equal_ones_give_no_direction(rng):
     g, step = torch.randn(2, 6, generator=rng), CHAINS["eps"][1]
     for samples in (torch.ones(1, 6), torch.ones(5, 6)):
         assert DenoiserJacobian(samples)(g, step).abs().max() == 0

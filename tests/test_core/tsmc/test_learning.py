@@ -94,7 +94,7 @@ def test_theta_is_the_projection_of_the_tempered_paths(rng):
     assert step.kl <= 1.0 + 1e-9
 
 
-def test_a_pass_tells_of_its_own_batch(rng):
+def test_the_summary_of_a_pass_is_of_its_own_batch(rng):
     before = learned(rng, batches=2)
     h, H, rewards = batch(before, rng)
     told = before.learned(h, H, rewards).summaries[-1]

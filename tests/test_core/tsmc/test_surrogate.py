@@ -55,7 +55,7 @@ def test_samples_without_a_score_are_left_out(bad, rng):
     )
 
 
-def test_scores_that_are_all_alike_tell_nothing(rng):
+def test_equal_scores_give_a_surrogate_without_slope(rng):
     z, scores = scored(rng)
     surrogate = fitted(z, torch.full_like(scores, 3.0))
     x = modes(6).sample(4, rng)

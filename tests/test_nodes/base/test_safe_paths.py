@@ -4,8 +4,13 @@ import importlib.util
 import os
 from pathlib import Path
 
+import folder_paths
 import numpy as np
 import pytest
+from mmd_pack.nodes.base import safe_paths as folders
+from mmd_pack.nodes.references.folder import list_files
+from mmd_pack.nodes.references.folder import reference_folders as places
+from mmd_pack.nodes.references.load_reference_set import LoadReferenceSet
 from PIL import Image
 
 pytestmark = pytest.mark.comfy
@@ -13,26 +18,8 @@ needs_links = pytest.mark.skipif(os.name == "nt", reason="links need privileges 
 
 
 @pytest.fixture
-def folders():
-    """The module under test; its package imports ComfyUI."""
-    from mmd_pack.nodes.base import safe_paths as folders
-
-    return folders
-
-
-@pytest.fixture
-def places():
-    """The folders that the node offers."""
-    from mmd_pack.nodes.references.folder import reference_folders
-
-    return reference_folders
-
-
-@pytest.fixture
 def comfy_input(tmp_path, monkeypatch):
     """ComfyUI's input folder, empty."""
-    import folder_paths
-
     (tmp_path / "input").mkdir()
     monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
@@ -42,7 +29,6 @@ def comfy_input(tmp_path, monkeypatch):
 @pytest.fixture
 def register(monkeypatch):
     """Allows folders as a line in extra_model_paths.yaml does."""
-    import folder_paths
 
     def register(*paths):
         # A copy, for monkeypatch to bring back what was there.
@@ -61,8 +47,6 @@ def save(path):
 
 
 def node():
-    from mmd_pack.nodes.references.load_reference_set import LoadReferenceSet
-
     return LoadReferenceSet
 
 
@@ -85,13 +69,13 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_names_that_lead_outside_are_refused(folders, tmp_path, name):
+def test_names_that_lead_outside_are_refused(tmp_path, name):
     (tmp_path / "root" / "a").mkdir(parents=True)
     (tmp_path / "secret").mkdir()
     assert folders.below(tmp_path / "root", name) is None
 
 
-def test_places_on_the_network_are_not_even_asked_for(folders, tmp_path, monkeypatch):
+def test_places_on_the_network_are_not_even_asked_for(tmp_path, monkeypatch):
     def refuse(*args, **options):
         raise AssertionError("the system is asked")
 
@@ -100,7 +84,7 @@ def test_places_on_the_network_are_not_even_asked_for(folders, tmp_path, monkeyp
         assert folders.below(tmp_path, name) is None
 
 
-def test_names_inside_are_found(folders, tmp_path):
+def test_names_inside_are_found(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     for name, path in {
         "": tmp_path,
@@ -117,7 +101,7 @@ def test_names_inside_are_found(folders, tmp_path):
 
 
 @needs_links
-def test_links_count_as_where_they_lead(folders, tmp_path):
+def test_links_count_as_where_they_lead(tmp_path):
     for name in ("root", "other", "secret"):
         (tmp_path / name).mkdir()
     root = tmp_path / "root"
@@ -139,13 +123,13 @@ def test_links_count_as_where_they_lead(folders, tmp_path):
     assert found is None or not found.exists()
 
 
-def test_a_folder_of_a_similar_name_is_not_inside(folders, tmp_path):
+def test_a_folder_of_a_similar_name_is_not_inside(tmp_path):
     assert not folders.inside(tmp_path / "root2", [tmp_path / "root"])
     assert not folders.inside(tmp_path, [tmp_path / "root"])
     assert folders.inside(tmp_path / "root", [tmp_path / "x", tmp_path / "root"])
 
 
-def test_only_files_of_a_bearable_size_are_opened(folders, tmp_path):
+def test_only_files_of_a_bearable_size_are_opened(tmp_path):
     (tmp_path / "a").write_bytes(b"12345")
     with folders.open_file(tmp_path / "a", 5) as file:
         assert file.read() == b"12345"
@@ -211,9 +195,7 @@ def test_the_input_folder_comes_first_and_then_one_registered_after_the_other(
     assert options == ["photos", "photos/sub", "photos/last"]
 
 
-def test_the_list_of_a_huge_registered_folder_is_cut(
-    comfy_input, register, places, tmp_path, monkeypatch
-):
+def test_the_list_of_a_huge_registered_folder_is_cut(comfy_input, register, tmp_path, monkeypatch):
     monkeypatch.setattr(places, "MAX_LISTED", 5)
     for i in range(4):
         (tmp_path / "photos" / str(i) / "deep" / "deeper").mkdir(parents=True)
@@ -237,8 +219,6 @@ def test_a_link_may_lead_to_a_registered_folder(comfy_input, register, tmp_path)
 
 
 def test_folders_are_registered_by_comfyuis_own_file(comfy_input, register, tmp_path):
-    import folder_paths
-
     # By its path: other modules are called `utils` too.
     path = Path(folder_paths.__file__).parent / "utils" / "extra_config.py"
     spec = importlib.util.spec_from_file_location("extra_config", path)
@@ -305,8 +285,6 @@ def test_without_recursion_links_to_folders_do_not_matter(comfy_input):
 
 def test_junctions_of_windows_are_not_followed(comfy_input, monkeypatch, tmp_path):
     """There a folder may lead elsewhere without being a link."""
-    from mmd_pack.nodes.references.folder import list_files
-
     save(comfy_input / "set" / "a.png")
     save(comfy_input / "set" / "junction" / "b.png")
     realpath, junction = os.path.realpath, str(comfy_input / "set" / "junction")
@@ -323,8 +301,6 @@ def test_junctions_of_windows_are_not_followed(comfy_input, monkeypatch, tmp_pat
 
 @needs_links
 def test_the_input_folder_may_itself_be_a_link(tmp_path, monkeypatch):
-    import folder_paths
-
     save(tmp_path / "disk" / "set" / "a.png")
     (tmp_path / "input").symlink_to(tmp_path / "disk")
     monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))

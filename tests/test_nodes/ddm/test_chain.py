@@ -1,7 +1,14 @@
 """Linear chains draw the same samples as the KSampler of ComfyUI."""
 
+import comfy.sample
+import comfy.samplers
 import pytest
 import torch
+from comfy.samplers import KSampler
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
+from mmd_pack.mmd_core.ddm import draw
+from mmd_pack.nodes.ddm.training import engine
+from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain, schedule
 from mmd_tests.support.ddm_runs import engine_of, trained
 from mmd_tests.support.tiny_models import family_latent, family_prompt, gaussian_family
 
@@ -15,10 +22,6 @@ ROUNDED = {("SD3", "exp_heun_2_x0"): 1e-3}
 
 
 def samplers() -> list[str]:
-    try:
-        import comfy.samplers
-    except ImportError:  # without ComfyUI the module is skipped
-        return []
     return list(comfy.samplers.KSampler.SAMPLERS)
 
 
@@ -58,10 +61,6 @@ def of_core(model, family: str, name: str, noise, drawn) -> torch.Tensor:
         noise: The initial noise, with shape `(COUNT, *)`.
         drawn: The noise between calls.
     """
-    import comfy.sample
-    import comfy.samplers
-    from mmd_pack.nodes.ddm.training.sampler_chain import schedule
-
     positive, negative = family_prompt(family, 1), family_prompt(family, 2)
     empty = torch.zeros_like(noise)
     if len(drawn) == 0:
@@ -83,9 +82,6 @@ def of_core(model, family: str, name: str, noise, drawn) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", KINDS)
 def test_every_sampler_draws_what_core_draws(family):
-    from mmd_pack.mmd_core.ddm import draw
-    from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain
-
     model, random = light(family), torch.Generator().manual_seed(SEED)
     shape = family_latent(family, COUNT)["samples"].shape
     runs = {}
@@ -119,9 +115,7 @@ def test_every_sampler_draws_what_core_draws(family):
 
 
 @pytest.mark.parametrize("name", [name for name in samplers() if refused(name)])
-def test_what_no_gradient_goes_through_is_told_before_the_model_is_copied(name, monkeypatch):
-    from mmd_pack.nodes.ddm.training import engine
-
+def test_samplers_without_gradients_are_refused_before_the_model_is_copied(name, monkeypatch):
     monkeypatch.delattr(engine, "private_copy")
     with pytest.raises(ValueError) as error:
         trained(light("SD15"), "SD15", sampler_name=name)
@@ -130,9 +124,7 @@ def test_what_no_gradient_goes_through_is_told_before_the_model_is_copied(name, 
     assert told.endswith("set sampler_name to euler, ddim, dpmpp_2m, lcm or euler_ancestral")
 
 
-def test_a_schedule_that_leaves_noise_is_told(monkeypatch):
-    import comfy.samplers
-
+def test_a_schedule_that_leaves_noise_is_reported(monkeypatch):
     kind = type(next(iter(comfy.samplers.SCHEDULER_HANDLERS.values())))
     noisy = kind(lambda sampling, steps: torch.linspace(9.0, 1.0, steps + 1))
     monkeypatch.setitem(comfy.samplers.SCHEDULER_HANDLERS, "noisy", noisy)
@@ -144,10 +136,6 @@ def test_a_schedule_that_leaves_noise_is_told(monkeypatch):
 @pytest.mark.parametrize("family", ["SD15", "SD3"])
 def test_the_noise_schedule_on_the_model_counts(family):
     """ModelSamplingDiscrete and ModelSamplingSD3 change the noise levels of the chain."""
-    from comfy.samplers import KSampler
-    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
-    from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain
-
     plain = light(family)
     if family == "SD3":
         model = ModelSamplingSD3().patch(plain, 9.0)[0]

@@ -1,9 +1,13 @@
 """What MMDTrainLoRA compares: features, kernels, prompts and held-out references."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from mmd_pack.mmd_core import KernelConfig, References
+from mmd_pack.nodes.ddm.training.features import NOISE_PERCENT, NetworkFeatures, pyramid
+from mmd_pack.nodes.ddm.training.finetuning import finetuned
 from mmd_tests.support.ddm_runs import (
     LORA,
     LOSSES,
@@ -36,8 +40,6 @@ def size(lora) -> float:
 @pytest.mark.parametrize("family", ["SD15", "SD3", "Flux", "WAN21_T2V"])
 def test_features_of_the_untrained_network(family):
     """Mean activations of its middle block for slightly noisy samples, without adapters."""
-    from mmd_pack.nodes.ddm.training.features import NOISE_PERCENT, NetworkFeatures
-
     shape = family_latent(gradients_of(family), 3)["samples"].shape
     x, noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(7130))
     found, seen = [], []
@@ -90,8 +92,6 @@ def test_features_of_the_network_are_those_of_positive_alone():
 
 
 def test_a_pyramid_is_made_of_projections():
-    from mmd_pack.nodes.ddm.training.features import pyramid
-
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(7131))
     whole, half, quarter = pyramid(x).split([192, 48, 12], 1)
     assert torch.equal(whole, x.flatten(1))
@@ -105,8 +105,6 @@ def test_a_pyramid_is_made_of_projections():
 
 
 def test_features_and_kernel_are_those_that_are_asked_for():
-    from mmd_pack.mmd_core import KernelConfig
-
     runs = [usual(), *(trained(features=name, iterations=1) for name in ("pyramid", "unet"))]
     for kernel in (
         KernelConfig(kernel="energy", feature_space="low_pass"),
@@ -123,8 +121,6 @@ def test_features_and_kernel_are_those_that_are_asked_for():
 
 
 def test_images_are_one_frame_for_models_of_video():
-    from dataclasses import replace
-
     refs = references(gradients_of("WAN21_T2V"))
     images = replace(refs, latents=refs.latents[:, :, 0])
     film, image = (
@@ -138,8 +134,6 @@ def test_images_are_one_frame_for_models_of_video():
 
 def captioned(count: int = 6, weights=None, seed: int = 1):
     """References whose captions are the prompts of `two_prompts`, in turn, with opposite means."""
-    from mmd_pack.mmd_core import References
-
     _, each = two_prompts()
     features = torch.cat([positive[0][1]["pooled_output"] for positive in each])
     sign = torch.tensor([1.0, -1.0]).repeat(count)[:count]
@@ -150,8 +144,6 @@ def captioned(count: int = 6, weights=None, seed: int = 1):
 
 def problem_of(plan):
     """The `Problem` of a training; the training stops as soon as it exists."""
-    from mmd_pack.nodes.ddm.training.finetuning import finetuned
-
     found = []
 
     class Known(Exception):
@@ -182,8 +174,6 @@ def test_samples_are_compared_with_references_of_their_prompt():
 
 
 def test_without_captions_all_prompts_are_matched_with_all_references():
-    from mmd_pack.mmd_core import KernelConfig
-
     rows, _ = two_prompts()
     for refs, kernel in (
         (references(), None),
@@ -233,8 +223,6 @@ def test_the_best_is_chosen_by_what_was_held_out():
 
 def test_what_only_gets_worse_ends_early_and_changes_nothing():
     """With held-out references that are the negatives of the training references."""
-    from dataclasses import replace
-
     validation = references(count=8, seed=9)
     validation = replace(validation, latents=-validation.latents)
     out = trained(validation=validation, iterations=9, validate_every=1, patience=2, ema=0.0)

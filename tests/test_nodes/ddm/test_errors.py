@@ -4,8 +4,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import comfy.model_management as management
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_train import LoraModelLoader
+from mmd_pack.mmd_core import KernelConfig
+from mmd_pack.nodes.ddm.training import engine, trained_lora
+from mmd_pack.nodes.ddm.training.features import middle_block
+from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
 from mmd_tests.support.ddm_runs import (
     LORA,
     LOSSES,
@@ -23,21 +30,18 @@ from mmd_tests.support.ddm_runs import (
     with_lora,
 )
 from mmd_tests.support.tiny_models import family_prompt, tiny_model
+from safetensors import safe_open
 
 pytestmark = pytest.mark.comfy
 
 
 def guided():
-    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
-
     return {
         "model": ApplyMMDGuidance.execute(own(QUICK), references(), 5.0, 0.0, 0.8, "flow").result[0]
     }
 
 
 def patches():
-    from mmd_pack.mmd_core import KernelConfig
-
     return {"kernel": KernelConfig(feature_space="patches")}
 
 
@@ -129,9 +133,7 @@ BEFORE = {  # the inputs, and words of the error
 
 
 @pytest.mark.parametrize("case", BEFORE)
-def test_what_cannot_be_is_told_before_the_model_is_copied(case, monkeypatch, output_folder):  # noqa: F811
-    from mmd_pack.nodes.ddm.training import engine
-
+def test_impossible_inputs_are_refused_before_the_model_is_copied(case, monkeypatch, output_folder):  # noqa: F811
     monkeypatch.delattr(engine, "private_copy")
     given, words = BEFORE[case]
     with pytest.raises(ValueError) as error:
@@ -160,7 +162,7 @@ DRAWN_NOTHING = {
 
 
 @pytest.mark.parametrize("case", DRAWN_NOTHING)
-def test_an_existing_lora_that_does_not_fit_is_told_before_anything_is_drawn(case):
+def test_an_existing_lora_that_does_not_fit_is_refused_before_anything_is_drawn(case):
     given, words = DRAWN_NOTHING[case]
     given = given()
     model, calls = asked(given.pop("model", own(QUICK)))
@@ -170,9 +172,7 @@ def test_an_existing_lora_that_does_not_fit_is_told_before_anything_is_drawn(cas
     assert not calls
 
 
-def test_a_network_without_a_middle_is_told():
-    from mmd_pack.nodes.ddm.training.features import middle_block
-
+def test_a_network_without_a_middle_is_reported():
     with pytest.raises(ValueError, match="no middle block .*: set features to latent or pyramid"):
         middle_block(torch.nn.Sequential(torch.nn.Linear(2, 2)))
 
@@ -180,9 +180,7 @@ def test_a_network_without_a_middle_is_told():
 # ---- models that cannot be copied
 
 
-def test_a_lora_in_bypass_mode_is_told():
-    from comfy_extras.nodes_train import LoraModelLoader
-
+def test_a_lora_in_bypass_mode_is_reported():
     if "bypass" not in LoraModelLoader.execute.__code__.co_varnames:
         pytest.skip("this ComfyUI has no bypass mode")
     model = with_lora(own(QUICK), usual()[LORA], bypass=True)
@@ -190,10 +188,8 @@ def test_a_lora_in_bypass_mode_is_told():
         trained(model)
 
 
-def test_a_network_that_is_not_the_copy_is_told():
+def test_a_network_that_is_not_the_copy_is_reported():
     """As with TorchCompileModel: adapters on the copy would have no effect."""
-    from comfy.patcher_extension import WrappersMP
-
     model = own(QUICK).clone()
     network = model.model.diffusion_model
 
@@ -210,7 +206,7 @@ def test_a_network_that_is_not_the_copy_is_told():
         trained(model)
 
 
-def test_tensors_of_inference_mode_in_patches_are_told():
+def test_tensors_of_inference_mode_in_patches_are_reported():
     """As in IP-Adapter."""
     with torch.inference_mode():
         held = torch.ones(1)
@@ -222,7 +218,7 @@ def test_tensors_of_inference_mode_in_patches_are_told():
 # ---- during the training
 
 
-def test_networks_without_gradients_are_told():
+def test_networks_without_gradients_are_reported():
     """Such as networks with rotary embeddings before ComfyUI 0.16."""
     error = RuntimeError("apply_rope but no autograd formula was registered")
     with pytest.raises(ValueError, match="^MMDTrainLoRA: this version .*: update ComfyUI"):
@@ -246,9 +242,7 @@ def failing(error, after: int):
         ({"micro_batch": 1, "gradient_checkpointing": False}, "Turn gradient_checkpointing on"),
     ],
 )  # fmt: skip
-def test_memory_that_runs_out_is_told_with_advice(changed, advice, caplog):
-    import comfy.model_management as management
-
+def test_memory_that_runs_out_is_reported_with_advice(changed, advice, caplog):
     error = management.OOM_EXCEPTION("too much")
     with pytest.raises(management.OOM_EXCEPTION) as raised:
         trained(failing(error, after=5), **changed)
@@ -257,9 +251,6 @@ def test_memory_that_runs_out_is_told_with_advice(changed, advice, caplog):
 
 
 def test_an_interrupt_keeps_the_best_and_the_next_training_is_as_ever(output_folder, caplog):  # noqa: F811
-    import comfy.model_management as management
-    from safetensors import safe_open
-
     def stop(number, denoised):
         if number > 30:  # the first update was 4 + 4 calls; validations before it and after
             management.interrupt_current_processing(True)
@@ -287,8 +278,6 @@ def test_an_interrupt_keeps_the_best_and_the_next_training_is_as_ever(output_fol
 
 
 def test_autosave_is_there_while_training_goes_on_and_gone_afterwards(output_folder, monkeypatch):  # noqa: F811
-    from mmd_pack.nodes.ddm.training import trained_lora
-
     written, write = [], trained_lora.write_lora
 
     def noted(path, *args):
@@ -303,8 +292,6 @@ def test_autosave_is_there_while_training_goes_on_and_gone_afterwards(output_fol
 
 
 def test_a_disk_that_is_full_does_not_end_a_training(output_folder, monkeypatch, caplog):  # noqa: F811
-    from mmd_pack.nodes.ddm.training import trained_lora
-
     def full(*args):
         raise OSError(28, "No space left on device")
 
@@ -334,7 +321,7 @@ def test_numbers_that_are_not_finite_end_it_with_the_best_so_far():
 
 
 @pytest.mark.parametrize("held_out", [True, False])
-def test_a_model_that_only_says_nan(held_out):
+def test_a_model_that_only_returns_nan(held_out):
     model, _ = asked(own(QUICK), lambda number, denoised: denoised * math.nan)
     out = trained(model, validation=references(count=4) if held_out else None)
     assert out[STEPS] == 0 and "was not a finite number" in out[REPORT]

@@ -2,8 +2,15 @@
 
 import json
 
+import folder_paths
 import pytest
 import torch
+from comfy_extras.nodes_train import LossGraphNode, SaveLoRA
+from mmd_pack.nodes.ddm import mmd_lora_info
+from mmd_pack.nodes.ddm.mmd_lora_info import MMDLoRAInfo
+from mmd_pack.nodes.ddm.mmd_save_lora import MMDSaveLoRA
+from mmd_pack.nodes.ddm.training import trained_lora
+from mmd_pack.nodes.ddm.training.trained_lora import TrainedLoRA, read_metadata
 from mmd_tests.support.ddm_runs import (
     LORA,
     LOSSES,
@@ -23,21 +30,19 @@ from mmd_tests.support.tiny_models import FAMILIES, family_latent
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import nodes
+
 pytestmark = [pytest.mark.comfy, pytest.mark.usefixtures("output_folder")]
 
 
 def saved(lora, prefix: str = "loras/made", dtype: str = "float32", **options) -> str:
     """The name of the file, as LoRA nodes list it."""
-    from mmd_pack.nodes.ddm.mmd_save_lora import MMDSaveLoRA
-
     with torch.inference_mode():
         return MMDSaveLoRA.execute(lora, prefix, dtype, **options).result[0]
 
 
 def loaded(name: str, family: str = QUICK, strength: float = 1.0, model=None):
     """A new model with the LoRA of the file, by ComfyUI's Load LoRA (Model)."""
-    import nodes
-
     model = own_family(family) if model is None else model
     with torch.inference_mode():
         return nodes.LoraLoaderModelOnly().load_lora_model_only(model, name, strength)[0]
@@ -45,8 +50,6 @@ def loaded(name: str, family: str = QUICK, strength: float = 1.0, model=None):
 
 def stronger(lora, scale: float = 10.0):
     """The LoRA as if it had been trained for longer."""
-    from mmd_pack.nodes.ddm.training.trained_lora import TrainedLoRA
-
     factors = {
         name: tensor * scale if ".lora_up" in name else tensor for name, tensor in lora.items()
     }
@@ -105,9 +108,6 @@ def test_without_strength_or_training_the_model_is_as_it_was():
 
 
 def test_core_takes_the_sockets(output_folder, monkeypatch):  # noqa: F811
-    import folder_paths
-    from comfy_extras.nodes_train import LossGraphNode, SaveLoRA
-
     x, lora = noise(), stronger(usual()[LORA])
     expected = denoised(loaded(saved(lora)), x)
     torch.testing.assert_close(denoised(with_lora(own_family(QUICK), lora), x), expected)
@@ -123,9 +123,7 @@ def test_core_takes_the_sockets(output_folder, monkeypatch):  # noqa: F811
 # ---- the file
 
 
-def test_the_file_says_how_it_was_made(output_folder):  # noqa: F811
-    from mmd_pack.nodes.ddm.training.trained_lora import read_metadata
-
+def test_the_file_records_how_it_was_made(output_folder):  # noqa: F811
     lora = usual()[LORA]
     name = saved(lora, "loras/sub/made", report=usual()[REPORT])
     assert name == "sub/made_00001_.safetensors"
@@ -158,7 +156,7 @@ def test_half_the_size(dtype, error, output_folder):  # noqa: F811
         assert factor.dtype == getattr(torch, dtype) or name.endswith("alpha")
 
 
-def test_training_goes_on_from_a_lora():
+def test_training_continues_from_a_lora():
     lora = stronger(trained(rank=3, alpha=6.0, iterations=1)[LORA])
     settings = {"existing_lora": lora, "iterations": 1, "ema": 0.0}
     same, further = (trained(learning_rate=rate, **settings) for rate in (1e-7, 1e-2))
@@ -179,9 +177,7 @@ def test_nothing_is_written_outside_of_the_output_folder(prefix, output_folder):
     assert set(output_folder.parent.rglob("*")) == before
 
 
-def test_what_cannot_be_written_is_told(output_folder, monkeypatch):  # noqa: F811
-    from mmd_pack.nodes.ddm.training import trained_lora
-
+def test_what_cannot_be_written_is_reported(output_folder, monkeypatch):  # noqa: F811
     with pytest.raises(
         ValueError, match="^MMDSaveLoRA: unknown dtype 'int8': choose one of float32"
     ):
@@ -205,12 +201,10 @@ def test_what_cannot_be_written_is_told(output_folder, monkeypatch):  # noqa: F8
 
 
 def info(name: str, sampler="(any)", scheduler="(any)", steps=0, cfg=0.0, sigmas=None):
-    from mmd_pack.nodes.ddm.mmd_lora_info import MMDLoRAInfo
-
     return MMDLoRAInfo.execute(name, sampler, scheduler, steps, cfg, sigmas).result
 
 
-def test_info_tells_what_it_was_trained_for_and_warns_of_other_use():
+def test_info_shows_what_it_was_trained_for_and_warns_of_other_use():
     lora = trained(steps_per_sample=3, step_jitter=1, iterations=1)[LORA]
     name = saved(lora)
     report, steps, cfg = info(name)
@@ -230,8 +224,6 @@ def test_info_tells_what_it_was_trained_for_and_warns_of_other_use():
     assert "20 steps" in info(name, steps=3, sigmas=torch.linspace(1, 0, 21))[0]
     assert "MMD² to held-out" not in report
     known = {**lora.metadata, "mmd2_before": 0.25, "mmd2_after": 0.0625}
-    from mmd_pack.nodes.ddm.training.trained_lora import TrainedLoRA
-
     assert "0.25 before, 0.0625 after" in info(saved(TrainedLoRA(lora, known)))[0]
 
 
@@ -274,8 +266,6 @@ def test_info_refuses_other_files_in_words(kind, output_folder):  # noqa: F811
 
 
 def test_info_of_a_file_that_is_not_there_or_not_to_be_read(monkeypatch):
-    from mmd_pack.nodes.ddm import mmd_lora_info
-
     with pytest.raises(ValueError, match="^MMDLoRAInfo: there is no LoRA 'x.safetensors'"):
         info("x.safetensors")
 

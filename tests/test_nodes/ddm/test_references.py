@@ -1,9 +1,16 @@
 """MMDMakeReferences and MMDPrompts: each image uses its own line, as in ComfyUI."""
 
+import inspect
 from functools import cache
 
+import comfy.model_management as management
+import comfy.sample
+import comfy.utils
 import pytest
 import torch
+from mmd_pack.nodes.ddm.mmd_make_references import MMDMakeReferences
+from mmd_pack.nodes.ddm.mmd_prompts import MMDPrompts
+from mmd_pack.nodes.host.particle_noise import ParticleNoise
 from mmd_tests.support.ddm_runs import QUICK, asked, denoised, own, plan_of, two_prompts
 from mmd_tests.support.tiny_encoders import TinyCLIP, tiny_clip
 from mmd_tests.support.tiny_models import family_latent, family_prompt
@@ -16,8 +23,6 @@ STEPS, SEED = 3, 7160
 
 def made(model=None, family=QUICK, positive=None, negative=None, latent=None, **changed):
     """The outputs of MMDMakeReferences, as a workflow would run it."""
-    from mmd_pack.nodes.ddm.mmd_make_references import MMDMakeReferences
-
     settings = {
         "count": 5, "steps": STEPS, "cfg": 2.0, "sampler_name": "euler", "scheduler": "simple",
         "seed": SEED,
@@ -35,9 +40,6 @@ def made(model=None, family=QUICK, positive=None, negative=None, latent=None, **
 
 def of_core(family: str, indices, positive, negative=None, seed: int = SEED):
     """The samples of ComfyUI's KSampler from the noise of these images."""
-    import comfy.sample
-    from mmd_pack.nodes.host.particle_noise import ParticleNoise
-
     empty = family_latent(family, len(indices))["samples"]
     negative = family_prompt(family, 2) if negative is None else negative
     with torch.inference_mode():
@@ -71,7 +73,7 @@ def test_it_draws_what_core_draws(family):
 
 
 @pytest.mark.parametrize("micro_batch", [1, 5, 64])
-def test_as_many_at_once_as_one_likes(micro_batch):
+def test_the_size_of_micro_batches_changes_nothing(micro_batch):
     """A larger count begins with the same images; other seeds give other images."""
     rows, _ = two_prompts()
     whole = made(positive=rows, negative=rows)[0].latents
@@ -98,10 +100,6 @@ def test_the_empty_latent_may_be_of_another_model():
     """EmptyLatentImage has 4 channels; new versions also give the size in pixels."""
     latent = {"samples": torch.zeros(7, 4, 4, 4)}
     close(made(latent=latent)[0].latents, made()[0].latents)
-    import inspect
-
-    import comfy.sample
-
     signature = inspect.signature(comfy.sample.fix_empty_latent_channels)
     if "downscale_ratio_spacial" in signature.parameters:
         latent = {"samples": torch.zeros(1, 4, 2, 2), "downscale_ratio_spacial": 16}
@@ -117,8 +115,6 @@ def test_noise_on_the_way_and_seeds_of_all_sizes():
 
 
 def test_an_interrupt_ends_it_within_a_micro_batch():
-    import comfy.model_management as management
-
     def stop(number, denoised):
         if number == 4:  # the first step of the second part
             management.interrupt_current_processing(True)
@@ -132,8 +128,6 @@ def test_an_interrupt_ends_it_within_a_micro_batch():
 
 
 def test_progress_counts_references(monkeypatch):
-    import comfy.utils
-
     shown = []
     monkeypatch.setattr(
         comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **kw: shown.append(args[:2])
@@ -148,8 +142,6 @@ def test_progress_counts_references(monkeypatch):
 
 
 def prompts_of(text: str, clip=None):
-    from mmd_pack.nodes.ddm.mmd_prompts import MMDPrompts
-
     with torch.inference_mode():
         return MMDPrompts.execute(clip_of() if clip is None else clip, text).result
 
@@ -187,14 +179,12 @@ def test_images_of_a_batch_follow_the_lines_in_turn():
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t\n"])
-def test_empty_text_is_told(text):
+def test_empty_text_is_reported(text):
     with pytest.raises(ValueError, match="^MMDPrompts: text is empty: write one prompt per line"):
         prompts_of(text)
 
 
-def test_a_checkpoint_without_text_encoder_is_told():
-    from mmd_pack.nodes.ddm.mmd_prompts import MMDPrompts
-
+def test_a_checkpoint_without_text_encoder_is_reported():
     with pytest.raises(ValueError, match="^MMDPrompts: clip is missing: connect the text encoder"):
         MMDPrompts.execute(None, "a cat")
 
@@ -223,7 +213,7 @@ def test_tokens_are_repeated_to_a_common_length():
         (Encoder(ids=lambda n: torch.ones(1, n)), "ab\nabcd", "2, 4"),
     ],
 )  # fmt: skip
-def test_prompts_that_cannot_be_stacked_are_told(clip, text, lengths):
+def test_prompts_that_cannot_be_stacked_are_reported(clip, text, lengths):
     with pytest.raises(
         ValueError,
         match=f"^MMDPrompts: the prompts are {lengths} tokens long, .* about equally long",

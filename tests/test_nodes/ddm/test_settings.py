@@ -3,6 +3,9 @@
 import json
 import math
 
+import comfy.model_patcher
+import comfy.utils
+import latent_preview
 import pytest
 import torch
 from mmd_tests.support.ddm_runs import (
@@ -20,7 +23,7 @@ from mmd_tests.support.ddm_runs import (
     usual,
     with_lora,
 )
-from mmd_tests.support.tiny_models import family_prompt
+from mmd_tests.support.tiny_models import family_prompt, tiny_family
 
 pytestmark = pytest.mark.comfy
 
@@ -111,9 +114,6 @@ def test_it_computes_in_what_is_asked_for():
 
 def in_type(weights, computing):
     """A model with weights of one dtype that computes in another, as in ComfyUI."""
-    import comfy.model_patcher
-    from mmd_tests.support.tiny_models import tiny_family
-
     config = tiny_family(QUICK).model.model_config
     config.set_inference_dtype(weights, computing)
     config.unet_config["dtype"] = weights
@@ -137,9 +137,6 @@ def test_half_and_quarter_precision_are_trained_in_something_better(weights, com
 
 def quantised():
     """A model with ComfyUI's scaled 8-bit weights in its attention and MLPs."""
-    import comfy.model_patcher
-    from mmd_tests.support.tiny_models import tiny_family
-
     config = tiny_family(QUICK).model.model_config
     config.quant_config = {"mixed_ops": True}
     config.set_inference_dtype(torch.bfloat16, torch.bfloat16)
@@ -177,9 +174,6 @@ def test_quantised_weights_are_trained_on():
 
 
 def test_progress_reaches_its_end_and_previews_show_what_was_drawn(monkeypatch):
-    import comfy.utils
-    import latent_preview
-
     class Previewer:
         def decode_latent_to_preview_image(self, kind, x0):
             shapes.append(tuple(x0.shape))
@@ -197,7 +191,7 @@ def test_progress_reaches_its_end_and_previews_show_what_was_drawn(monkeypatch):
     assert shapes == [(1, 16, 8, 8)] * 3  # 4 latents of 4 × 4
 
 
-def test_cost_and_course_are_told_before_and_while(caplog):
+def test_cost_and_progress_are_reported(caplog):
     with caplog.at_level("INFO", "mmd_guidance"):
         out = trained(
             validation=references(count=4, seed=2), cfg=2.0, negative=family_prompt(QUICK, 2)

@@ -3,8 +3,13 @@
 import gc
 import weakref
 
+import comfy.model_management as management
 import pytest
 import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+from mmd_pack.mmd_core.ddm import accumulate, draw
+from mmd_pack.nodes.ddm.training import engine
+from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain
 from mmd_tests.support.ddm_runs import (
     LORA,
     LOSSES,
@@ -35,7 +40,6 @@ WRITES_IN_PLACE = ("Flux",)  # into what autograd needs: only with gradient chec
 
 def gradients(engine, chain, start, target, micro_batch: int):
     """∂L/∂θ of L = ½ Σ (x − target)² by the adjoint, as one row."""
-    from mmd_pack.mmd_core.ddm import accumulate, draw
 
     def denoise(x, sigma, rows):
         return engine.estimate(x, sigma, [0] * len(rows))
@@ -60,8 +64,6 @@ def whole(engine, chain, start, target):
 @pytest.mark.parametrize("family", ARCHITECTURES)
 def test_the_adjoint_is_full_backpropagation(family):
     """With and without checkpointing, for all micro-batches; and it is the slope of the loss."""
-    from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain
-
     chain, found = linear_chain(own(gradients_of(family)), "euler", "simple", 2), {}
     shape = family_latent(family, 2)["samples"].shape
 
@@ -90,8 +92,6 @@ def test_the_adjoint_is_full_backpropagation(family):
 
 def test_blocks_that_write_into_what_they_are_given():
     """Blocks of Flux: the gradient is the slope of the loss along each layer."""
-    from mmd_pack.nodes.ddm.training.sampler_chain import linear_chain
-
     chain = linear_chain(own(gradients_of("Flux")), "euler", "simple", 1)
     shape, pairs = family_latent("Flux", 2)["samples"].shape, {}
 
@@ -177,8 +177,6 @@ def test_cfg():
 
 
 def test_lora_and_noise_schedule_on_the_model_are_part_of_it():
-    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
-
     x = noise(2)
     model = ModelSamplingSD3().patch(with_lora(own(QUICK), usual()[LORA], 2.0), 9.0)[0]
     (found,) = estimates(x, [[0, 0]], model=model)
@@ -221,8 +219,6 @@ def state_of(model):
 
 @pytest.mark.parametrize("ends", ["well", "in an error"])
 def test_the_model_stays_as_it_was(ends):
-    import comfy.model_management as management
-
     model, x = with_lora(own_family(QUICK), usual()[LORA], 2.0), noise(2)
     weights = {name: tensor.clone() for name, tensor in own(QUICK).model.state_dict().items()}
     drawn, before = denoised(model, x), state_of(model)
@@ -255,9 +251,6 @@ def failing(model, after: int, error=ZeroDivisionError):
 
 @pytest.mark.parametrize("ends", ["well", "in an error"])
 def test_nothing_of_the_copy_is_left(ends, monkeypatch):
-    import comfy.model_management as management
-    from mmd_pack.nodes.ddm.training import engine
-
     copies, training = [], []
 
     def copied(*args):

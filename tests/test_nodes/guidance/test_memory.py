@@ -9,8 +9,23 @@ import os
 from collections import defaultdict
 from types import SimpleNamespace
 
+import comfy.model_management
+import execution
+import folder_paths
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_execution.graph_utils import ExecutionBlocker
+from mmd_pack.mmd_core import KernelConfig
+from mmd_pack.mmd_core.files.memory_file import append, recall
+from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
+from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
+from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
+from mmd_pack.nodes.guidance.run import guided_run, session
+from mmd_pack.nodes.guidance.run import shared_memory as memory_files
+from mmd_pack.nodes.guidance.run.shared_memory import KIND, SharedMemory, folder_of
+from mmd_pack.nodes.host.prompts import entry_feature
+from mmd_tests.support.guided_runs import apply, core_draw, guided_draw, make_references
 from mmd_tests.support.tiny_models import (
     empty_latent,
     family_latent,
@@ -19,20 +34,16 @@ from mmd_tests.support.tiny_models import (
     tiny_family,
     tiny_model,
 )
-from mmd_tests.test_nodes.guidance.test_sampling import make_references
+
+import nodes
 
 pytestmark = pytest.mark.comfy
 links = pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
-
-SETTINGS = {"strength": 20.0, "start_percent": 0.0, "end_percent": 0.8, "mode": "flow"}
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
     """models/mmd_memories, which is not there yet."""
-    import folder_paths
-    from mmd_pack.nodes.guidance.run import shared_memory as memory_files
-
     folder = tmp_path / "models" / memory_files.KIND
     entry = ([str(folder)], {".safetensors"})
     monkeypatch.setitem(folder_paths.folder_names_and_paths, memory_files.KIND, entry)
@@ -52,8 +63,6 @@ def references():
 
 def memory_node(name="a", action="load and append", limit=256):
     """The outputs of MMDMemory: (memory, latents, report)."""
-    from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
-
     return MMDMemory.execute(name, action, limit).args
 
 
@@ -63,53 +72,15 @@ def handle(*args, **options):
 
 def remembered(name="a"):
     """The latents in a memory, or None."""
-    from mmd_pack.mmd_core.files.memory_file import recall
-    from mmd_pack.nodes.guidance.run.shared_memory import folder_of
-
     return recall(folder_of(name), 4096).latents
 
 
 def add(latents, name="a", kind="SD15", prompts=None):
-    from mmd_pack.mmd_core.files.memory_file import append
-    from mmd_pack.nodes.guidance.run.shared_memory import folder_of
-
     return append(folder_of(name), latents, kind, prompts)
 
 
 def some_latents(n=4, shape=(4, 8, 8), seed=5):
     return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed)) * 5
-
-
-def core_draw(
-    model, latent=None, sampler="euler", steps=4, positive=None, negative=None, **options
-):
-    """Core's own KSampler."""
-    import nodes
-
-    (out,) = nodes.common_ksampler(
-        model, 7, steps, 2.0, sampler, "normal", positive or prompt(1), negative or prompt(2),
-        latent or empty_latent(), **options,
-    )  # fmt: skip
-    return out["samples"]
-
-
-def patched(model, references, memory=None, kernel=None, **settings):
-    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
-
-    options = {**SETTINGS, **settings}
-    return ApplyMMDGuidance.execute(model, references, kernel=kernel, memory=memory, **options).args
-
-
-def guided_draw(model, references, latent=None, sampler="euler", steps=4, **options):
-    """Our sampler node: (samples, trace, report)."""
-    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
-
-    options = {**SETTINGS, "denoise": 1.0, "positive": prompt(1), **options}
-    latent, trace, report = MMDGuidedKSampler.execute(
-        model, references, 7, steps, 2.0, sampler, "normal", negative=prompt(2),
-        latent_image=latent or empty_latent(), **options,
-    ).args  # fmt: skip
-    return latent["samples"], trace, report
 
 
 def part_of_batch(first, count):
@@ -147,7 +118,7 @@ def test_queue_runs_with_a_memory_are_groups_of_one_batch(size, mode, strength, 
 
 def test_the_patch_shares_a_memory_with_the_sampler(model, references):
     first, _, _ = guided_draw(model, references, part_of_batch(0, 8), memory=handle())
-    guided, trace = patched(model, references, handle())
+    guided, trace = apply(model, references, handle())
     second = core_draw(guided, part_of_batch(8, 8))
     grouped, _, _ = guided_draw(model, references, part_of_batch(0, 16), group_size=8)
     close(torch.cat([first, second]), grouped)
@@ -175,9 +146,6 @@ def test_groups_of_a_run_that_only_loads_know_each_other(model, references):
 
 def test_a_group_is_added_as_soon_as_it_ends(model, references, monkeypatch):
     """An interrupt in the third group leaves two in the memory."""
-    import comfy.model_management
-    from mmd_pack.nodes.guidance.run import guided_run
-
     calls, original = [], guided_run.GuidedRun.denoised
 
     def stopping(self, *args):
@@ -194,15 +162,15 @@ def test_a_group_is_added_as_soon_as_it_ends(model, references, monkeypatch):
 
 def test_the_memory_is_read_when_sampling_starts(model, references):
     """Nodes run early; what other machines draw meanwhile counts."""
-    guided, trace = patched(model, references, handle())
+    guided, trace = apply(model, references, handle())
     add(some_latents())
     late = core_draw(guided)
-    expected = core_draw(patched(model, references, handle(action="load"), strength=20.0)[0])
+    expected = core_draw(apply(model, references, handle(action="load"), strength=20.0)[0])
     assert trace.remembered == 4
     assert not torch.equal(late, expected)  # which knows what `late` added
     memory = handle("b", "load")
     add(some_latents(), "b")
-    assert torch.equal(core_draw(patched(model, references, memory)[0]), late)
+    assert torch.equal(core_draw(apply(model, references, memory)[0]), late)
 
 
 def test_load_adds_nothing_and_append_counts_nothing(model, references):
@@ -253,11 +221,11 @@ def test_strength_0_changes_no_bit_and_is_remembered(model, references):
     expected = core_draw(model)
     samples, _, _ = guided_draw(model, references, strength=0.0, memory=handle())
     assert torch.equal(samples, expected)
-    assert torch.equal(core_draw(patched(model, references, handle(), strength=0.0)[0]), expected)
+    assert torch.equal(core_draw(apply(model, references, handle(), strength=0.0)[0]), expected)
     assert torch.equal(remembered(), torch.cat([expected, expected]))
 
 
-def test_strength_0_asks_nothing_of_the_references(model):
+def test_strength_0_accepts_any_references(model):
     other = make_references(12, shape=(4, 8, 10))
     samples, _, report = guided_draw(model, other, strength=0.0, memory=handle())
     assert torch.equal(samples, core_draw(model)) and torch.equal(remembered(), samples)
@@ -278,8 +246,6 @@ def test_masks_are_remembered_as_the_picture_is(model, references):
 @pytest.mark.parametrize("family", ["SDXL", "SD3", "Flux", "WAN21_T2V"])
 def test_every_kind_of_latents_comes_back_to_rounding(family, monkeypatch):
     """Some models' ways in and out of the VAE's space are no exact inverses."""
-    from mmd_pack.nodes.guidance.run import session
-
     recalled, original = [], session.Session.recall
 
     def noted(self, *args):
@@ -291,7 +257,7 @@ def test_every_kind_of_latents_comes_back_to_rounding(family, monkeypatch):
     shape = tuple(latent["samples"].shape[1:])
     references = make_references(12, shape=shape if len(shape) == 3 else shape[:1] + shape[2:])
     prompts = {"positive": family_prompt(family, 1), "negative": family_prompt(family, 2)}
-    guided, trace = patched(model, references, handle())
+    guided, trace = apply(model, references, handle())
     first = core_draw(guided, latent, **prompts)
     second = core_draw(guided, latent, **prompts)
     assert torch.equal(remembered(), torch.cat([first, second]))
@@ -304,7 +270,7 @@ def test_every_kind_of_latents_comes_back_to_rounding(family, monkeypatch):
 # ---- what does not count
 
 
-def test_images_of_another_size_do_not_count_and_are_told(model, references, caplog):
+def test_images_of_another_size_do_not_count_and_are_reported(model, references, caplog):
     add(some_latents(3, (4, 8, 10)))
     alone, _, _ = guided_draw(model, references)
     with caplog.at_level(logging.WARNING):
@@ -326,16 +292,12 @@ def test_images_of_another_model_do_not_count(model, references):
 
 
 def prompted_references():
-    from mmd_pack.nodes.host.prompts import entry_feature
-
     (tokens, options), *_ = prompt(3, batch=2)
     features = entry_feature({"cross_attn": tokens, **options})
     return make_references(12, prompts=features.repeat_interleave(6, 0))
 
 
 def test_prompts_are_remembered_with_the_images(model):
-    from mmd_pack.mmd_core import KernelConfig
-
     options = {"kernel": KernelConfig(prompt_kernel="rbf")}
     both = {"positive": prompt(3, batch=2)}
     references = prompted_references()
@@ -348,8 +310,6 @@ def test_prompts_are_remembered_with_the_images(model):
 
 
 def test_images_without_prompts_do_not_count_for_a_prompt_kernel(model):
-    from mmd_pack.mmd_core import KernelConfig
-
     references, kernel = prompted_references(), KernelConfig(prompt_kernel="rbf")
     alone, _, _ = guided_draw(model, references, kernel=kernel)
     add(some_latents(3))
@@ -374,7 +334,7 @@ def test_a_damaged_file_is_left_out_and_named(model, references, place):
 
 
 def test_noise_that_is_left_is_not_remembered(model, references, caplog):
-    guided, _ = patched(model, references, handle())
+    guided, _ = apply(model, references, handle())
     with caplog.at_level(logging.INFO):
         first = core_draw(guided, steps=6, last_step=3)
     assert remembered() is None and "noise is left" in caplog.text
@@ -390,9 +350,7 @@ def test_noise_that_is_left_is_not_remembered(model, references, caplog):
 
 
 def test_latents_of_several_kinds_are_not_remembered(model, references, caplog):
-    from comfy.patcher_extension import WrappersMP
-
-    guided, _ = patched(model, references, handle())
+    guided, _ = apply(model, references, handle())
     (((start_run,)),) = guided.wrappers[WrappersMP.SAMPLER_SAMPLE].values()
     packed = torch.zeros(2, 1, 512)
     guider = SimpleNamespace(inner_model=model.model)
@@ -436,7 +394,7 @@ def test_groups_that_could_not_be_added_still_know_each_other(model, references,
     assert len(trace.problems) == 1 and report.count("not added") == 1
 
 
-def test_strength_0_tells_a_failed_append_too(model, references, monkeypatch):
+def test_strength_0_reports_a_failed_append_too(model, references, monkeypatch):
     memory = handle()
     monkeypatch.setattr(os, "replace", full)
     samples, _, report = guided_draw(model, references, strength=0.0, memory=memory)
@@ -444,8 +402,6 @@ def test_strength_0_tells_a_failed_append_too(model, references, monkeypatch):
 
 
 def test_nan_is_not_remembered(model, references, monkeypatch):
-    from mmd_pack.nodes.guidance.run import guided_run
-
     monkeypatch.setattr(guided_run.GuidedRun, "denoised", lambda self, x0, *_: x0 * torch.nan)
     samples, _, report = guided_draw(model, references, memory=handle(action="append"))
     assert samples.isnan().all() and remembered() is None
@@ -464,7 +420,7 @@ def test_a_memory_that_cannot_be_read_stops_before_sampling(model, references, p
     ):
         guided_draw(spied, references, memory=memory)
     with pytest.raises(ValueError, match="^ApplyMMDGuidance: memory: .* set `action` of MMDMemory"):
-        core_draw(patched(spied, references, memory)[0])
+        core_draw(apply(spied, references, memory)[0])
     assert not calls
     with pytest.raises(ValueError, match="^MMDMemory: the memory 'a' cannot be read"):
         memory_node()
@@ -473,10 +429,6 @@ def test_a_memory_that_cannot_be_read_stops_before_sampling(model, references, p
 
 
 def test_a_drive_that_is_gone_is_no_empty_memory(model, references, tmp_path):
-    import folder_paths
-    from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
-    from mmd_pack.nodes.guidance.run.shared_memory import KIND
-
     drive = tmp_path / "drive"
     drive.mkdir()
     folder_paths.folder_names_and_paths[KIND] = ([str(drive)], {".safetensors"})
@@ -496,8 +448,6 @@ def test_a_drive_that_is_gone_is_no_empty_memory(model, references, tmp_path):
 
 
 def test_an_empty_memory_blocks_what_needs_latents(place):
-    from comfy_execution.graph_utils import ExecutionBlocker
-
     memory, latents, report = memory_node()
     assert isinstance(latents, ExecutionBlocker) and latents.message is None
     assert "nothing is remembered yet" in report and not place.exists()
@@ -531,9 +481,6 @@ def test_names_that_are_memories(place):
     "nul", "a:b", "a\0b", "a\n", "x" * 201, " a", "a.",
 ])  # fmt: skip
 def test_names_that_lead_out_are_refused(name, place, tmp_path):
-    from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
-    from mmd_pack.nodes.guidance.run.shared_memory import SharedMemory
-
     assert "`name` of MMDMemory" in MMDMemory.validate_inputs(name=name)
     for action in ("load", "reset"):
         with pytest.raises(ValueError, match="^MMDMemory: .* cannot be the name of a memory"):
@@ -556,15 +503,11 @@ def test_links_that_lead_out_are_refused(place, tmp_path):
 
 
 def test_another_node_may_give_the_name():
-    from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
-
     assert MMDMemory.validate_inputs() is True and MMDMemory.validate_inputs(name=None) is True
     assert MMDMemory.fingerprint_inputs() == ""
 
 
 def test_the_fingerprint_is_that_of_what_is_there():
-    from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
-
     seen = [MMDMemory.fingerprint_inputs(name="a")]
     for _ in range(2):
         add(some_latents(1))
@@ -605,11 +548,6 @@ class Shows:
 
 
 def test_comfyui_runs_it_again_when_the_memory_has_changed(monkeypatch):
-    import execution
-    from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
-
-    import nodes
-
     classes = {"Memory": MMDMemory, "Adds": Adds, "Shows": Shows}
     monkeypatch.setattr(nodes, "NODE_CLASS_MAPPINGS", nodes.NODE_CLASS_MAPPINGS | classes)
     server = SimpleNamespace(client_id=None, last_node_id=None, send_sync=lambda *_: None)
@@ -636,9 +574,6 @@ def test_comfyui_runs_it_again_when_the_memory_has_changed(monkeypatch):
 
 
 def test_both_guidance_nodes_take_a_memory_last():
-    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
-    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
-
     for node in (ApplyMMDGuidance, MMDGuidedKSampler):
         last = node.GET_SCHEMA().inputs[-1]
         assert (last.id, last.io_type, last.optional) == ("memory", "MMD_MEMORY", True)

@@ -5,8 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from mmd_pack.mmd_core import GuidanceConfig, KernelConfig
+from mmd_pack.nodes.guidance.mmd_plot import MMDPlot, names
+from mmd_pack.nodes.guidance.mmd_strengths import MMDStrengths
+from mmd_pack.nodes.guidance.run.trace import Trace
+from mmd_pack.nodes.pictures.chart import NEUTRAL, Line, bounds, color_of, label, ticks
+from mmd_pack.nodes.pictures.lettering import font, length, shortened, wrapped, write
+from mmd_tests.support.guided_runs import guided_draw, make_references
 from mmd_tests.support.tiny_models import empty_latent, tiny_model
-from mmd_tests.test_nodes.guidance.test_sampling import guided_draw, make_references
+from PIL import Image, ImageDraw
 
 pytestmark = pytest.mark.comfy
 
@@ -21,8 +28,6 @@ def drawn():
 
 
 def plot(*args, **options):
-    from mmd_pack.nodes.guidance.mmd_plot import MMDPlot
-
     (image,) = MMDPlot.execute(*args, **options).result
     assert image.ndim == 4 and image.shape[0] == 1 and image.shape[3] == 3
     assert image.min() >= 0 and image.max() <= 1
@@ -35,8 +40,6 @@ def has(picture, color):
 
 
 def test_a_list_of_traces_becomes_lines_of_different_colors(drawn):
-    from mmd_pack.nodes.pictures.chart import NEUTRAL, color_of
-
     traces, _ = drawn
     picture = plot(traces)
     assert has(picture, NEUTRAL), "without guidance"
@@ -74,11 +77,7 @@ def test_pictures_of_any_shape_and_number(shape, drawn):
     assert plot(traces[:1], [torch.rand(shape)]).shape[0] < 2000
 
 
-def test_what_tells_traces_apart_is_their_name(drawn):
-    from mmd_pack.mmd_core import GuidanceConfig, KernelConfig
-    from mmd_pack.nodes.guidance.mmd_plot import names
-    from mmd_pack.nodes.guidance.run.trace import Trace
-
+def test_traces_are_named_by_what_differs(drawn):
     def named(*configs):
         return names([Trace(config) for config in configs])
 
@@ -98,15 +97,12 @@ def test_traces_and_images_must_belong_together(drawn):
         plot(traces, pictures[:2])
 
 
-def test_a_plot_before_anything_was_drawn_says_how_to_mend_it():
-    from mmd_pack.mmd_core import GuidanceConfig
-    from mmd_pack.nodes.guidance.run.trace import Trace
-
+def test_a_plot_before_anything_was_drawn_says_what_to_do():
     with pytest.raises(ValueError, match="MMDPlot: nothing was drawn yet. Connect the images"):
         plot([Trace(GuidanceConfig())])
 
 
-def test_figures_that_are_no_numbers_do_no_harm(drawn):
+def test_figures_that_are_not_finite_are_left_out(drawn):
     """Of patches the distance to references is unknown, and MMD² may be 0 to rounding."""
     traces, _ = drawn
     run = traces[1].runs[0]
@@ -130,21 +126,12 @@ def test_figures_that_are_no_numbers_do_no_harm(drawn):
     ],
 )
 def test_ticks_are_round(low, high, logarithmic, expected):
-    from mmd_pack.nodes.pictures.chart import ticks
-
     assert ticks(low, high, logarithmic) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("value", [1e-9, 3e-5, 0.004, 0.7, 12.0, 3e6])
 @pytest.mark.parametrize("factor", [1.001, 2.0, 30.0, 1e4])
 def test_there_are_ticks_for_any_numbers(value, factor):
-    from mmd_pack.nodes.pictures.chart import (
-        Line,
-        bounds,
-        label,
-        ticks,
-    )
-
     for logarithmic in (False, True):
         low, high = bounds([Line([(0, value), (1, value * factor)], (0, 0, 0))], logarithmic)
         found = ticks(low, high, logarithmic)
@@ -154,8 +141,6 @@ def test_there_are_ticks_for_any_numbers(value, factor):
 
 
 def test_text_is_cut_to_its_place():
-    from mmd_pack.nodes.pictures.lettering import length, shortened, wrapped
-
     text = "a watercolor of a harbor at dawn, MMD² and all, with many boats"
     assert shortened(text, 14, 1000) == text
     short = shortened(text, 14, 90)
@@ -170,9 +155,6 @@ def test_text_is_cut_to_its_place():
 @pytest.mark.parametrize("size", [12, 16, 30])
 def test_raised_figures_are_written_without_a_glyph_of_their_own(size):
     """The font has none: the same ink as MMD, and some more above on the right."""
-    from mmd_pack.nodes.pictures.lettering import font, write
-    from PIL import Image, ImageDraw
-
     pictures = []
     for text in ("MMD", "MMD²"):
         image = Image.new("L", (200, 60))
@@ -190,16 +172,12 @@ def test_raised_figures_are_written_without_a_glyph_of_their_own(size):
     [("0, 10, 30", [0, 10, 30]), ("100 300;2.5", [100, 300, 2.5]), ("  7 ", [7]), ("1e2,", [100])],
 )
 def test_strengths_are_read_as_people_write_them(text, expected):
-    from mmd_pack.nodes.guidance.mmd_strengths import MMDStrengths
-
     assert MMDStrengths.validate_inputs(text) is True
     assert MMDStrengths.execute(text).result == (expected,)
 
 
 @pytest.mark.parametrize("text", ["", " , ", "ten", "10, -1", "20000", "nan", "inf", "1 2 x"])
 def test_what_is_no_strength_is_refused_before_anything_is_drawn(text):
-    from mmd_pack.nodes.guidance.mmd_strengths import MMDStrengths
-
     assert "write for example 0, 30, 100" in MMDStrengths.validate_inputs(text)
     with pytest.raises(ValueError, match="MMDStrengths: strengths"):
         MMDStrengths.execute(text)

@@ -4,13 +4,23 @@ import gc
 import logging
 import weakref
 
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
 import pytest
 import torch
+from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+from mmd_pack.mmd_core import GuidanceConfig, KernelConfig, References, mmd2
+from mmd_pack.mmd_core.comparison.noise import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
+from mmd_pack.nodes.guidance.mmd_kernel import MMDKernel
+from mmd_pack.nodes.guidance.run import guided_run
+from mmd_pack.nodes.guidance.run.make_guidance import carry_of, make_guidance, make_schedule
+from mmd_pack.nodes.guidance.run.request import Request
+from mmd_pack.nodes.host.prompts import batch_features, entry_feature
+from mmd_tests.support.guided_runs import SETTINGS, core_draw, guided_draw, make_references, patched
 from mmd_tests.support.tiny_models import empty_latent, prompt, tiny_model
 
 pytestmark = pytest.mark.comfy
-
-SETTINGS = {"strength": 20.0, "start_percent": 0.0, "end_percent": 0.8, "mode": "flow"}
 
 
 @pytest.fixture(scope="module")
@@ -23,43 +33,6 @@ def references():
     return make_references()
 
 
-def make_references(n=6, shape=(4, 8, 8), **options):
-    from mmd_pack.mmd_core import References
-
-    generator = torch.Generator().manual_seed(1)
-    return References(torch.randn(n, *shape, generator=generator) * 5 + 2, **options)
-
-
-def core_draw(model, latent=None, sampler="euler", steps=4, **options):
-    """Core's own KSampler."""
-    import nodes
-
-    latent, positive = latent or empty_latent(), options.pop("positive", prompt(1))
-    (out,) = nodes.common_ksampler(
-        model, 7, steps, 2.0, sampler, "normal", positive, prompt(2), latent, **options
-    )
-    return out["samples"]
-
-
-def patched(model, references, kernel=None, **settings):
-    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
-
-    options = {**SETTINGS, **settings}
-    return ApplyMMDGuidance.execute(model, references, kernel=kernel, **options).result[0]
-
-
-def guided_draw(model, references, latent=None, sampler="euler", steps=4, **options):
-    """Our sampler node: (samples, trace, report)."""
-    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
-
-    options = {**SETTINGS, "denoise": 1.0, "positive": prompt(1), **options}
-    latent, trace, report = MMDGuidedKSampler.execute(
-        model, references, 7, steps, 2.0, sampler, "normal", negative=prompt(2),
-        latent_image=latent or empty_latent(), **options,
-    ).result  # fmt: skip
-    return latent["samples"], trace, report
-
-
 def test_guidance_changes_the_picture_and_repeats_exactly(model, references):
     first, trace, report = guided_draw(model, references)
     second, _, _ = guided_draw(model, references)
@@ -70,8 +43,6 @@ def test_guidance_changes_the_picture_and_repeats_exactly(model, references):
 
 def test_guided_pictures_come_closer_to_the_references(model, references):
     """In the space of the model, by the unbiased MMD²."""
-    from mmd_pack.mmd_core import KernelConfig, mmd2
-
     y = references.latents
     flat = (y - y.mean(0)).flatten(1)
     kernel = KernelConfig().resolve(flat @ flat.T, flat.shape[1])
@@ -106,8 +77,6 @@ def test_the_upstream_model_is_untouched_and_bypass_leaves_no_trace(model, refer
 
 
 def test_no_run_state_outlives_a_run(model, references, monkeypatch):
-    from mmd_pack.nodes.guidance.run import guided_run
-
     alive = weakref.WeakSet()
     original = guided_run.GuidedRun.__init__
 
@@ -123,9 +92,6 @@ def test_no_run_state_outlives_a_run(model, references, monkeypatch):
 
 
 def test_interrupt_then_rerun_gives_the_uninterrupted_result(model, references):
-    import comfy.model_management
-    import comfy.sample
-
     guided_model = patched(model, references)
     expected = core_draw(guided_model)
     latent = empty_latent()["samples"]
@@ -142,15 +108,7 @@ def test_interrupt_then_rerun_gives_the_uninterrupted_result(model, references):
     assert torch.equal(core_draw(guided_model), expected)
 
 
-def sampler_names():
-    try:
-        import comfy.samplers
-    except ImportError:  # without ComfyUI the module is skipped
-        return []
-    return comfy.samplers.KSampler.SAMPLERS
-
-
-@pytest.mark.parametrize("sampler", sampler_names())
+@pytest.mark.parametrize("sampler", comfy.samplers.KSampler.SAMPLERS)
 def test_every_core_sampler_runs(sampler, model, references):
     samples, trace, _ = guided_draw(model, references, sampler=sampler)
     assert torch.isfinite(samples).all() and trace.acted
@@ -192,8 +150,6 @@ def test_a_window_without_a_step_says_that_nothing_happened(model, references):
 
 
 def test_images_beyond_the_kernels_reach_are_reported(model):
-    from mmd_pack.mmd_core import KernelConfig
-
     kernel = KernelConfig(bandwidth="fixed", bandwidth_value=0.1)
     _, _, report = guided_draw(model, make_references(), kernel=kernel)
     assert "cannot tell which way to go" in report and "energy" in report
@@ -246,9 +202,6 @@ def test_groups_slice_prompts_and_masks(model, references):
 
 def prompted_references():
     """References with the captions 0 and 1 of `prompt(3, batch=2)`, and distant latents."""
-    from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.host.prompts import entry_feature
-
     (tokens, options), *_ = prompt(3, batch=2)
     features = entry_feature({"cross_attn": tokens, **options})
     noise = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -257,8 +210,6 @@ def prompted_references():
 
 
 def test_each_sample_follows_the_references_of_its_own_prompt(model):
-    from mmd_pack.mmd_core import KernelConfig
-
     kernel = KernelConfig(prompt_kernel="rbf")
     samples, _, _ = guided_draw(
         model, prompted_references(), positive=prompt(3, batch=2), kernel=kernel
@@ -268,8 +219,6 @@ def test_each_sample_follows_the_references_of_its_own_prompt(model):
 
 
 def test_scheduled_and_combined_prompts_are_averaged_while_active():
-    from mmd_pack.nodes.host.prompts import batch_features
-
     a, b = ({"pooled_output": torch.full((1, 3), v)} for v in (1.0, 3.0))
     early = {**b, "timestep_end": 2.0}
     assert torch.equal(batch_features([a, early], 2, sigma=5.0), torch.full((2, 3), 2.0))
@@ -280,8 +229,6 @@ def test_scheduled_and_combined_prompts_are_averaged_while_active():
 
 
 def test_prompts_without_pooled_output_are_the_mean_of_unmasked_tokens():
-    from mmd_pack.nodes.host.prompts import entry_feature
-
     tokens = torch.arange(6.0).reshape(1, 3, 2)
     assert torch.equal(entry_feature({"cross_attn": tokens}), torch.tensor([[2.0, 3.0]]))
     masked = {"cross_attn": tokens, "attention_mask": torch.tensor([[1, 1, 0]])}
@@ -316,22 +263,16 @@ def test_a_reversed_window_is_refused(model, references):
 
 
 def test_a_prompt_kernel_without_captions_is_refused(model, references):
-    from mmd_pack.mmd_core import KernelConfig
-
     kernel = KernelConfig(prompt_kernel="cosine")
     refused("captions and clip", model, references, kernel=kernel)
 
 
 def test_captions_of_another_text_encoder_are_refused(model):
-    from mmd_pack.mmd_core import KernelConfig
-
     kernel = KernelConfig(prompt_kernel="cosine")
     refused("text encoder", model, make_references(prompts=torch.ones(6, 5)), kernel=kernel)
 
 
 def test_nan_references_are_refused():
-    from mmd_pack.mmd_core import References
-
     latents = torch.zeros(3, 4, 8, 8)
     latents[1, 0, 0, 0] = float("nan")
     with pytest.raises(ValueError, match="cat.png"):
@@ -339,8 +280,6 @@ def test_nan_references_are_refused():
 
 
 def test_a_bandwidth_of_0_is_refused():
-    from mmd_pack.nodes.guidance.mmd_kernel import MMDKernel
-
     with pytest.raises(ValueError, match="MMDKernel: bandwidth_value"):
         MMDKernel.execute("rbf", "fixed", 0.0, "1", "none", 0.0)
     with pytest.raises(ValueError, match="MMDKernel: multipliers"):
@@ -348,7 +287,7 @@ def test_a_bandwidth_of_0_is_refused():
 
 
 @pytest.mark.parametrize("batch, group_size", [(1, 0), (4, 0), (4, 1), (9, 8)])
-def test_a_few_images_are_drawn_and_told(batch, group_size, model, references, caplog):
+def test_a_few_images_are_drawn_and_reported(batch, group_size, model, references, caplog):
     with caplog.at_level(logging.WARNING):
         samples, _, report = guided_draw(
             model, references, empty_latent(batch), group_size=group_size
@@ -380,10 +319,6 @@ def test_a_change_of_the_estimate_arrives_unscaled_under_every_guider(
 
     Hooks inside CFG would make it 3.
     """
-    import comfy.samplers
-    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
-    from mmd_pack.nodes.guidance.run import guided_run
-
     monkeypatch.setattr(guided_run.GuidedRun, "denoised", lambda self, x0, *_: x0 + 1)
     latent, sigmas = empty_latent()["samples"], torch.tensor([5.0, 0.0])
     results = []
@@ -405,10 +340,6 @@ def test_a_change_of_the_estimate_arrives_unscaled_under_every_guider(
 
 def test_images_guide_a_model_of_video(references):
     """References of single images serve a model whose latents have a time axis of one frame."""
-    import comfy.samplers
-    from mmd_pack.nodes.guidance.run.make_guidance import make_guidance, make_schedule
-    from mmd_pack.nodes.guidance.run.request import Request
-
     inner, config = tiny_model().model, patched_config()
     noise = torch.zeros(4, 4, 1, 8, 8)
     sampler = comfy.samplers.sampler_object("euler")
@@ -421,18 +352,12 @@ def test_images_guide_a_model_of_video(references):
 
 
 def patched_config():
-    from mmd_pack.mmd_core import GuidanceConfig
-
     return GuidanceConfig(**SETTINGS)
 
 
-@pytest.mark.parametrize("sampler", sampler_names())
+@pytest.mark.parametrize("sampler", comfy.samplers.KSampler.SAMPLERS)
 def test_cfg_pp_samplers_are_known(sampler):
     """By the functions that core draws with, which carry their names."""
-    import comfy.samplers
-    from mmd_pack.mmd_core.comparison.noise import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
-    from mmd_pack.nodes.guidance.run.make_guidance import carry_of
-
     expected = euler_carry
     if "cfg_pp" in sampler:
         expected = euler_cfg_pp_carry if sampler.startswith("euler") else cfg_pp_carry

@@ -7,15 +7,21 @@ import types
 import weakref
 from dataclasses import replace
 
+import comfy.cli_args
+import comfy.sample
+import comfy.samplers
+import comfy.utils
 import pytest
 import torch
+from comfy_execution.utils import CurrentNodeContext
+from mmd_pack.mmd_core import Guidance, GuidanceConfig, KernelConfig, RunTrace, TraceRow
+from mmd_pack.nodes.guidance.run.report import ending, remarks, run_report
+from mmd_pack.nodes.guidance.run.trace import Trace
+from mmd_pack.nodes.host.fingerprint import vae_fingerprint
+from mmd_pack.nodes.host.progress import tiled
+from mmd_tests.support.guided_runs import apply, core_draw, guided_draw, make_references, patched
+from mmd_tests.support.tiny_encoders import tiny_vae
 from mmd_tests.support.tiny_models import empty_latent, prompt, tiny_model
-from mmd_tests.test_nodes.guidance.test_sampling import (
-    core_draw,
-    guided_draw,
-    make_references,
-    patched,
-)
 
 pytestmark = pytest.mark.comfy
 
@@ -48,16 +54,7 @@ def server(monkeypatch):
 
 
 def as_node(node_id, prompt_id="p"):
-    from comfy_execution.utils import CurrentNodeContext
-
     return CurrentNodeContext(prompt_id=prompt_id, node_id=node_id)
-
-
-def apply(model, references, **options):
-    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
-
-    settings = {"strength": 20.0, "start_percent": 0.0, "end_percent": 0.8, "mode": "flow"}
-    return ApplyMMDGuidance.execute(model, references, **settings | options).result
 
 
 def test_every_model_call_has_a_row(model, references):
@@ -85,8 +82,6 @@ def test_the_patch_records_what_the_sampler_node_does(model, references):
 
 def test_a_trace_holds_numbers_and_no_latents(model, references, monkeypatch):
     """It stays in ComfyUI's cache: neither references nor samples may stay with it."""
-    from mmd_pack.mmd_core import Guidance
-
     alive = weakref.WeakSet()
     original = Guidance.__init__
 
@@ -141,8 +136,6 @@ def test_without_a_workflow_nothing_is_sent(model, references, server):
 )
 def test_a_batch_as_one_picture(batch, shape, size):
     """Every image is there, in order, and the rest is 0."""
-    from mmd_pack.nodes.host.progress import tiled
-
     x0 = torch.arange(1.0, batch + 1)[:, None, None, None].expand(batch, 4, *shape)
     (whole,) = tiled(x0)
     assert whole.shape == (4, *size)
@@ -154,18 +147,12 @@ def test_a_batch_as_one_picture(batch, shape, size):
 
 
 def test_film_frames_can_be_tiled():
-    from mmd_pack.nodes.host.progress import tiled
-
     assert tiled(torch.zeros(4, 16, 1, 8, 6)).shape == (1, 16, 1, 16, 12)
 
 
 @pytest.mark.parametrize("method", ["none", "latent2rgb"])
 def test_the_preview_of_the_whole_batch(method, model, references, monkeypatch):
     """Also where previews are off; the sampler's own callback gets what it always got."""
-    import comfy.cli_args
-    import comfy.samplers
-    import comfy.utils
-
     previews, seen = [], []
     monkeypatch.setattr(
         comfy.cli_args.args,
@@ -179,8 +166,6 @@ def test_the_preview_of_the_whole_batch(method, model, references, monkeypatch):
     )
     guided, _ = apply(model, references, preview_batch=True)
     latent = empty_latent(16)["samples"]
-    import comfy.sample
-
     sigmas = comfy.samplers.calculate_sigmas(guided.get_model_object("model_sampling"), "normal", 4)
     comfy.sample.sample_custom(
         guided, comfy.sample.prepare_noise(latent, 1), 1.0, comfy.samplers.sampler_object("euler"),
@@ -202,9 +187,6 @@ def test_the_preview_changes_no_image(model, references):
 
 def trace_of(**changes):
     """A run in which all is well, but for the changes."""
-    from mmd_pack.mmd_core import GuidanceConfig, RunTrace, TraceRow
-    from mmd_pack.nodes.guidance.run.trace import Trace
-
     row = TraceRow(5.0, 0.1, 0.1, 0.05, 0.2, 8, 0.1, 0.0, 1.2)
     row = row._replace(**{k: v for k, v in changes.items() if k in row._fields})
     config = changes.get("config", GuidanceConfig())
@@ -224,8 +206,6 @@ def trace_of(**changes):
     ],
 )
 def test_every_problem_is_reported_with_its_fix(changes, says, fix):
-    from mmd_pack.nodes.guidance.run.report import ending, remarks, run_report
-
     trace = trace_of(**changes)
     said = remarks(trace)
     if not says:
@@ -239,23 +219,18 @@ def test_every_problem_is_reported_with_its_fix(changes, says, fix):
 
 
 def test_nothing_is_advised_where_guidance_is_off():
-    from mmd_pack.mmd_core import GuidanceConfig
-    from mmd_pack.nodes.guidance.run.report import remarks
-
     trace = trace_of(config=GuidanceConfig(strength=0.0), substeps=0, distances=(0.0,) * 8)
     assert remarks(trace) == []
 
 
-def test_strength_next_to_nothing_is_told(model, references, caplog):
+def test_strength_next_to_nothing_is_reported(model, references, caplog):
     with caplog.at_level(logging.WARNING):
         _, _, report = guided_draw(model, references, empty_latent(8), strength=1e-4)
     assert "Raise strength" in report and "Raise strength" in caplog.text
 
 
-def test_copies_are_told(model):
+def test_copies_are_reported(model):
     """A single kind of picture, far from all the model draws, followed to the end."""
-    from mmd_pack.mmd_core import KernelConfig
-
     references = make_references(3, names=["a", "b", "c"])
     kernel = KernelConfig("energy")
     _, _, report = guided_draw(
@@ -265,10 +240,7 @@ def test_copies_are_told(model):
     assert "may be copies" in report
 
 
-def test_references_of_another_vae_are_told(model, references, caplog):
-    from mmd_pack.nodes.host.fingerprint import vae_fingerprint
-    from mmd_tests.support.tiny_encoders import tiny_vae
-
+def test_references_of_another_vae_are_reported(model, references, caplog):
     vae, other = tiny_vae(1), tiny_vae(2)
     mine = replace(references, vae=vae_fingerprint(vae))
     with caplog.at_level(logging.WARNING):
@@ -280,17 +252,15 @@ def test_references_of_another_vae_are_told(model, references, caplog):
     assert "another VAE" in caplog.text
 
 
-def test_references_that_do_not_fit_do_no_harm_at_strength_0(model):
+def test_references_that_do_not_fit_are_accepted_at_strength_0(model):
     other = make_references(shape=(4, 16, 16))
     drawn, trace, report = guided_draw(model, other, strength=0.0)
     assert torch.equal(drawn, core_draw(model)) and not trace.runs and "Strength is 0" in report
     assert torch.equal(core_draw(patched(model, other, strength=0.0)), drawn)
 
 
-def test_what_cannot_be_compared_is_told():
+def test_what_cannot_be_compared_is_reported():
     """Latents of several kinds at once leave no run behind."""
-    from mmd_pack.nodes.guidance.run.report import run_report
-
     trace = trace_of()
     trace.runs.clear()
     assert run_report(trace, 20).startswith("Drawn without guidance: latents of several kinds")

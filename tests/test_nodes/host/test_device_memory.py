@@ -2,10 +2,17 @@
 
 from types import SimpleNamespace
 
+import comfy.model_management as management
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
+from mmd_pack.mmd_core import KernelConfig
+from mmd_pack.mmd_core.comparison import by_features as comparison
+from mmd_pack.mmd_core.comparison import rows
+from mmd_pack.nodes.guidance.run import guided_run
+from mmd_pack.nodes.host.micro_batch import AT_ONCE, micro_batched
+from mmd_tests.support.guided_runs import guided_draw, make_references
 from mmd_tests.support.tiny_models import empty_latent, tiny_model
-from mmd_tests.test_nodes.guidance.test_sampling import guided_draw, make_references
 
 pytestmark = pytest.mark.comfy
 
@@ -20,7 +27,6 @@ def model():
 @pytest.fixture
 def gpu(monkeypatch):
     """ComfyUI's management as it speaks of a GPU: (free bytes), with a tenth of a GB always needed."""
-    import comfy.model_management as management
 
     def tell(free):
         monkeypatch.setattr(management, "get_free_memory", lambda device=None: free)
@@ -72,8 +78,6 @@ def test_on_a_gpu_what_drawing_leaves(gpu):
 
 @pytest.mark.parametrize("batch, at_once", [(64, 4), (3, 4), (64, 64)])
 def test_a_micro_batch_needs_less(batch, at_once, gpu):
-    from mmd_pack.nodes.host.micro_batch import AT_ONCE, micro_batched
-
     gpu(40 * GB)
     model = asks()
     free = room(model, Drawn(batch, 16, 1, 8, 8), {AT_ONCE: at_once})
@@ -91,7 +95,7 @@ def test_never_less_than_nothing(gpu):
     assert room(asks(), Drawn(1, 4, 8, 8, device="cpu"), {}) == 0
 
 
-def test_a_real_model_tells_what_it_needs(gpu, model):
+def test_the_memory_estimate_of_a_real_model_is_used(gpu, model):
     gpu(10 * GB)
     assert 0 < room(model.model, Drawn(4, 4, 8, 8), {}) < 10 * GB
 
@@ -99,10 +103,6 @@ def test_a_real_model_tells_what_it_needs(gpu, model):
 @pytest.fixture
 def no_room(monkeypatch):
     """References are streamed one by one, and not even their inner products are kept."""
-    from mmd_pack.mmd_core.comparison import by_features as comparison
-    from mmd_pack.mmd_core.comparison import rows
-    from mmd_pack.nodes.guidance.run import guided_run
-
     budgets = []
 
     def none(*args):
@@ -121,8 +121,6 @@ def no_room(monkeypatch):
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
 @pytest.mark.parametrize("kernel", ["rbf", "energy", "polynomial"])
 def test_without_room_the_same_images_are_drawn(kernel, sampler, model, no_room):
-    from mmd_pack.mmd_core import KernelConfig
-
     references = make_references(n=20)
     options = {"kernel": KernelConfig(kernel), "sampler": sampler}
     expected, trace, _ = guided_draw(model, references, **options)
@@ -135,8 +133,6 @@ def test_without_room_the_same_images_are_drawn(kernel, sampler, model, no_room)
 
 def test_a_coupled_batch_of_64_is_drawn_by_a_network_of_4(model, no_room):
     """All 64 are compared together, whatever the network works on at once."""
-    from comfy.patcher_extension import WrappersMP
-
     seen, guided = [], model.clone()
 
     def watch(executor, x, *args, **kwargs):

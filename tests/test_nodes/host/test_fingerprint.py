@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from mmd_pack.nodes.host.fingerprint import clip_key, is_plain, vae_fingerprint, vae_key
+from mmd_tests.support.tiny_encoders import tiny_clip, tiny_vae
 
 pytestmark = pytest.mark.comfy
 
@@ -15,35 +17,19 @@ class Shown:
 
 
 def fingerprint(**weights):
-    from mmd_pack.nodes.host.fingerprint import vae_fingerprint
-
     return vae_fingerprint(Shown(**weights))
-
-
-def vae_key(vae):
-    from mmd_pack.nodes.host.fingerprint import vae_key
-
-    return vae_key(vae)
-
-
-def clip_key(clip):
-    from mmd_pack.nodes.host.fingerprint import clip_key
-
-    return clip_key(clip)
 
 
 @pytest.fixture(scope="module")
 def clips():
     """Two text encoders, for tests that leave them as they are."""
-    from mmd_tests.support.tiny_encoders import tiny_clip
-
     return tiny_clip(), tiny_clip(seed=1)
 
 
 # What is shared in files: which VAE it was
 
 
-def test_the_fingerprint_tells_encoders_apart_and_survives_casts():
+def test_the_fingerprint_differs_by_encoder_and_survives_casts():
     torch.manual_seed(0)
     weights = {f"encoder.{i}": torch.randn(3, 4) for i in range(12)}
     first = fingerprint(**weights)
@@ -95,8 +81,6 @@ def test_shapes_and_memory_layout():
 
 
 def test_a_vae_that_shows_no_weights_has_no_fingerprint():
-    from mmd_pack.nodes.host.fingerprint import vae_fingerprint
-
     for vae in (object(), Shown(), Shown(steps=torch.tensor(3))):
         assert vae_fingerprint(vae) == ""
 
@@ -105,8 +89,6 @@ def test_a_vae_that_shows_no_weights_has_no_fingerprint():
 
 
 def test_equal_vaes_have_one_key_before_and_after_use():
-    from mmd_tests.support.tiny_encoders import tiny_vae
-
     first, again, other = tiny_vae(), tiny_vae(), tiny_vae(seed=1)
     key = vae_key(first)
     assert len(key) == 64 and key == vae_key(again) != vae_key(other)
@@ -121,8 +103,6 @@ def test_equal_vaes_have_one_key_before_and_after_use():
 
 
 def test_a_vae_in_another_precision_has_another_key():
-    from mmd_tests.support.tiny_encoders import tiny_vae
-
     vae = tiny_vae()
     key = vae_key(vae)
     vae.vae_dtype = torch.bfloat16
@@ -146,16 +126,12 @@ def seamless(vae):
     lambda vae: vae.first_stage_model.to("meta"),
 ])  # fmt: skip
 def test_a_vae_that_was_tampered_with_is_not_judged(change):
-    from mmd_tests.support.tiny_encoders import tiny_vae
-
     vae = tiny_vae()
     change(vae)
     assert vae_key(vae) == ""
 
 
 def test_circular_padding_makes_another_key():
-    from mmd_tests.support.tiny_encoders import tiny_vae
-
     vae = tiny_vae()
     key = vae_key(vae)
     for layer in vae.first_stage_model.modules():
@@ -170,8 +146,6 @@ def test_what_is_no_vae_or_text_encoder_of_comfyui_is_not_judged():
 
 
 def test_equal_text_encoders_have_one_key_before_and_after_use(clips):
-    from mmd_tests.support.tiny_encoders import tiny_clip
-
     first, other = clips
     key = clip_key(first)
     assert len(key) == 64 and key != clip_key(other)
@@ -213,9 +187,7 @@ def test_the_lora_of_a_copy_that_is_loaded_does_not_count(clips):
     assert clip_key(plain) == key
 
 
-def test_only_what_repr_tells_is_plain():
-    from mmd_pack.nodes.host.fingerprint import is_plain
-
+def test_only_what_repr_shows_is_plain():
     assert is_plain({"l": [[(49406, 1.0), (320, 1.2)]], "dtype": torch.float32, "none": None})
     for value in (torch.ones(1), {"l": [(torch.ones(3), 1.0)]}, object(), {1: {2: [print]}}):
         assert not is_plain(value)

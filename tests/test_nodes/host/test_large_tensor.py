@@ -3,8 +3,10 @@
 import errno
 import os
 
+import folder_paths
 import pytest
 import torch
+from mmd_pack.nodes.host import large_tensor
 
 pytestmark = pytest.mark.comfy
 
@@ -12,9 +14,6 @@ pytestmark = pytest.mark.comfy
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """Everything beyond 1000 bytes is large."""
-    import folder_paths
-    from mmd_pack.nodes.host import large_tensor
-
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
     monkeypatch.setattr(large_tensor, "IN_MEMORY", 1000)
     return large_tensor

@@ -5,9 +5,29 @@ import gc
 import weakref
 from types import SimpleNamespace
 
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.hooks
+import comfy.model_management
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.utils
 import pytest
 import torch
-from mmd_tests.support.tiny_models import WIDTH, empty_latent, prompt, tiny_model
+from comfy import conds
+from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+from comfy_extras.nodes_easycache import EasyCacheNode
+from comfy_extras.nodes_perpneg import Guider_PerpNeg
+from mmd_pack.mmd_core import References
+from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
+from mmd_pack.nodes.host import conditioning_parts as control_parts
+from mmd_pack.nodes.host.conditioning_parts import ControlParts
+from mmd_pack.nodes.host.micro_batch import cond_part, is_film, separable
+from mmd_tests.support.guided_runs import core_draw, make_references, patched
+from mmd_tests.support.tiny_models import WIDTH, empty_latent, prompt, random, tiny_model
+
+import nodes
 
 pytestmark = pytest.mark.comfy
 
@@ -20,35 +40,21 @@ def model():
     return tiny_model()
 
 
+def guided(model, **settings):
+    """Through ApplyMMDGuidance."""
+    return patched(model, make_references(), **settings)
+
+
+def draw(model, positive=None, negative=None, latent=None, steps=2, **options):
+    """Core's KSampler."""
+    latent = latent or empty_latent(BATCH)
+    return core_draw(model, latent, "euler", steps, positive, negative, **options)
+
+
 def micro_batched(model, size):
     from mmd_pack.nodes.host.micro_batch import micro_batched
 
     return micro_batched(model, size)
-
-
-def guided(model, strength=20.0, **settings):
-    """Through ApplyMMDGuidance."""
-    from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
-
-    settings = {"start_percent": 0.0, "end_percent": 0.8, "mode": "flow", **settings}
-    references = References(random(6, 4, 8, 8, seed=1) * 5 + 2)
-    return ApplyMMDGuidance.execute(model, references, strength, **settings).result[0]
-
-
-def draw(model, positive=None, negative=None, latent=None, steps=2, cfg=2.0, **options):
-    """Core's KSampler."""
-    import nodes
-
-    (out,) = nodes.common_ksampler(
-        model, 7, steps, cfg, "euler", "normal", positive or prompt(1), negative or prompt(2),
-        latent or empty_latent(BATCH), **options,
-    )  # fmt: skip
-    return out["samples"]
-
-
-def random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def assert_same(drawn, expected, tolerance=1e-5):
@@ -58,8 +64,6 @@ def assert_same(drawn, expected, tolerance=1e-5):
 
 def watched(model):
     """A clone of the model, and a list of what its network is asked: images, options."""
-    from comfy.patcher_extension import WrappersMP
-
     asked = []
 
     def watch(executor, x, timesteps, *args, **kwargs):
@@ -92,8 +96,6 @@ def regions():
 
 def hooked():
     """A prompt with a LoRA of its own, at a strength that changes."""
-    import comfy.hooks
-
     key = "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_v.weight"
     hooks = comfy.hooks.create_hook_model_as_lora({}, {}, 1.0, 1.0)
     hooks.hooks[0].weights = {key: ("diff", (random(128, WIDTH),))}
@@ -150,10 +152,6 @@ def test_sdxl_whose_prompts_carry_vectors():
 
 @pytest.mark.parametrize("kind", ["dual", "dual nested", "perp neg"])
 def test_guiders_of_three_prompts(kind, model):
-    import comfy.samplers
-    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
-    from comfy_extras.nodes_perpneg import Guider_PerpNeg
-
     def sample(candidate):
         conds = prompt(1, batch=BATCH), prompt(3, batch=2), prompt(2)
         if kind == "perp neg":
@@ -187,9 +185,6 @@ def test_guidance_sees_the_whole_batch(model):
 
 
 def sampler_node(model, **options):
-    from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
-
     references = References(random(6, 4, 8, 8, seed=1) * 5 + 2)
     return MMDGuidedKSampler.execute(
         model, references, 7, 2, 2.0, "euler_ancestral", "normal", prompt(1, batch=5), prompt(2),
@@ -230,9 +225,6 @@ def test_chained_nodes_take_the_smallest_part(model):
 
 def net(model):
     """A small ControlNet for the model, with random weights."""
-    import comfy.cldm.cldm
-    import comfy.controlnet
-
     config = {**model.model.model_config.unet_config, "hint_channels": 3}
     config.pop("out_channels")
     torch.manual_seed(1)
@@ -244,8 +236,6 @@ def net(model):
 
 def controlled(control_net, hints, conditioning=None, seed=0):
     """Both prompts with `hints` different hints."""
-    import nodes
-
     image = random(hints, 64, 64, 3, seed=seed)
     return nodes.ControlNetApplyAdvanced().apply_controlnet(
         *(conditioning or (prompt(1), prompt(2))), control_net, image, 1.0, 0.0, 1.0
@@ -278,8 +268,6 @@ def test_hints_in_an_area(model):
 
 
 def test_a_hint_is_prepared_once_for_each_part(model, monkeypatch):
-    import comfy.utils
-
     positive, negative = controlled(net(model), BATCH)
     prepared, original = [], comfy.utils.common_upscale
 
@@ -294,7 +282,6 @@ def test_a_hint_is_prepared_once_for_each_part(model, monkeypatch):
 
 def t2i_adapter():
     """Core's T2I-Adapter around a network of one convolution, which keeps its features for the run."""
-    import comfy.controlnet
 
     class Network(torch.nn.Module):
         unshuffle_amount = 8
@@ -318,8 +305,6 @@ def test_adapters_keep_their_hints(hints, model):
 
 def test_masks_of_hints_follow_them():
     """An inpainting ControlNet has a mask per hint."""
-    from mmd_pack.nodes.host.conditioning_parts import ControlParts
-
     control = fake_control(torch.arange(3.0).reshape(3, 1, 1, 1))
     control.extra_concat_orig = [torch.arange(2.0).reshape(2, 1, 1, 1)]
     control.cond_hint = torch.ones(3, 1, 1, 1)  # left by a run that was interrupted
@@ -330,8 +315,6 @@ def test_masks_of_hints_follow_them():
 
 
 def fake_control(hint):
-    import comfy.controlnet
-
     return comfy.controlnet.ControlBase().set_cond_hint(hint)
 
 
@@ -347,9 +330,7 @@ def told_control(hint):
     return control
 
 
-def test_controls_that_can_be_told_their_images_are_told():
-    from mmd_pack.nodes.host.conditioning_parts import ControlParts
-
+def test_controls_that_accept_image_numbers_get_them():
     control = told_control(torch.arange(6.0).reshape(6, 1, 1, 1))
     parts = ControlParts()
     part = parts.part(control, range(2, 6), 6)
@@ -362,8 +343,6 @@ def test_controls_that_can_be_told_their_images_are_told():
 
 
 def test_controls_that_treat_all_images_alike_are_shared():
-    from mmd_pack.nodes.host.conditioning_parts import ControlParts
-
     for hint in (torch.ones(1, 3, 8, 8), None):
         control = fake_control(hint)
         assert ControlParts().part(control, range(2), 4) is control
@@ -384,8 +363,6 @@ def test_controls_that_treat_all_images_alike_are_shared():
     ],
 )
 def test_films_and_packed_latents_are_sent_whole(dimensions, shape, expected):
-    from mmd_pack.nodes.host.micro_batch import separable
-
     inner = SimpleNamespace(
         latent_format=SimpleNamespace(latent_dimensions=dimensions),
         model_config=SimpleNamespace(unet_config={}),
@@ -395,9 +372,7 @@ def test_films_and_packed_latents_are_sent_whole(dimensions, shape, expected):
     assert separable(inner, shape) is False
 
 
-def test_conditioning_that_speaks_of_the_whole_batch():
-    from mmd_pack.nodes.host.micro_batch import is_film
-
+def test_conditioning_for_the_whole_batch():
     image = [None, [{"model_conds": {"c_crossattn": 1}}], []]
     assert not is_film(image, {"uuids": []})
     assert is_film(image, {"ad_params": {}})
@@ -417,9 +392,6 @@ def test_the_frames_of_one_film_are_sent_whole(kind, model, monkeypatch):
 
 
 def test_every_kind_of_conditioning_gives_each_image_what_the_whole_batch_gives_it():
-    from comfy import conds
-    from mmd_pack.nodes.host.micro_batch import cond_part
-
     area = (2, 4, 1, 0)
     kinds = [
         conds.CONDNoiseShape(random(BATCH, 3, 8, 8)),
@@ -450,8 +422,6 @@ def test_every_kind_of_conditioning_gives_each_image_what_the_whole_batch_gives_
 
 def test_caches_that_go_by_the_prompt_keep_parts_apart(model):
     """Core's EasyCache, made to skip whenever it can: by prompt and part, it skips the same steps."""
-    from comfy_extras.nodes_easycache import EasyCacheNode
-
     cached = EasyCacheNode.execute(model, 1e9, 0.1, 0.9, False).result[0]
     expected = draw(cached, steps=8)
     assert_same(draw(micro_batched(cached, 2), steps=8), expected)
@@ -460,8 +430,6 @@ def test_caches_that_go_by_the_prompt_keep_parts_apart(model):
 
 def test_core_is_asked_for_the_memory_of_a_part(model, monkeypatch):
     """Or it would take weights off a small card to make room for a batch that never comes."""
-    import comfy.sampler_helpers
-
     estimated, original = [], comfy.sampler_helpers.estimate_memory
 
     def spy(model, noise_shape, *args):
@@ -474,7 +442,7 @@ def test_core_is_asked_for_the_memory_of_a_part(model, monkeypatch):
     assert estimated == [[BATCH, 4, 8, 8], [2, 4, 8, 8], [BATCH, 4, 8, 8]]
 
 
-def test_what_is_given_stays_as_it_is(model):
+def test_inputs_stay_as_they_are(model):
     given = controlled(net(model), BATCH, (prompt(1, batch=2) + regions(), prompt(2)))
     before = draw(model, *given)
     options, wrappers = repr(model.model_options), repr(model.wrappers)
@@ -491,8 +459,6 @@ def test_what_is_given_stays_as_it_is(model):
 
 
 def test_no_part_outlives_a_run(model, monkeypatch):
-    from mmd_pack.nodes.host import conditioning_parts as control_parts
-
     made, alive, original = [], weakref.WeakSet(), control_parts.control_part
 
     def counted(*args):
@@ -508,10 +474,7 @@ def test_no_part_outlives_a_run(model, monkeypatch):
     assert len(made) == 2 and len(alive) == 0
 
 
-def test_an_interrupt_between_parts_is_heeded_and_leaves_nothing_behind(model):
-    import comfy.model_management
-    from comfy.patcher_extension import WrappersMP
-
+def test_an_interrupt_between_parts_stops_the_run_and_leaves_nothing_behind(model):
     expected, calls = draw(guided(model, micro_batch=1)), []
 
     def interrupt(executor, *args, **kwargs):

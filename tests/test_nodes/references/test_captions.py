@@ -5,25 +5,11 @@ import os
 
 import numpy as np
 import pytest
+from mmd_pack.nodes.references.folder import captions as sources
+from mmd_pack.nodes.references.folder import image_folder as folder
 from PIL import Image
 
 pytestmark = pytest.mark.comfy
-
-
-@pytest.fixture
-def folder():
-    """The module that reads captions along with images; its package imports ComfyUI."""
-    from mmd_pack.nodes.references.folder import image_folder
-
-    return image_folder
-
-
-@pytest.fixture
-def sources():
-    """The module under test."""
-    from mmd_pack.nodes.references.folder import captions
-
-    return captions
 
 
 def save(path):
@@ -37,7 +23,7 @@ def captions(folder, path, source="auto"):
     return dict(zip(references.names, references.captions, strict=True)), references.skipped
 
 
-def test_captions_come_from_text_files_and_metadata(folder, tmp_path):
+def test_captions_come_from_text_files_and_metadata(tmp_path):
     for name in ("a.png", "b.c.png", "d.jpg", "sub/e.png", "sub/f.png"):
         save(tmp_path / name)
     (tmp_path / "a.txt").write_text("\ufeff a cat,\r\nsitting \n", encoding="utf-8")
@@ -66,7 +52,7 @@ def test_captions_come_from_text_files_and_metadata(folder, tmp_path):
     assert set(captions(folder, tmp_path, "none")[0].values()) == {""}
 
 
-def test_broken_lines_of_metadata_are_named(folder, tmp_path):
+def test_broken_lines_of_metadata_are_named(tmp_path):
     save(tmp_path / "a.png")
     lines = [
         '{"file_name": "a.png"',
@@ -81,7 +67,7 @@ def test_broken_lines_of_metadata_are_named(folder, tmp_path):
     assert [name for name, _ in skipped] == [f"metadata.jsonl, line {n}" for n in (1, 2, 3)]
 
 
-def test_an_unreadable_caption_is_named_and_the_image_kept(folder, sources, tmp_path, monkeypatch):
+def test_an_unreadable_caption_is_named_and_the_image_kept(tmp_path, monkeypatch):
     save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("x")
 
@@ -94,7 +80,7 @@ def test_an_unreadable_caption_is_named_and_the_image_kept(folder, sources, tmp_
     assert skipped == [("a.txt", "cannot be read (Permission denied)")]
 
 
-def test_folder_names_give_captions_and_kohyas_repeats_weights(folder, tmp_path):
+def test_folder_names_give_captions_and_kohyas_repeats_weights(tmp_path):
     folders = {
         "10_red cat": (10, "red cat"),
         "1_dog": (1, "dog"),
@@ -117,12 +103,12 @@ def test_folder_names_give_captions_and_kohyas_repeats_weights(folder, tmp_path)
     assert folder.read_folder(tmp_path / "set" / "10_red cat")[0].weights == [10]
 
 
-def test_the_sources_keep_their_names_and_places(sources):
+def test_the_sources_keep_their_names_and_places():
     names = ["auto", "txt", "metadata.jsonl", "folder name", "none", "captions.json"]
     assert list(sources.CAPTION_SOURCES) == names  # for ever, since workflows are saved with them
 
 
-def test_txt_comes_before_caption_unless_it_is_empty(folder, tmp_path):
+def test_txt_comes_before_caption_unless_it_is_empty(tmp_path):
     for name, txt, caption in [
         ("a", "from txt", "from caption"), ("b", " \n", "from caption"), ("c", None, "from caption"), ("d", "", None)
     ]:  # fmt: skip
@@ -134,7 +120,7 @@ def test_txt_comes_before_caption_unless_it_is_empty(folder, tmp_path):
     assert captions(folder, tmp_path) == captions(folder, tmp_path, "txt") == (found, [])
 
 
-def test_sidecars_of_odd_names_and_encodings(folder, tmp_path):
+def test_sidecars_of_odd_names_and_encodings(tmp_path):
     names = [
         "صورة.jpg",
         "图.png",
@@ -168,7 +154,7 @@ def test_sidecars_of_odd_names_and_encodings(folder, tmp_path):
     }
 
 
-def test_each_of_two_names_that_look_alike_has_its_own_caption(sources, tmp_path):
+def test_each_of_two_names_that_look_alike_has_its_own_caption(tmp_path):
     """In whichever order the system lists them."""
     names = ("\u00e9", "e\u0301")
     for i, name in enumerate(names):
@@ -190,7 +176,7 @@ def test_each_of_two_names_that_look_alike_has_its_own_caption(sources, tmp_path
         (b"x" * (2**20 + 1), "has more than 1 MB"),
     ],
 )
-def test_what_is_no_caption_is_named(folder, tmp_path, data, reason):
+def test_what_is_no_caption_is_named(tmp_path, data, reason):
     save(tmp_path / "a.png")
     save(tmp_path / "a.jpg")
     (tmp_path / "a.txt").write_bytes(data)
@@ -217,7 +203,7 @@ JSON_STYLES = {
     "file", ["captions.json", "meta_cap.json", "meta_clean.json", "Captions.JSON"]
 )
 @pytest.mark.parametrize("style", JSON_STYLES)
-def test_json_captions_of_all_styles(folder, tmp_path, style, file):
+def test_json_captions_of_all_styles(tmp_path, style, file):
     for name in ("a.png", "sub/b.png", "sub/c.png"):
         save(tmp_path / name)
     (tmp_path / file).write_text(json.dumps(JSON_STYLES[style]))
@@ -228,7 +214,7 @@ def test_json_captions_of_all_styles(folder, tmp_path, style, file):
         assert set(captions(folder, tmp_path, source)[0].values()) == {""}
 
 
-def test_the_caption_key_of_metadata(folder, tmp_path):
+def test_the_caption_key_of_metadata(tmp_path):
     save(tmp_path / "a.png")
     save(tmp_path / "b.png")
     lines = [
@@ -239,7 +225,7 @@ def test_the_caption_key_of_metadata(folder, tmp_path):
     assert captions(folder, tmp_path) == ({"a.png": "A", "b.png": "B"}, [])
 
 
-def test_tags_come_behind_the_caption(folder, tmp_path):
+def test_tags_come_behind_the_caption(tmp_path):
     for name in "abcd":
         save(tmp_path / f"{name}.png")
     entries = {
@@ -253,7 +239,7 @@ def test_tags_come_behind_the_caption(folder, tmp_path):
     assert captions(folder, tmp_path) == (found, [])
 
 
-def test_an_ending_tells_images_of_one_name_apart(folder, tmp_path):
+def test_an_ending_distinguishes_images_of_one_name(tmp_path):
     for name in ("a.png", "a.jpg", "b.png", "b.jpg", "c.png.jpg", "d.png", "d.png.jpg"):
         save(tmp_path / name)
     entries = {"a.png": "one", "b": "both", "c.png": "stem", "d.png": "whole"}
@@ -269,7 +255,7 @@ def test_an_ending_tells_images_of_one_name_apart(folder, tmp_path):
     }
 
 
-def test_the_nearest_and_the_most_finished_json_wins(folder, tmp_path):
+def test_the_nearest_and_the_most_finished_json_wins(tmp_path):
     for name in ("a.png", "b.png", "c.png", "sub/d.png", "sub/e.png"):
         save(tmp_path / name)
     texts = {
@@ -294,7 +280,7 @@ def test_the_nearest_and_the_most_finished_json_wins(folder, tmp_path):
     }
 
 
-def test_sidecars_before_metadata_before_json(folder, tmp_path):
+def test_sidecars_before_metadata_before_json(tmp_path):
     for name in "abc":
         save(tmp_path / f"{name}.png")
     (tmp_path / "a.caption").write_text("sidecar")
@@ -331,7 +317,7 @@ def test_sidecars_before_metadata_before_json(folder, tmp_path):
         ),
     ],
 )
-def test_broken_json_is_named_and_does_no_harm(folder, tmp_path, text, places):
+def test_broken_json_is_reported_and_the_rest_is_read(tmp_path, text, places):
     save(tmp_path / "set" / "a.png")
     save(tmp_path / "a.png")
     (tmp_path / "set" / "captions.json").write_text(text)
@@ -341,7 +327,7 @@ def test_broken_json_is_named_and_does_no_harm(folder, tmp_path, text, places):
     assert skipped == [(f"captions.json{place}", reason) for place in places]
 
 
-def test_deep_lines_of_metadata_are_named(folder, tmp_path):
+def test_deep_lines_of_metadata_are_named(tmp_path):
     save(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text(
         "[" * 200_000 + '\n{"file_name": "a.png", "text": "A"}'
@@ -350,7 +336,7 @@ def test_deep_lines_of_metadata_are_named(folder, tmp_path):
     assert found == {"a.png": "A"} and [name for name, _ in skipped] == ["metadata.jsonl, line 1"]
 
 
-def test_a_file_of_nonsense_is_given_up(folder, tmp_path):
+def test_a_file_of_nonsense_is_given_up(tmp_path):
     save(tmp_path / "a.png")
     (tmp_path / "metadata.jsonl").write_text("x\n" * 100_000)
     skipped = captions(folder, tmp_path)[1]
@@ -358,7 +344,7 @@ def test_a_file_of_nonsense_is_given_up(folder, tmp_path):
     assert ("metadata.jsonl", "has 100 such entries or more: the rest is not read") in skipped
 
 
-def test_huge_lists_are_not_read(folder, sources, tmp_path):
+def test_huge_lists_are_not_read(tmp_path):
     save(tmp_path / "a.png")
     for name in ("metadata.jsonl", "captions.json"):
         with open(tmp_path / name, "wb") as file:
@@ -370,7 +356,7 @@ def test_huge_lists_are_not_read(folder, sources, tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
-def test_caption_files_that_lead_outside_are_not_read(folder, tmp_path):
+def test_caption_files_that_lead_outside_are_not_read(tmp_path):
     save(tmp_path / "set" / "a.png")
     save(tmp_path / "set" / "b.png")
     (tmp_path / "secret.txt").write_text("secret")
@@ -393,13 +379,13 @@ def test_caption_files_that_lead_outside_are_not_read(folder, tmp_path):
     ]
 
 
-def test_captions_can_be_written_as_utf_8(folder, tmp_path):
+def test_captions_can_be_written_as_utf_8(tmp_path):
     save(tmp_path / "a.png")
     (tmp_path / "captions.json").write_text('{"a": "x \\ud800 y \\ud83d\\ude00"}')
     assert captions(folder, tmp_path)[0] == {"a.png": "x ? y 😀"}
 
 
-def test_an_image_cannot_be_named_by_a_long_way_up(folder, tmp_path):
+def test_an_image_cannot_be_named_by_a_long_way_up(tmp_path):
     """What a key costs does not grow with the square of its length."""
     save(tmp_path / "a.png")
     (tmp_path / "captions.json").write_text(json.dumps({"/x" * 1_000_000 + "/a.png": "far away"}))

@@ -2,17 +2,23 @@
 
 import inspect
 
+import comfy.model_management as management
+import comfy.sd
+import comfy.utils
 import pytest
 import torch
+from mmd_pack.nodes.pictures.fit_image import fit_image
+from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
+from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents as node
 from mmd_tests.support.encoding import pictures, reference_set, run
 from mmd_tests.support.tiny_encoders import TinyCLIP, TinyVAE, tiny_vae
+
+import nodes
 
 pytestmark = pytest.mark.comfy
 
 
 def fitted(image, width, height, fit):
-    from mmd_pack.nodes.pictures.fit_image import fit_image
-
     return fit_image(image, width, height, fit)
 
 
@@ -31,8 +37,6 @@ def test_an_image_of_the_right_size_is_not_touched(fit):
 @pytest.mark.parametrize("size", [(60, 20), (20, 60), (64, 48), (7, 5), (33, 25)])
 @pytest.mark.parametrize("fit, crop", [("crop", "center"), ("stretch", "disabled")])
 def test_crop_and_stretch_are_those_of_core(size, fit, crop):
-    import nodes
-
     (image,) = pictures(size)
     (expected,) = nodes.ImageScale().upscale(image, "lanczos", 32, 24, crop)
     assert torch.equal(fitted(image, 32, 24, fit), expected.clamp(0, 1))
@@ -40,8 +44,6 @@ def test_crop_and_stretch_are_those_of_core(size, fit, crop):
 
 @pytest.mark.parametrize("size", [(60, 20), (20, 60), (7, 5), (33, 25), (500, 3), (1, 1)])
 def test_pad_keeps_the_whole_image_between_strips_of_its_edges(size):
-    import comfy.utils
-
     (image,) = pictures(size)
     out = fitted(image, 32, 24, "pad")
     assert out.shape == (1, 24, 32, 3)
@@ -217,8 +219,6 @@ def test_exactly_one_source_of_images_is_wanted():
 
 
 def test_a_checkpoint_without_vae_is_explained():
-    from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
-
     with pytest.raises(ValueError, match="EncodeReferenceLatents: the checkpoint has no VAE"):
         EncodeReferenceLatents.execute([8], [8], ["crop"], vae=[None], images=pictures((8, 8)))
     with pytest.raises(ValueError, match="vae is not connected: connect Load VAE to vae"):
@@ -233,9 +233,7 @@ def test_an_image_that_cannot_be_encoded_is_named():
         run(TinyVAE(fail=RuntimeError("odd size")), reference_set=images)
 
 
-def test_interrupts_and_lack_of_memory_reach_comfyui():
-    import comfy.model_management as management
-
+def test_interrupts_and_out_of_memory_reach_comfyui():
     images = pictures(*[(32, 24)] * 3)
     for error in (management.OOM_EXCEPTION("full"), KeyError("bug")):
         with pytest.raises(type(error)):
@@ -261,8 +259,6 @@ def test_the_report_says_what_was_done():
 
 
 def test_a_vae_of_comfyui_encodes_lists_as_core_encodes_single_images():
-    import nodes
-
     vae, images = tiny_vae(), pictures((64, 48), (100, 80))
     references, latents, report = run(vae, 64, 48, images=images)
     cropped = nodes.ImageScale().upscale(images[1], "lanczos", 64, 48, "center")[0]
@@ -274,8 +270,6 @@ def test_a_vae_of_comfyui_encodes_lists_as_core_encodes_single_images():
 
 
 def test_pixel_space_models_get_pixels():
-    import comfy.sd
-
     try:
         vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
         vae.throw_exception_if_invalid()
@@ -287,8 +281,6 @@ def test_pixel_space_models_get_pixels():
 
 
 def test_parameters_are_the_inputs_and_every_one_is_explained():
-    from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents as node
-
     schema = node.GET_SCHEMA()
     names = [entry.id for entry in schema.inputs]
     sockets = ["vae", "reference_set", "images", "captions", "clip", "target"]

@@ -6,12 +6,19 @@ import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
+import comfy.model_management as management
+import comfy.sd
+import folder_paths
 import numpy as np
 import pytest
 import torch
+from mmd_pack.nodes.host import large_tensor
+from mmd_pack.nodes.references.folder.image_folder import ReferenceSet
+from mmd_pack.nodes.references.folder.lazy_image import FileImage, Loaded
 from mmd_tests.support.encoding import pictures, reference_set, run
 from mmd_tests.support.tiny_encoders import TinyVAE, tiny_clip, tiny_vae
 from PIL import Image
+from safetensors.torch import save_file
 
 pytestmark = pytest.mark.comfy
 
@@ -19,8 +26,6 @@ pytestmark = pytest.mark.comfy
 @pytest.fixture
 def calls(monkeypatch):
     """How often ComfyUI's VAEs and text encoders were asked, and who was."""
-    import comfy.sd
-
     asked = []
 
     def note(kind, method):
@@ -101,9 +106,6 @@ def test_only_new_images_are_encoded(vae, calls):
 
 
 def test_one_file_serves_whatever_name_and_place_it_has(vae, calls, tmp_path):
-    from mmd_pack.nodes.references.folder.image_folder import ReferenceSet
-    from mmd_pack.nodes.references.folder.lazy_image import FileImage
-
     pixels = (images()[0][0].numpy() * 255).astype(np.uint8)
     for name in ("a.png", "b.png"):
         Image.fromarray(pixels).save(tmp_path / name)
@@ -120,7 +122,7 @@ def test_one_file_serves_whatever_name_and_place_it_has(vae, calls, tmp_path):
 @pytest.mark.parametrize("change", [
     {"width": 40}, {"height": 40}, {"fit": "pad"}, {"fit": "stretch"}, {"vae": tiny_vae},
 ])  # fmt: skip
-def test_whatever_changes_the_result_is_encoded_anew(vae, calls, change):
+def test_whatever_changes_the_result_is_encoded_again(vae, calls, change):
     run(vae, images=images())
     calls.clear()
     if "vae" in change:
@@ -131,7 +133,7 @@ def test_whatever_changes_the_result_is_encoded_anew(vae, calls, change):
     assert same(references, run(**inputs, cache=False)[0])
 
 
-def test_captions_and_weights_do_not_matter_to_images(vae, calls):
+def test_captions_and_weights_do_not_change_the_key_of_images(vae, calls):
     run(vae, reference_set=reference_set(images()))
     calls.clear()
     other = reference_set(images(), captions=["x", "y", "z"], weights=[1.0, 2.0, 3.0])
@@ -180,8 +182,6 @@ def test_a_layer_or_lora_that_changes_captions_is_not_overlooked(vae, clip, call
 
 
 def test_an_embedding_in_a_caption_is_read_again_each_time(vae, calls, tmp_path):
-    from safetensors.torch import save_file
-
     clip = tiny_clip()
     clip.tokenizer.clip_l.embedding_directory = str(tmp_path)
     clip.tokenizer.clip_l.embedding_size = 16
@@ -196,7 +196,7 @@ def test_an_embedding_in_a_caption_is_read_again_each_time(vae, calls, tmp_path)
 # What can go wrong
 
 
-def test_a_damaged_file_is_made_anew_with_a_notice(vae, calls, user_folder):
+def test_a_damaged_file_is_made_again_with_a_notice(vae, calls, user_folder):
     first, _, _ = run(vae, images=images())
     victim = entries(user_folder)[1]
     victim.write_bytes(victim.read_bytes()[:-1])
@@ -223,8 +223,6 @@ def test_a_full_disk_is_reported_and_stops_nothing(vae, monkeypatch, user_folder
 
 
 def test_an_interrupted_run_keeps_what_it_encoded(vae, user_folder, monkeypatch):
-    import comfy.model_management as management
-
     original = management.throw_exception_if_processing_interrupted
 
     def after_two():
@@ -251,9 +249,6 @@ def test_a_latent_that_is_not_finite_is_not_kept(calls, user_folder):
 
 
 def file_set(path, name="deep/cat.png"):
-    from mmd_pack.nodes.references.folder.image_folder import ReferenceSet
-    from mmd_pack.nodes.references.folder.lazy_image import FileImage
-
     return ReferenceSet([FileImage(path, (32, 24))], [""], [name], [1.0], [])
 
 
@@ -272,8 +267,6 @@ def test_a_file_that_broke_since_it_was_listed_is_named(vae, tmp_path, content):
 
 def test_running_out_of_memory_is_handled_as_core_does(calls, monkeypatch, caplog):
     """Core encodes in tiles instead; only if that fails as well, its error comes out as it is."""
-    import comfy.model_management as management
-
     vae = tiny_vae()
     with torch.inference_mode():  # as ComfyUI runs nodes
         expected, _, _ = run(vae, 96, 64, images=images(1), cache=False)
@@ -313,8 +306,6 @@ class Counted:
     most = 0
 
     def load(self):
-        from mmd_pack.nodes.references.folder.lazy_image import Loaded
-
         def decode():
             image = torch.full((1, 24, 32, 3), self.content / 255)
             Counted.decoded.append(self.content)
@@ -327,8 +318,6 @@ class Counted:
 
 
 def counted_set(contents):
-    from mmd_pack.nodes.references.folder.image_folder import ReferenceSet
-
     n = len(contents)
     pictures = list(map(Counted, contents))
     return ReferenceSet(pictures, [""] * n, list(map(str, contents)), [1.0] * n, [])
@@ -346,9 +335,6 @@ def test_pictures_are_decoded_one_at_a_time_and_only_when_they_are_new(vae):
 
 
 def test_a_set_larger_than_the_memory_lies_in_a_file(vae, monkeypatch, tmp_path):
-    import folder_paths
-    from mmd_pack.nodes.host import large_tensor
-
     expected, _, report = run(vae, images=images(5))
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
     monkeypatch.setattr(large_tensor, "IN_MEMORY", 100)

@@ -1,7 +1,9 @@
 """Latents and prompts that other nodes encoded: taken as they are, brought to one size, or refused with a reason."""
 
+import comfy.nested_tensor
 import pytest
 import torch
+from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
 from mmd_tests.support.encoding import pictures, reference_set, run
 from mmd_tests.support.tiny_encoders import TinyCLIP, TinyVAE
 from torch.nn.functional import interpolate
@@ -11,8 +13,6 @@ pytestmark = pytest.mark.comfy
 
 def take(encoded, **inputs):
     """What the node makes of latents (tensors), without a VAE."""
-    from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
-
     lists = {name: value if isinstance(value, list) else [value] for name, value in inputs.items()}
     encoded = [{"samples": latent} if torch.is_tensor(latent) else latent for latent in encoded]
     return EncodeReferenceLatents.execute([64], [64], ["crop"], encoded=encoded, **lists).args
@@ -147,8 +147,6 @@ def test_a_plain_latent_stays_plain_when_it_is_scaled():
 
 
 def nested():
-    import comfy.nested_tensor
-
     return {"samples": comfy.nested_tensor.NestedTensor([latents(), latents(channels=8)])}
 
 

@@ -2,12 +2,17 @@
 
 import json
 
+import folder_paths
 import numpy as np
 import pytest
 import torch
+from comfy_extras import nodes_dataset
+from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
 from mmd_tests.support.encoding import pictures, run
 from mmd_tests.support.tiny_encoders import tiny_clip, tiny_vae
 from PIL import Image
+
+import nodes
 
 pytestmark = pytest.mark.comfy
 
@@ -17,8 +22,6 @@ TEXTS = ["a cat", "", "a (big:1.3) black dog"]
 @pytest.fixture(autouse=True)
 def folders(tmp_path, monkeypatch):
     """ComfyUI's folders, empty; data sets lie in `datasets`, or in `output` in older versions."""
-    import folder_paths
-
     for kind in ("user", "input", "output", "temp", "datasets"):
         (tmp_path / kind).mkdir()
         if kind != "datasets":
@@ -43,8 +46,6 @@ def clip():
 
 def core(name, *values, **inputs):
     """The outputs of a node of core's nodes_dataset, with inputs as the executor hands them over."""
-    from comfy_extras import nodes_dataset
-
     with torch.inference_mode():
         return getattr(nodes_dataset, name).execute(*values, **inputs).args
 
@@ -61,8 +62,6 @@ def expected(vae, clip, width=32, height=24):
 
 def taken(latents, conditioning=None):
     """The references made of LATENTs and CONDITIONINGs, without a VAE or text encoder."""
-    from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
-
     lists = {"encoded": list(latents), "conditioning": conditioning and list(conditioning)}
     with torch.inference_mode():
         return EncodeReferenceLatents.execute([512], [512], ["crop"], **lists).args[0]
@@ -112,8 +111,6 @@ def test_buckets_of_several_sizes_keep_each_prompt_with_its_latent(vae, clip):
 
 
 def test_vae_encode_and_our_own_output_can_be_put_in_again(vae, clip):
-    import nodes
-
     ours = expected(vae, clip)
     with torch.inference_mode():
         (batch,) = nodes.VAEEncode().encode(vae, torch.cat(images()))
@@ -141,8 +138,6 @@ def save_pictures(folder):
 
 
 def test_images_of_core_loaders_in_lists_and_batches(vae, clip, folders):
-    import nodes
-
     save_pictures(folders / "input")
     save_pictures(folders / "input" / "style")
     ours = expected(vae, clip)

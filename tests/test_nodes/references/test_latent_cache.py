@@ -2,31 +2,29 @@
 
 import errno
 import os
+import pickle
 import threading
 import time
 from pathlib import Path
 
+import folder_paths
 import pytest
+import safetensors.torch
 import torch
+from mmd_pack.mmd_core.files.tensor_file import ABANDONED
+from mmd_pack.nodes.references.encoding import latent_cache as module
+from mmd_pack.nodes.references.encoding.latent_cache import entry_key
+from safetensors import safe_open
 
 pytestmark = pytest.mark.comfy
 
 
 @pytest.fixture
-def module():
-    from mmd_pack.nodes.references.encoding import latent_cache
-
-    return latent_cache
-
-
-@pytest.fixture
-def cache(module, tmp_path):
+def cache(tmp_path):
     return module.LatentCache(tmp_path / "cache")
 
 
 def key(name="a"):
-    from mmd_pack.nodes.references.encoding.latent_cache import entry_key
-
     return entry_key(name)
 
 
@@ -65,7 +63,7 @@ def test_strided_tensors_are_written_as_they_look(cache):
     assert same(cache.read(key()), {"latent": across.contiguous()})
 
 
-def test_a_key_tells_all_facts_apart(module):
+def test_a_key_differs_for_all_facts():
     facts = [
         ("p", 1),
         ("p", "1"),
@@ -87,15 +85,13 @@ def test_one_file_per_entry_in_subfolders_and_nothing_else(cache):
 
 
 def test_any_program_can_read_an_entry(cache):
-    from safetensors import safe_open
-
     cache.write(key(), tensors())
     with safe_open(files(cache)[0], "pt") as file:
         assert file.metadata()["key"] == key()
         assert torch.equal(file.get_tensor("latent"), tensors()["latent"])
 
 
-def test_without_a_folder_nothing_is_kept(module):
+def test_without_a_folder_nothing_is_kept():
     cache = module.LatentCache(None)
     cache.write(key(), tensors())
     assert cache.read(key()) is None and not cache.notices()
@@ -152,10 +148,6 @@ def test_a_file_under_another_name_is_not_trusted(cache):
 
 
 def foreign_files():
-    import pickle
-
-    import safetensors.torch
-
     yield b"not a tensor at all"
     yield pickle.dumps({"latent": 1})
     yield safetensors.torch.save(tensors())  # without metadata
@@ -188,7 +180,7 @@ def test_a_damaged_file_is_named_in_the_log(cache, caplog):
 # Writing
 
 
-def test_a_full_disk_stops_nothing_and_leaves_nothing(cache, module, monkeypatch):
+def test_a_full_disk_stops_nothing_and_leaves_nothing(cache, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -201,7 +193,7 @@ def test_a_full_disk_stops_nothing_and_leaves_nothing(cache, module, monkeypatch
     assert same(cache.read(key("a")), tensors())  # reading goes on
 
 
-def test_an_interrupt_while_writing_leaves_nothing(cache, module, monkeypatch):
+def test_an_interrupt_while_writing_leaves_nothing(cache, monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
@@ -211,7 +203,7 @@ def test_an_interrupt_while_writing_leaves_nothing(cache, module, monkeypatch):
     assert files(cache) == []
 
 
-def test_a_folder_that_cannot_be_made_stops_nothing(module, tmp_path):
+def test_a_folder_that_cannot_be_made_stops_nothing(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with module.LatentCache(tmp_path / "file" / "cache") as cache:
         assert cache.read(key()) is None
@@ -226,7 +218,7 @@ def test_a_folder_in_the_place_of_a_file_stops_nothing(cache):
     assert cache.problem and cache.damaged == 1 and files(cache) == []
 
 
-def test_several_writers_and_readers_never_see_half_a_file(module, tmp_path):
+def test_several_writers_and_readers_never_see_half_a_file(tmp_path):
     caches = [module.LatentCache(tmp_path) for _ in range(4)]
     found = []
 
@@ -263,7 +255,7 @@ def kept(folder, names):
     return [n for n in names if (folder / key(n)[:2] / f"{key(n)}.safetensors").exists()]
 
 
-def test_what_was_not_used_for_longest_goes_first(module, tmp_path, monkeypatch):
+def test_what_was_not_used_for_longest_goes_first(tmp_path, monkeypatch):
     size = fill(module, tmp_path, "a", 400)
     fill(module, tmp_path, "b", 300)
     fill(module, tmp_path, "c", 200)
@@ -275,7 +267,7 @@ def test_what_was_not_used_for_longest_goes_first(module, tmp_path, monkeypatch)
     assert kept(tmp_path, "abcd") == ["a", "c", "d"]
 
 
-def test_what_a_run_used_stays_even_beyond_the_limit(module, tmp_path, monkeypatch):
+def test_what_a_run_used_stays_even_beyond_the_limit(tmp_path, monkeypatch):
     size = fill(module, tmp_path, "abc", 100)
     monkeypatch.setattr(module, "LIMIT", 2 * size)
     with module.LatentCache(tmp_path) as cache:
@@ -285,7 +277,7 @@ def test_what_a_run_used_stays_even_beyond_the_limit(module, tmp_path, monkeypat
     assert kept(tmp_path, "abcde") == ["a", "d", "e"]
 
 
-def test_an_interrupted_run_keeps_the_limit_as_well(module, tmp_path, monkeypatch):
+def test_an_interrupted_run_keeps_the_limit_as_well(tmp_path, monkeypatch):
     size = fill(module, tmp_path, "abc", 100)
     monkeypatch.setattr(module, "LIMIT", 2 * size)
     with pytest.raises(KeyboardInterrupt), module.LatentCache(tmp_path) as cache:
@@ -294,7 +286,7 @@ def test_an_interrupted_run_keeps_the_limit_as_well(module, tmp_path, monkeypatc
     assert len(kept(tmp_path, "abc")) == 1 and kept(tmp_path, "d") == ["d"]
 
 
-def test_what_cannot_be_removed_does_not_keep_the_rest(module, tmp_path, monkeypatch):
+def test_what_cannot_be_removed_does_not_keep_the_rest(tmp_path, monkeypatch):
     size = fill(module, tmp_path, "abc", 100)
     for stray in (tmp_path / ".DS_Store", tmp_path / "xy"):
         stray.write_bytes(b"no folder")
@@ -311,9 +303,7 @@ def test_what_cannot_be_removed_does_not_keep_the_rest(module, tmp_path, monkeyp
     assert kept(tmp_path, "abcd") == ["b", "d"]
 
 
-def test_abandoned_temporary_files_go_and_young_ones_stay(module, tmp_path):
-    from mmd_pack.mmd_core.files.tensor_file import ABANDONED
-
+def test_abandoned_temporary_files_go_and_young_ones_stay(tmp_path):
     fill(module, tmp_path, "a", 0)
     folder = tmp_path / key("a")[:2]
     old, young, foreign = (folder / name for name in ("old.tmp", "young.tmp", "notes.txt"))
@@ -325,10 +315,8 @@ def test_abandoned_temporary_files_go_and_young_ones_stay(module, tmp_path):
     assert [path.exists() for path in (old, young, foreign)] == [False, True, True]
 
 
-def test_browsers_are_not_served_from_the_folder(module, tmp_path, monkeypatch):
+def test_browsers_are_not_served_from_the_folder(tmp_path, monkeypatch):
     """ComfyUI's web API refuses users whose name begins with two underscores."""
-    import folder_paths
-
     monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path))
     folder = module.cache_folder()
     user = Path(folder).relative_to(tmp_path).parts[0]

@@ -3,22 +3,23 @@
 import inspect
 import logging
 
+import comfy.model_management
+import comfy.utils
 import pytest
 import torch
 from mmd_pack.mmd_core import KernelConfig, References
+from mmd_pack.mmd_core.references.compress import compress
+from mmd_pack.nodes.references.compress_references import CompressReferences
+from mmd_pack.nodes.references.merge_references import MergeReferences
 
 pytestmark = pytest.mark.comfy
 
 
 def merge_node():
-    from mmd_pack.nodes.references.merge_references import MergeReferences
-
     return MergeReferences
 
 
 def compress_node():
-    from mmd_pack.nodes.references.compress_references import CompressReferences
-
     return CompressReferences
 
 
@@ -67,7 +68,7 @@ def test_optional_sets_and_shares_of_0(rng):
     assert "d: 2 references, 50.0%" in report and "b is left out" in report
 
 
-def test_what_sets_do_not_share_is_told(rng, caplog):
+def test_what_sets_do_not_share_is_reported(rng, caplog):
     prompts = torch.ones(2, 5)
     a, b = references(rng, 2, prompts=prompts, vae="abc"), references(rng, 2, vae="def")
     with caplog.at_level(logging.WARNING):
@@ -83,7 +84,7 @@ def test_what_sets_do_not_share_is_told(rng, caplog):
     assert "Captions" not in report and "Warning" not in report and not caplog.text
 
 
-def test_merging_errors_name_the_node_the_inputs_and_the_mend(rng):
+def test_merging_errors_name_the_node_and_the_inputs_and_say_what_to_do(rng):
     a = references(rng, 2)
     with pytest.raises(
         ValueError, match=r"MergeReferences: .* of a .*\(4, 3, 2\).* of c \(4, 3, 3\)"
@@ -116,9 +117,7 @@ def test_chosen_references_keep_what_belongs_to_them(rng):
     assert f"{len(rows)} of 300 references" in report and "drawn at random" in report
 
 
-def test_the_report_tells_mmd2_of_both(rng):
-    from mmd_pack.mmd_core.references.compress import compress
-
+def test_the_report_shows_mmd2_of_both(rng):
     given = clusters(rng, 300)
     done = compress(given.latents, given.weights, 30, KernelConfig("energy"))
     _, report = compress_node().execute(given, 30, KernelConfig("energy")).args
@@ -171,9 +170,6 @@ def test_more_than_memory_allows_is_refused_in_words(rng):
 
 
 def test_the_progress_bar_fills_and_an_interrupt_stops(rng, monkeypatch):
-    import comfy.model_management
-    import comfy.utils
-
     told = []
 
     def hook(value, total, preview=None, **_):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import struct
 import subprocess
 import threading
@@ -11,18 +12,11 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from mmd_pack.nodes.references.folder import read_image as reader
 from PIL import Image, ImageFile, features
 
 pytestmark = pytest.mark.comfy
 AVIF = ["AVIF"] if features.check("avif") else []  # Pillow 11.3 or newer
-
-
-@pytest.fixture
-def reader():
-    """The module under test; its package imports ComfyUI."""
-    from mmd_pack.nodes.references.folder import read_image
-
-    return read_image
 
 
 def noise(width=20, height=12, seed=0):
@@ -103,12 +97,12 @@ def tiff(order, bits, photometric, data, width, height, sample_format=1, channel
 # Kinds of pictures
 
 
-def test_png_pixels_are_read_exactly(reader, tmp_path):
+def test_png_pixels_are_read_exactly(tmp_path):
     assert (pixels_of(reader.read_image(save(tmp_path / "a.png"))) == noise()).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(reader, tmp_path, orientation):
+def test_exif_orientation_is_applied(tmp_path, orientation):
     upright = noise(48, 32) // 8 * 8
     undo = [None, None, 0, 3, 1, 5, 2, 6, 4][orientation]  # what a camera held that way stores
     stored = Image.fromarray(upright)
@@ -120,7 +114,7 @@ def test_exif_orientation_is_applied(reader, tmp_path, orientation):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "L", "RGB"])
-def test_transparency_is_laid_on_white(reader, tmp_path, mode):
+def test_transparency_is_laid_on_white(tmp_path, mode):
     path, options = tmp_path / "a.png", {}
     image = Image.new("RGBA", (4, 2), (255, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 2, 2))  # left half black, right half clear
@@ -139,20 +133,20 @@ def test_transparency_is_laid_on_white(reader, tmp_path, mode):
     assert (pixels[:, 2:] == 255).all() and (pixels[:, :2] == 0).all()
 
 
-def test_half_transparent_pixels_are_mixed_with_white(reader, tmp_path):
+def test_half_transparent_pixels_are_mixed_with_white(tmp_path):
     Image.new("RGBA", (2, 2), (0, 100, 200, 51)).save(tmp_path / "a.webp", lossless=True)
     expected = 255 - 0.2 * (255 - np.array([0, 100, 200]))
     assert abs(pixels_of(reader.read_image(tmp_path / "a.webp")) - expected).max() <= 1
 
 
-def test_16_bits_of_grey_keep_their_range(reader, tmp_path):
+def test_16_bits_of_grey_keep_their_range(tmp_path):
     values = np.array([[0, 257 * 64, 257 * 200, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
     assert pixels_of(reader.read_image(tmp_path / "a.png"))[0, :, 1].tolist() == [0, 64, 200, 255]
 
 
 @pytest.mark.parametrize("mode, name", [("CMYK", "a.jpg"), ("L", "a.jpg"), ("1", "a.png")])
-def test_other_color_models_become_rgb(reader, tmp_path, mode, name):
+def test_other_color_models_become_rgb(tmp_path, mode, name):
     image = Image.new("RGB", (16, 8), "white").convert(mode)
     image.paste(0 if mode != "CMYK" else (0, 0, 0, 255), (0, 0, 8, 8))
     image.save(tmp_path / name)
@@ -161,7 +155,7 @@ def test_other_color_models_become_rgb(reader, tmp_path, mode, name):
     assert pixels[:, :6].max() < 10 and pixels[:, 10:].min() > 245
 
 
-def test_palette_images_keep_their_colors(reader, tmp_path):
+def test_palette_images_keep_their_colors(tmp_path):
     image = Image.new("P", (3, 1))
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     image.putdata([2, 0, 1])
@@ -170,7 +164,7 @@ def test_palette_images_keep_their_colors(reader, tmp_path):
     assert pixels[0].tolist() == [[0, 0, 255], [255, 0, 0], [0, 255, 0]]
 
 
-def test_animations_give_their_first_frame(reader, tmp_path):
+def test_animations_give_their_first_frame(tmp_path):
     frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     for name in ("a.gif", "a.webp"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
@@ -178,7 +172,7 @@ def test_animations_give_their_first_frame(reader, tmp_path):
         assert abs(pixels - [255, 0, 0]).max() <= 2
 
 
-def test_huge_pictures_are_reduced_to_a_shorter_side_of_2048(reader, tmp_path):
+def test_huge_pictures_are_reduced_to_a_shorter_side_of_2048(tmp_path):
     Image.new("RGB", (3000, 4000), (10, 20, 30)).save(tmp_path / "a.jpg")
     image = reader.read_image(tmp_path / "a.jpg")
     assert image.shape == (1, 2731, 2048, 3)
@@ -189,9 +183,7 @@ def test_huge_pictures_are_reduced_to_a_shorter_side_of_2048(reader, tmp_path):
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_kind_of_file_is_turned_and_tells_its_upright_size(
-    reader, tmp_path, orientation, kind
-):
+def test_every_kind_of_file_is_turned_and_has_its_upright_size(tmp_path, orientation, kind):
     upright = np.zeros((40, 64, 3), np.uint8)
     upright[:20, :32] = 250, 10, 10
     upright[20:, 32:] = 10, 250, 10
@@ -216,7 +208,7 @@ def on_white(color, alpha):
 
 @pytest.mark.parametrize("transparent", [False, True])
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
-def test_grey_png_of_every_depth(reader, depth, transparent, rng):
+def test_grey_png_of_every_depth(depth, transparent, rng):
     samples = torch.randint(2**depth, (7, 9, 1), generator=rng).numpy()
     clear = int(samples[3, 4, 0])
     data = png(depth, 0, samples, transparent=struct.pack(">H", clear) if transparent else b"")
@@ -227,7 +219,7 @@ def test_grey_png_of_every_depth(reader, depth, transparent, rng):
 
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("color, channels", [(2, 3), (4, 2), (6, 4)])
-def test_color_and_alpha_png_of_every_depth(reader, depth, color, channels, rng):
+def test_color_and_alpha_png_of_every_depth(depth, color, channels, rng):
     samples = torch.randint(2**depth, (7, 9, channels), generator=rng).numpy()
     values = samples / (2**depth - 1)
     alpha = values[..., -1:] if color != 2 else 1
@@ -236,7 +228,7 @@ def test_color_and_alpha_png_of_every_depth(reader, depth, color, channels, rng)
     assert abs(got - expected).max() <= (1 if depth == 8 else 2)  # Pillow cuts 16 bits to 8
 
 
-def test_the_transparent_color_of_a_png(reader, rng):
+def test_the_transparent_color_of_a_png(rng):
     samples = torch.randint(256, (4, 4, 3), generator=rng).numpy()
     clear = struct.pack(">HHH", *samples[1, 2].tolist())
     expected = samples.copy()
@@ -250,7 +242,7 @@ def test_the_transparent_color_of_a_png(reader, rng):
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 @pytest.mark.parametrize("alphas", [b"", b"\0", b"\xff\0", b"\x40\x80"])
-def test_palettes_of_every_depth(reader, depth, alphas, rng):
+def test_palettes_of_every_depth(depth, alphas, rng):
     palette = torch.randint(256, (2**depth, 3), generator=rng).numpy()
     samples = torch.randint(2**depth, (7, 9, 1), generator=rng).numpy()
     data = png(depth, 3, samples, bytes(palette.flatten().tolist()), alphas)
@@ -262,7 +254,7 @@ def test_palettes_of_every_depth(reader, depth, alphas, rng):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("photometric", [0, 1])
-def test_16_bits_of_grey_in_a_tiff(reader, order, photometric):
+def test_16_bits_of_grey_in_a_tiff(order, photometric):
     """Pillow reads one of them upside down: white as 0."""
     values = np.array([[0, 257 * 64, 257 * 200, 65535]])
     data = values.astype(order + "u2").tobytes()
@@ -276,14 +268,14 @@ def test_16_bits_of_grey_in_a_tiff(reader, order, photometric):
     assert pixels_of(reader.read_image(io.BytesIO(file)))[0, :, 1].tolist() == expected
 
 
-def test_12_bits_of_grey_in_a_tiff(reader):
+def test_12_bits_of_grey_in_a_tiff():
     values = [0, 4095, 1028, 3212]  # in 8 bits 0, 255, 64, 200
     data = int("".join(f"{value:012b}" for value in values), 2).to_bytes(6, "big")
     image = reader.read_image(io.BytesIO(tiff("<", 12, 1, data, 4, 1)))
     assert pixels_of(image)[0, :, 0].tolist() == [0, 255, 64, 200]
 
 
-def test_16_bits_of_color_in_a_tiff(reader, rng):
+def test_16_bits_of_color_in_a_tiff(rng):
     values = torch.randint(65536, (5, 6, 3), generator=rng).numpy()
     for order in "<>":
         file = tiff(order, 16, 2, values.astype(order + "u2").tobytes(), 6, 5, channels=3)
@@ -294,14 +286,14 @@ def test_16_bits_of_color_in_a_tiff(reader, rng):
     "bits, sample_format, kind",
     [(32, 3, "f4"), (32, 1, "u4"), (32, 2, "i4"), (16, 2, "i2"), (8, 2, "i1")],
 )
-def test_numbers_of_unknown_range_are_refused(reader, bits, sample_format, kind):
+def test_numbers_of_unknown_range_are_refused(bits, sample_format, kind):
     data = np.arange(12, dtype="<" + kind).tobytes()
     reason = why_not(reader, tiff("<", bits, 1, data, 4, 3, sample_format))
     assert ("unknown range" in reason and "8 or 16 bits" in reason) or "supported format" in reason
 
 
 @pytest.mark.parametrize("mode", ["LAB", "YCbCr", "CMYK"])
-def test_other_color_spaces_of_tiffs(reader, mode):
+def test_other_color_spaces_of_tiffs(mode):
     colors = Image.fromarray(noise(30, 20) // 32 * 32 + 16)
     file = encoded(colors.convert(mode), "TIFF")
     try:
@@ -315,7 +307,7 @@ def test_other_color_spaces_of_tiffs(reader, mode):
 
 
 @pytest.mark.parametrize("photometric, channels", [(1, 2), (2, 4)])
-def test_premultiplied_alpha_of_a_tiff(reader, photometric, channels):
+def test_premultiplied_alpha_of_a_tiff(photometric, channels):
     pixels = np.array([[[100, 50, 0, 128], [0, 0, 0, 0]]], np.uint8)[..., -channels:]
     file = tiff("<", 8, photometric, pixels.tobytes(), 2, 1, channels=channels)
     # ExtraSamples 1 takes the place of SampleFormat, which is 1 for plain numbers.
@@ -326,13 +318,13 @@ def test_premultiplied_alpha_of_a_tiff(reader, photometric, channels):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "MPO", *AVIF])
-def test_the_first_of_several_pictures_in_a_file(reader, kind):
+def test_the_first_of_several_pictures_in_a_file(kind):
     frames = [Image.new("RGB", (64, 32), color) for color in ("red", "blue", "lime")]
     file = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     assert abs(pixels_of(reader.read_image(io.BytesIO(file))).astype(int) - [255, 0, 0]).max() <= 3
 
 
-def test_a_png_may_say_behind_its_pixels_how_to_turn_it(reader):
+def test_a_png_may_have_its_orientation_behind_its_pixels():
     exif = Image.Exif()
     exif[0x0112] = 6
     data = exif.tobytes().removeprefix(b"Exif\0\0")
@@ -347,13 +339,13 @@ def test_a_png_may_say_behind_its_pixels_how_to_turn_it(reader):
     assert size == (12, 20) and (pixels_of(image) == np.rot90(noise(), -1)).all()
 
 
-def test_exif_that_is_none_does_not_matter(reader):
+def test_broken_exif_is_ignored():
     for junk in (b"", b"Exif\0\0", b"Exif\0\0junk", b"Exif\0\0II*\0\xff\xff\xff\xff", b"x" * 99):
         file = encoded(Image.fromarray(noise()), "PNG", exif=junk)
         assert (pixels_of(reader.read_image(io.BytesIO(file))) == noise()).all()
 
 
-def test_reduction_in_bands_is_that_of_the_whole(reader, monkeypatch):
+def test_reduction_in_bands_is_that_of_the_whole(monkeypatch):
     smooth = Image.fromarray(noise(40, 30)).resize((400, 301), Image.Resampling.BICUBIC)
     file = encoded(smooth, "PNG")
     whole = pixels_of(reader.read_image(io.BytesIO(file), 25))
@@ -369,7 +361,7 @@ def test_reduction_in_bands_is_that_of_the_whole(reader, monkeypatch):
 # Broken and hostile files
 
 
-def test_only_pictures_are_opened_whatever_their_name(reader, tmp_path, monkeypatch):
+def test_only_pictures_are_opened_whatever_their_name(tmp_path, monkeypatch):
     def refuse(*args, **options):
         raise AssertionError("a program is started")
 
@@ -390,7 +382,7 @@ def test_only_pictures_are_opened_whatever_their_name(reader, tmp_path, monkeypa
         assert "supported format" in why_not(reader, data)
 
 
-def test_an_empty_file_and_a_missing_one(reader, tmp_path):
+def test_an_empty_file_and_a_missing_one(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     assert why_not(reader, tmp_path / "a.png") == "is empty"
     assert why_not(reader, tmp_path / "b.png") == "cannot be read (No such file or directory)"
@@ -399,7 +391,7 @@ def test_an_empty_file_and_a_missing_one(reader, tmp_path):
 
 
 @pytest.mark.parametrize("read", ["read_image", "header_size"])
-def test_what_is_no_file_is_not_opened(reader, tmp_path, read):
+def test_what_is_no_file_is_not_opened(tmp_path, read):
     (tmp_path / "folder.png").mkdir()
     places = [tmp_path / "folder.png"]
     if hasattr(os, "mkfifo"):
@@ -410,7 +402,7 @@ def test_what_is_no_file_is_not_opened(reader, tmp_path, read):
             getattr(reader, read)(place)
 
 
-def test_huge_files_are_not_read(reader, tmp_path):
+def test_huge_files_are_not_read(tmp_path):
     with open(tmp_path / "a.png", "wb") as file:
         file.truncate(reader.MAX_BYTES + 1)  # takes no space
     assert why_not(reader, tmp_path / "a.png") == "has more than 1024 MB"
@@ -435,10 +427,8 @@ BOMBS = {
 
 @pytest.mark.parametrize("others_limit", [None, 89_478_485, 10])
 @pytest.mark.parametrize("kind", BOMBS)
-def test_bombs_are_refused_from_their_header(reader, tmp_path, monkeypatch, kind, others_limit):
+def test_bombs_are_refused_from_their_header(tmp_path, monkeypatch, kind, others_limit):
     """Our limit holds whatever another pack told Pillow, and no memory is taken."""
-    import resource
-
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", others_limit)
     path = tmp_path / f"a.{kind}"
     path.write_bytes(BOMBS[kind](13_000, 13_000))
@@ -453,7 +443,7 @@ def test_bombs_are_refused_from_their_header(reader, tmp_path, monkeypatch, kind
     assert others_limit == Image.MAX_IMAGE_PIXELS
 
 
-def test_100_megapixels_are_read_without_a_warning(reader, tmp_path):
+def test_100_megapixels_are_read_without_a_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         picture = Image.new("L", (12_500, 8_000), 77)
@@ -468,7 +458,7 @@ def test_100_megapixels_are_read_without_a_warning(reader, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", *AVIF])
-def test_truncated_pictures_are_refused(reader, monkeypatch, kind):
+def test_truncated_pictures_are_refused(monkeypatch, kind):
     """Also if another pack told Pillow to fill up what is missing."""
     whole = encoded(Image.fromarray(noise(64, 48)), kind)
     reader.read_image(io.BytesIO(whole))
@@ -479,7 +469,7 @@ def test_truncated_pictures_are_refused(reader, monkeypatch, kind):
         assert setting == ImageFile.LOAD_TRUNCATED_IMAGES
 
 
-def test_settings_of_pillow_come_back_when_the_last_reader_is_done(reader, monkeypatch):
+def test_settings_of_pillow_come_back_when_the_last_reader_is_done(monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4321)
     whole = encoded(Image.fromarray(noise(64, 48)), "JPEG")
@@ -503,7 +493,7 @@ def test_settings_of_pillow_come_back_when_the_last_reader_is_done(reader, monke
 
 
 @pytest.mark.parametrize("level", [0, 9])
-def test_no_changed_byte_of_a_png_goes_unnoticed(reader, level):
+def test_no_changed_byte_of_a_png_goes_unnoticed(level):
     """Not even one of a checksum, at which Pillow does not look when it decodes."""
     whole = encoded(Image.fromarray(noise(9, 7)), "PNG", compress_level=level)
     pixels = pixels_of(reader.read_image(io.BytesIO(whole)))
@@ -519,7 +509,7 @@ def test_no_changed_byte_of_a_png_goes_unnoticed(reader, level):
     assert noticed == 2 * (len(whole) - 8)  # all but the length and checksum of the end
 
 
-def test_whatever_a_decoder_raises_is_a_reason(reader, monkeypatch):
+def test_whatever_a_decoder_raises_is_a_reason(monkeypatch):
     whole = encoded(Image.fromarray(noise()), "PNG")
     for error, reason in {
         MemoryError(): "needs more memory than there is",

@@ -9,8 +9,28 @@ from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import comfy.latent_formats
+import execution
+import folder_paths
 import pytest
 import torch
+from mmd_pack.mmd_core import (
+    Guidance,
+    GuidanceConfig,
+    KernelConfig,
+    Latents,
+    References,
+    Schedule,
+    Window,
+)
+from mmd_pack.mmd_core.files.reference_file import read
+from mmd_pack.nodes.host.vae_match import agreement
+from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
+from mmd_pack.nodes.references.folder.reference_files import KIND
+from mmd_pack.nodes.references.load_reference_latents import LoadReferenceLatents
+from mmd_pack.nodes.references.save_reference_latents import SaveReferenceLatents
+
+import nodes
 
 pytestmark = pytest.mark.comfy
 links = pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
@@ -19,9 +39,6 @@ links = pytest.mark.skipif(os.name == "nt", reason="links need privileges on Win
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """models/mmd_references, which is not there yet, beside things that are nobody's business."""
-    import folder_paths
-    from mmd_pack.nodes.references.folder.reference_files import KIND
-
     folder = tmp_path / "models" / KIND
     entry = ([str(folder)], {".safetensors"})
     monkeypatch.setitem(folder_paths.folder_names_and_paths, KIND, entry)
@@ -31,9 +48,6 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def other_place(tmp_path, place):
     """A second folder, that the owner registered."""
-    import folder_paths
-    from mmd_pack.nodes.references.folder.reference_files import KIND
-
     folder = tmp_path / "shared"
     folder.mkdir()
     folder_paths.add_model_folder_path(KIND, str(folder))
@@ -41,20 +55,14 @@ def other_place(tmp_path, place):
 
 
 def saver():
-    from mmd_pack.nodes.references.save_reference_latents import SaveReferenceLatents
-
     return SaveReferenceLatents
 
 
 def loader():
-    from mmd_pack.nodes.references.load_reference_latents import LoadReferenceLatents
-
     return LoadReferenceLatents
 
 
 def some_references(seed=0, **options):
-    from mmd_pack.mmd_core import References
-
     rng = torch.Generator().manual_seed(seed)
     return References(torch.randn(3, 4, 3, 2, generator=rng), **options)
 
@@ -72,8 +80,6 @@ def write(path: Path, seed=0):
 
 
 def seed_of(path: Path) -> int:
-    from mmd_pack.mmd_core.files.reference_file import read
-
     latents = read(path).latents
     return next(s for s in range(9) if torch.equal(latents, some_references(s).latents))
 
@@ -108,10 +114,6 @@ class TinyCLIP:
 
 
 def test_references_are_the_same_after_saving_and_loading(place, tmp_path, monkeypatch):
-    import folder_paths
-    from mmd_pack.nodes.host.vae_match import agreement
-    from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
-
     monkeypatch.setattr(folder_paths, "user_directory", str(tmp_path / "user"))
     rng = torch.Generator().manual_seed(0)
     encoded = EncodeReferenceLatents.execute(
@@ -134,23 +136,12 @@ def test_references_are_the_same_after_saving_and_loading(place, tmp_path, monke
     assert torch.equal(latents["samples"], encoded[1]["samples"])
     assert report.startswith("5 references") and "(4, 3, 4)" in report and "Captions: 4" in report
     assert latents_guide_alike(encoded[0], references)
-    import comfy.latent_formats
-
     sd15 = comfy.latent_formats.SD15()
     assert torch.allclose(agreement(encoded[0], sd15), agreement(references, sd15), atol=0.01)
 
 
 def latents_guide_alike(one, other) -> bool:
     """Whether both move a batch to the same place, bit by bit."""
-    from mmd_pack.mmd_core import (
-        Guidance,
-        GuidanceConfig,
-        KernelConfig,
-        Latents,
-        Schedule,
-        Window,
-    )
-
     x = torch.randn(8, 4, 3, 4, generator=torch.Generator().manual_seed(1))
     config = GuidanceConfig(kernel=KernelConfig(prompt_kernel="rbf"))
     moved = []
@@ -178,7 +169,7 @@ def test_nothing_known_about_the_references_is_reported_as_such(place):
     assert "8 times" in report and "VAE: 0123456789ab." in report
 
 
-def test_float16_takes_less_and_says_when_it_cannot(place):
+def test_float16_takes_less_and_is_refused_where_it_cannot_hold_the_numbers(place):
     save("a")
     save("b", dtype="float16")
     sizes = [(place / f"{name}.safetensors").stat().st_size for name in "ab"]
@@ -250,8 +241,7 @@ def test_the_first_place_is_written_and_all_are_read(place, other_place):
         assert torch.equal(found, some_references(seed).latents)
 
 
-def test_comfyui_knows_the_place():
-    import folder_paths
+def test_the_folder_is_registered_in_comfyui():
     from mmd_pack.nodes.references.folder import reference_files  # noqa: F401 (registers it)
 
     places, endings = folder_paths.folder_names_and_paths["mmd_references"]
@@ -351,7 +341,7 @@ def test_names_that_lead_out_read_nothing(place, tmp_path, name):
             loader().execute(file)
 
 
-def test_a_name_does_not_tell_what_is_outside(place, tmp_path):
+def test_an_error_does_not_show_what_is_outside(place, tmp_path):
     write(tmp_path / "there.safetensors")
     messages = [
         loader().validate_inputs(file=f"../../{name}.safetensors").replace(name, "x")
@@ -440,10 +430,6 @@ class Source:
 
 
 def test_comfyui_runs_them_again_only_when_the_file_changes(place, monkeypatch):
-    import execution
-
-    import nodes
-
     classes = {"Source": Source, "Save": saver(), "Load": loader()}
     monkeypatch.setattr(nodes, "NODE_CLASS_MAPPINGS", nodes.NODE_CLASS_MAPPINGS | classes)
     server = SimpleNamespace(client_id=None, last_node_id=None, send_sync=lambda *_: None)

@@ -5,6 +5,10 @@ from functools import partial
 
 import pytest
 import torch
+from mmd_pack.mmd_core.tsmc import Learning, TSMCConfig, transitions
+from mmd_pack.nodes.tsmc.run.account import remarks, result_line, run_report
+from mmd_pack.nodes.tsmc.run.state import planned_state
+from mmd_tests.support.tsmc_runs import learned_state
 
 pytestmark = pytest.mark.comfy
 
@@ -13,9 +17,6 @@ SIZE = 16
 
 def state_of(rewards=None, h=None, H=None, passes=3, theta=None, latent=None, **changed):
     """A state after some batches of made-up paths, p = 1."""
-    from mmd_pack.mmd_core.tsmc import Learning, TSMCConfig, transitions
-    from mmd_tests.support.tsmc_runs import learned_state
-
     config = TSMCConfig(**changed)
     random = torch.Generator().manual_seed(1)
     steps = transitions([10.0, 3.0, 1.0, 0.3, 0.0])
@@ -32,12 +33,10 @@ def state_of(rewards=None, h=None, H=None, passes=3, theta=None, latent=None, **
 
 
 def shorts(state) -> list[str]:
-    from mmd_pack.nodes.tsmc.run.account import remarks
-
     return [remark.short for remark in remarks(state)]
 
 
-def test_a_good_run_has_nothing_to_say():
+def test_a_good_run_has_no_remarks():
     assert shorts(state_of(reward_scale=1.0)) == []
 
 
@@ -61,14 +60,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("short", CASES)
-def test_each_failure_is_told(short):
+def test_each_failure_is_reported(short):
     assert short in shorts(state_of(**CASES[short]))
 
 
-def test_too_many_parameters_are_told():
-    from mmd_pack.mmd_core.tsmc import TSMCConfig
-    from mmd_pack.nodes.tsmc.run.state import planned_state
-
+def test_too_many_parameters_are_reported():
     latent = {"samples": torch.zeros(1, 4, 2, 2)}
     few = planned_state(TSMCConfig(time_blocks=2), None, None, latent, 4, "X")
     many = planned_state(TSMCConfig(time_blocks=3), None, None, latent, 4, "X")
@@ -76,16 +72,12 @@ def test_too_many_parameters_are_told():
 
 
 def test_every_remark_says_what_to_do_or_why():
-    from mmd_pack.nodes.tsmc.run.account import remarks
-
     for case in CASES.values():
         for remark in remarks(state_of(**case)):
             assert remark.text.endswith(".") and len(remark.text) > 50
 
 
 def test_report_has_the_figures_of_the_run():
-    from mmd_pack.nodes.tsmc.run.account import result_line, run_report
-
     state = state_of(reward_scale=1.0)
     learning, words = state.learning, run_report(state, 2)
     for figure in (

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 from mmd_pack.mmd_core.tsmc import Learning, TSMCConfig
+from mmd_pack.nodes.pictures.chart import NEUTRAL, STEPS, Axis, Line, chart, labels, ticks
+from mmd_pack.nodes.tsmc.run.state import Planned
+from mmd_pack.nodes.tsmc.tsmc_plot import ALL, BEST, OWN, TSMCPlot, unsteered_mean, value_range
 from mmd_tests.support.tsmc_runs import learned_state
 
 pytestmark = pytest.mark.comfy
@@ -37,8 +40,6 @@ def finished(batches, n=16, pilot=True, missing=(), steered=True, offset=0.0, sc
 
 
 def plot(*args):
-    from mmd_pack.nodes.tsmc.tsmc_plot import TSMCPlot
-
     (image,) = TSMCPlot.execute(*args).result
     assert image.ndim == 4 and image.shape[0] == 1 and image.shape[3] == 3
     assert image.min() >= 0 and image.max() <= 1
@@ -57,9 +58,6 @@ def pixels(picture, color):
 
 
 def test_each_chart_has_its_lines():
-    from mmd_pack.nodes.pictures.chart import NEUTRAL
-    from mmd_pack.nodes.tsmc.tsmc_plot import ALL, BEST, OWN
-
     effective, way, rewards = panels(plot(finished(4)))
     found = [
         [pixels(each, color) > 200 for color in (OWN, ALL, BEST, NEUTRAL)]
@@ -74,7 +72,6 @@ def test_each_chart_has_its_lines():
 
 def test_an_update_that_there_was_not_has_no_point():
     """A first batch that fixes the scale of the reward is not learned from."""
-    from mmd_pack.nodes.tsmc.tsmc_plot import OWN
 
     def points(batches, **options):
         return pixels(panels(plot(finished(batches, **options)))[1], OWN)
@@ -96,14 +93,12 @@ def test_pictures_stand_above():
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_scores_that_are_no_numbers_do_no_harm(value):
+def test_scores_that_are_not_finite_are_left_out(value):
     run = finished(3, missing=[(3, value), (5, value)])
     assert np.isfinite(plot(run)).all()
 
 
 def test_the_gray_line_is_what_the_model_draws_by_itself():
-    from mmd_pack.nodes.tsmc.tsmc_plot import unsteered_mean
-
     plain = finished(3, steered=False, missing=[(0, math.nan)]).learning
     usable = plain.rewards[torch.isfinite(plain.rewards)]
     assert unsteered_mean(plain) == pytest.approx(usable.mean().item())
@@ -114,16 +109,11 @@ def test_the_gray_line_is_what_the_model_draws_by_itself():
 
 
 def test_a_plot_before_anything_was_scored_says_what_to_connect():
-    from mmd_pack.nodes.tsmc.run.state import Planned
-
     with pytest.raises(ValueError, match="TSMCPlot: nothing was scored yet: connect state of TSMC"):
         plot(Planned(plan=None))
 
 
 def test_rewards_all_alike_have_an_axis_too():
-    from mmd_pack.nodes.pictures.chart import Line, ticks
-    from mmd_pack.nodes.tsmc.tsmc_plot import value_range
-
     for value in (0.0, -3.0, 1e-9, 4e5):
         low, high = value_range([Line([(0.5, value), (0.7, math.nan)], (0, 0, 0))])
         assert low < value < high and len(ticks(low, high, False)) >= 2
@@ -140,19 +130,10 @@ def test_rewards_all_alike_have_an_axis_too():
     ],
 )
 def test_marks_are_short_and_differ(values, expected):
-    from mmd_pack.nodes.pictures.chart import labels
-
     assert labels(values) == expected
 
 
-def test_the_x_axis_is_marked_as_told():
-    from mmd_pack.nodes.pictures.chart import (
-        STEPS,
-        Axis,
-        Line,
-        chart,
-    )
-
+def test_the_x_axis_has_the_ticks_that_are_given():
     lines = [Line([(0.2, 1.0), (0.8, 2.0)], (255, 0, 0))]
     steps, batches = (chart("t", lines, (400, 300), axis=axis) for axis in (STEPS, Axis([], "")))
     one, other = (np.asarray(each, int) for each in (steps, batches))

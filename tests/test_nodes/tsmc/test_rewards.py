@@ -5,18 +5,25 @@ import json
 import math
 from types import SimpleNamespace
 
+import comfy.clip_vision
+import comfy.latent_formats
+import comfy.model_management as management
 import numpy as np
 import pytest
 import torch
 from mmd_pack.mmd_core import KernelConfig, References
+from mmd_pack.nodes.tsmc.reward_clip_vision import TSMCRewardCLIPVision, embeddings
+from mmd_pack.nodes.tsmc.reward_image_stats import TSMCRewardImageStats
+from mmd_pack.nodes.tsmc.reward_reference import NODE, TSMCRewardReference
+from mmd_pack.nodes.tsmc.rewards.decode import decoded
+from mmd_pack.nodes.tsmc.rewards.reward import GROUP, fix_by_latents, score_latents
+from mmd_pack.nodes.tsmc.score_images import TSMCScoreImages
+from mmd_tests.support.tiny_encoders import tiny_vae
+from mmd_tests.support.tiny_models import random
 
 pytestmark = pytest.mark.comfy
 
 MULTIPLES = (0.5, 1.0, 2.0)  # of the median distance: the bandwidths of the default kernel
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def pictures(*shape, seed=0):
@@ -25,15 +32,11 @@ def pictures(*shape, seed=0):
 
 @pytest.fixture(scope="module")
 def vae():
-    from mmd_tests.support.tiny_encoders import tiny_vae
-
     return tiny_vae()
 
 
 def tiny_clip_vision(folder, kind="clip_vision_model"):
     """A CLIP vision object of ComfyUI around two small layers of random weights."""
-    import comfy.clip_vision
-
     config = {
         "model_type": kind, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_channels": 3, "patch_size": 8, "image_size": 32,
@@ -54,8 +57,6 @@ def clip_vision(tmp_path_factory):
 
 
 def latent_format(name="SD15"):
-    import comfy.latent_formats
-
     return getattr(comfy.latent_formats, name)()
 
 
@@ -64,29 +65,21 @@ def references(n=6, shape=(4, 8, 8), **options):
 
 
 def reference_reward(given=None, kernel=None, base=None):
-    from mmd_pack.nodes.tsmc.reward_reference import TSMCRewardReference
-
     base = None if base is None else {"samples": base}
     return TSMCRewardReference.execute(given or references(), kernel, base).result[0]
 
 
 def clip_reward(clip_vision, vae, reference, mode="mean cosine", base=None):
     """As ComfyUI calls a node that takes lists."""
-    from mmd_pack.nodes.tsmc.reward_clip_vision import TSMCRewardCLIPVision
-
     node = TSMCRewardCLIPVision.execute([clip_vision], [vae], reference, [mode], base)
     return node.result[0]
 
 
 def stats_reward(vae, statistic="brightness", direction="more"):
-    from mmd_pack.nodes.tsmc.reward_image_stats import TSMCRewardImageStats
-
     return TSMCRewardImageStats.execute(vae, statistic, direction).result[0]
 
 
 def score_images(images, reward):
-    from mmd_pack.nodes.tsmc.score_images import TSMCScoreImages
-
     return TSMCScoreImages.execute(images, [reward]).result
 
 
@@ -212,9 +205,7 @@ def test_without_base_the_first_samples_become_it_each_scored_without_itself():
     assert torch.equal(moved.value(x), reward.value(x)), "and stays so in a later pass"
 
 
-def test_samples_that_are_not_finite_spoil_nothing_but_themselves():
-    from mmd_pack.nodes.tsmc.reward_reference import NODE
-
+def test_samples_that_are_not_finite_change_no_other_score():
     placed = reference_reward().for_model(latent_format(), torch.device("cpu"))
     batch = random(5, 4, 8, 8, seed=2)
     clean, expected = placed.fixed_by(batch[1:])
@@ -228,7 +219,7 @@ def test_samples_that_are_not_finite_spoil_nothing_but_themselves():
         placed.fixed_by(batch * torch.nan)
 
 
-def test_one_reference_is_enough_to_tell_samples_apart():
+def test_one_reference_is_enough_to_rank_samples():
     batch = random(6, 4, 8, 8, seed=2)
     given = References(batch[:1] / 0.18215 + 0.1)
     scores, reward = (
@@ -305,8 +296,6 @@ def seen(clip_vision, image):
 
 
 def test_likeness_is_the_cosine_of_what_clip_sees(clip_vision, vae):
-    from mmd_pack.nodes.tsmc.reward_clip_vision import embeddings
-
     sizes = [colored(2, 40, 32, seed=1), colored(1, 24, 48, seed=2)]
     images = colored(4, 32, 32, seed=3)
     y = torch.stack([seen(clip_vision, i) for i in (*sizes[0], *sizes[1])])
@@ -346,7 +335,7 @@ def test_the_witness_in_the_space_of_clip(clip_vision, vae):
     assert ready.name == "MMD witness of 4 pictures, by CLIP"
 
 
-def test_siglip_sees_with_many_places(tmp_path, vae):
+def test_siglip_gives_the_mean_of_many_embeddings(tmp_path, vae):
     siglip = tiny_clip_vision(tmp_path, "siglip_vision_model")
     image = pictures(1, 32, 32)
     places = siglip.encode_image(image)["image_embeds"]
@@ -383,8 +372,6 @@ class Film:
 
 
 def test_samples_are_decoded_one_by_one(vae):
-    from mmd_pack.nodes.tsmc.rewards.decode import decoded
-
     samples = random(3, 4, 8, 8)
     images = decoded(vae, samples)
     assert images.shape == (3, 64, 64, 3) and images.min() >= 0 and images.max() <= 1
@@ -396,9 +383,6 @@ def test_samples_are_decoded_one_by_one(vae):
 
 
 def test_decoding_and_looking_can_be_interrupted():
-    import comfy.model_management as management
-    from mmd_pack.nodes.tsmc.rewards.decode import decoded
-
     film = Film()
     looks = SimpleNamespace(encode_image=film.seen.append)
     for work in (
@@ -423,9 +407,6 @@ def test_a_vae_of_other_latents_is_refused_before_the_model_draws(vae, clip_visi
 
 
 def test_scores_of_latents_are_those_of_what_they_become(vae):
-    from mmd_pack.nodes.tsmc.rewards.decode import decoded
-    from mmd_pack.nodes.tsmc.rewards.reward import GROUP, fix_by_latents, score_latents
-
     samples, sd15 = random(GROUP + 2, 4, 2, 2), latent_format()
     bright = stats_reward(vae)
     expected = bright.value(decoded(vae, samples))
@@ -460,8 +441,6 @@ def test_images_of_all_sizes_are_scored_in_their_order(vae):
 
 
 def test_rewards_that_cannot_score_images_are_refused(vae, clip_vision):
-    from mmd_pack.nodes.tsmc.score_images import TSMCScoreImages
-
     image = pictures(1, 32, 32)
     with pytest.raises(ValueError, match="TSMCScoreImages: .* scores latents, not images"):
         score_images([image], reference_reward(base=random(2, 4, 8, 8)))

@@ -3,8 +3,21 @@
 import math
 from functools import cache
 
+import comfy.model_management as management
+import comfy.utils
+import comfy_extras.nodes_custom_sampler as core
+import latent_preview
 import pytest
 import torch
+from comfy.k_diffusion.sampling import sample_euler_ancestral
+from comfy.samplers import KSAMPLER
+from comfy_extras.nodes_custom_sampler import BasicGuider, BasicScheduler, SamplerCustomAdvanced
+from mmd_pack.mmd_core import References
+from mmd_pack.mmd_core.tsmc import TSMCConfig, transitions
+from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
+from mmd_pack.nodes.host.particle_noise import ParticleNoise
+from mmd_pack.nodes.tsmc.reward_reference import TSMCRewardReference
+from mmd_pack.nodes.tsmc.run.settings import config_of, learning_inputs
 from mmd_tests.studies.quality.methods import counted
 from mmd_tests.support.tiny_models import (
     FAMILIES,
@@ -30,11 +43,6 @@ LATENT, ALL, WEIGHTS, LOG_Z, ESS, REPORT, STATE = range(7)
 
 @pytest.mark.parametrize("family", ["SD15", "SD20", "SD3"])
 def test_unsteered_paths_are_those_of_core_euler_ancestral(family):
-    from comfy.k_diffusion.sampling import sample_euler_ancestral
-    from comfy.samplers import KSAMPLER
-    from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
-    from mmd_pack.nodes.host.particle_noise import ParticleNoise
-
     given = graph(tiny(family), family, cfg=3.0)
     drawn = steered(given, LinearReward(direction(family)), feature="none", iterations=0)[ALL]
     noise = ParticleNoise(given["noise"].seed, range(4))
@@ -50,7 +58,7 @@ def test_unsteered_paths_are_those_of_core_euler_ancestral(family):
 
 @pytest.mark.parametrize("feature", ["gradient", "surrogate"])
 @pytest.mark.parametrize("final", ["all", "smc"])
-def test_as_many_at_once_as_one_likes(feature, final):
+def test_the_size_of_micro_batches_changes_nothing(feature, final):
     """A network without sums over a batch leaves the rounding of single numbers at most."""
     given = graph(gaussian("SD15"))
     reward = LinearReward(direction())
@@ -91,8 +99,6 @@ def test_all_particles_of_all_batches_are_different():
 
 def variance_of_last(given, model) -> float:
     """Of each number of z: the chain of `gaussian_family` is linear."""
-    from mmd_pack.mmd_core.tsmc import transitions
-
     sigmas = given["sigmas"].tolist()
     variance = 1 + sigmas[0] ** 2  # core's noise at the top of the schedule
     for step in transitions(sigmas):
@@ -192,8 +198,6 @@ def test_the_guider_and_its_model_stay_as_they_were():
 
 
 def test_interrupt_ends_it_and_the_next_run_is_as_ever():
-    import comfy.model_management as management
-
     given, reward = graph(gaussian("SD15")), LinearReward(direction())
     expected = steered(given, reward, final="all")[ALL]["samples"]
     seen = []
@@ -210,8 +214,6 @@ def test_interrupt_ends_it_and_the_next_run_is_as_ever():
 
 
 def test_progress_reaches_its_end_once(monkeypatch):
-    import comfy.utils
-
     shown = []
     monkeypatch.setattr(
         comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **kw: shown.append(args[:2])
@@ -223,8 +225,6 @@ def test_progress_reaches_its_end_once(monkeypatch):
 
 
 def test_previews_show_all_that_is_drawn_at_once(monkeypatch):
-    import latent_preview
-
     class Previewer:
         def decode_latent_to_preview_image(self, kind, x0):
             shapes.append(tuple(x0.shape))
@@ -238,8 +238,6 @@ def test_previews_show_all_that_is_drawn_at_once(monkeypatch):
 
 @pytest.mark.parametrize("size, advice", [(0, "Set micro_batch to 2"), (1, "Draw smaller images")])
 def test_memory_that_runs_out_is_told_with_advice(size, advice, caplog):
-    import comfy.model_management as management
-
     def too_large(args):
         raise management.OOM_EXCEPTION("too much")
 
@@ -272,8 +270,6 @@ def test_with_a_mask_only_the_masked_part_moves():
 
 
 def test_denoise_below_one_starts_from_the_image():
-    from comfy_extras.nodes_custom_sampler import BasicScheduler
-
     model = gaussian("SD15")
     latent = {"samples": torch.full((1, 4, 4, 4), 6.0)}
     given = {**graph(model), "latent": latent}
@@ -284,8 +280,6 @@ def test_denoise_below_one_starts_from_the_image():
 
 @pytest.mark.parametrize("name", ["BasicGuider", "DualCFGGuider"])
 def test_other_guiders(name):
-    import comfy_extras.nodes_custom_sampler as core
-
     model, calls = counted(tiny("SD15"))
     given = graph(model)
     a, b, c = (family_prompt("SD15", seed) for seed in (1, 2, 3))
@@ -313,15 +307,10 @@ def test_lora_and_other_patches_are_part_of_the_model():
     assert patched[STATE].learning.summaries[-1].kl_spent > 0
 
 
-def test_a_batch_of_templates_and_mmd_guidance_are_told():
-    from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
-
+def test_a_batch_of_templates_and_mmd_guidance_are_refused():
     references = References(torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(1)))
     model = ApplyMMDGuidance.execute(tiny_model(), references, 5.0, 0.0, 0.8, "flow").result[0]
     given = {**graph(model, steps=3), "latent": empty_latent(3)}
-    from comfy_extras.nodes_custom_sampler import BasicGuider
-
     given["guider"] = BasicGuider.execute(model, prompt(1))[0]
     a = torch.ones(1, 4, 8, 8) / 16
     report = steered(given, LinearReward(a), particles=8, iterations=1)[REPORT]
@@ -352,18 +341,13 @@ def test_inputs_that_do_not_fit_are_said_before_anything_is_drawn():
     with pytest.raises(ValueError, match="TRITSMCSampler: sigmas must fall .* end at 0"):
         steered(half, reward)
     two = graph(model)
-    from comfy_extras.nodes_custom_sampler import BasicGuider
-
     two["guider"] = BasicGuider.execute(model, prompt(1, batch=2))[0]
     with pytest.raises(ValueError, match="TRITSMCSampler: .* 2 prompts"):
         steered(two, reward)
     assert not calls
 
 
-def test_references_of_another_size_are_told_before_anything_is_drawn():
-    from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.tsmc.reward_reference import TSMCRewardReference
-
+def test_references_of_another_size_are_refused_before_anything_is_drawn():
     model, calls = counted(gaussian("SD15"))
     reward = TSMCRewardReference.execute(References(torch.zeros(3, 4, 8, 8))).result[0]
     with pytest.raises(ValueError, match="encoded for another image size"):
@@ -372,9 +356,6 @@ def test_references_of_another_size_are_told_before_anything_is_drawn():
 
 
 def test_defaults_of_the_nodes_are_those_of_the_method():
-    from mmd_pack.mmd_core.tsmc import TSMCConfig
-    from mmd_pack.nodes.tsmc.run.settings import config_of, learning_inputs
-
     defaults = {i.id: i.default for i in learning_inputs()}
     assert defaults.pop("micro_batch") == 4
     assert config_of("X", **defaults) == TSMCConfig()

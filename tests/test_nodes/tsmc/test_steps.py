@@ -4,6 +4,13 @@ from dataclasses import fields
 
 import pytest
 import torch
+from mmd_pack.mmd_core import References
+from mmd_pack.mmd_core.tsmc import DenoiserJacobian, GradientTwist, fitted, replayed, white
+from mmd_pack.nodes.tsmc.reward_reference import TSMCRewardReference
+from mmd_pack.nodes.tsmc.tsmc_init import TSMCInit
+from mmd_pack.nodes.tsmc.tsmc_propose import TSMCPropose
+from mmd_pack.nodes.tsmc.tsmc_select import TSMCSelect
+from mmd_pack.nodes.tsmc.tsmc_update import TSMCUpdate
 from mmd_tests.support.tiny_models import gaussian_family
 from mmd_tests.support.tsmc_runs import LinearReward, direction, graph, settings, steered
 
@@ -22,28 +29,20 @@ def as_in_a_workflow():
 
 
 def begin(given: dict, **changed):
-    from mmd_pack.nodes.tsmc.tsmc_init import TSMCInit
-
     rest = {name: given[name] for name in ("noise", "sigmas", "latent")}
     return TSMCInit.execute(**rest, **settings(**changed)).result[0]
 
 
 def propose(state, given: dict):
-    from mmd_pack.nodes.tsmc.tsmc_propose import TSMCPropose
-
     return TSMCPropose.execute(state, given["guider"]).result
 
 
 def update(state, scores=None, reward=None):
-    from mmd_pack.nodes.tsmc.tsmc_update import TSMCUpdate
-
     reward = None if reward is None else [reward]
     return TSMCUpdate.execute([state], scores, reward).result
 
 
 def select(state, mode="best", count=4):
-    from mmd_pack.nodes.tsmc.tsmc_select import TSMCSelect
-
     return TSMCSelect.execute(state, mode, count).result
 
 
@@ -130,7 +129,7 @@ def test_scores_that_are_missing_have_no_weight(model):
     assert 0 not in select(state, "best", 6)[0]["batch_index"]
 
 
-def test_a_constant_reward_is_told_and_steers_nothing(model):
+def test_a_constant_reward_is_reported_and_steers_nothing(model):
     given = graph(model)
     _, state = propose(begin(given), given)
     state, report = update(state, [1.5] * 8)
@@ -148,7 +147,7 @@ def test_a_single_score_that_is_usable_teaches_nothing_and_breaks_nothing(model)
     assert select(state, "best", 1)[0]["batch_index"] == [0]
 
 
-def test_orders_that_cannot_be_are_told(model):
+def test_nodes_in_an_impossible_order_are_refused(model):
     given, reward = graph(model), LinearReward(direction())
     start = begin(given)
     with pytest.raises(ValueError, match="TSMCUpdate: there is no batch to score"):
@@ -179,7 +178,7 @@ def test_a_gradient_cannot_come_from_scores(model):
         update(state, [1.0, 2.0, 3.0, 4.0])
 
 
-def test_latents_of_several_kinds_are_told(model):
+def test_latents_of_several_kinds_are_reported(model):
     class Nested:
         is_nested = True
 
@@ -194,16 +193,6 @@ def test_latents_of_several_kinds_are_told(model):
 @pytest.mark.parametrize("kind", ["surrogate", "witness"])
 def test_no_path_of_the_first_batch_is_weighed_by_what_it_taught(model, kind):
     """h and H of each path are those of the twist that the other paths teach."""
-    from mmd_pack.mmd_core import References
-    from mmd_pack.mmd_core.tsmc import (
-        DenoiserJacobian,
-        GradientTwist,
-        fitted,
-        replayed,
-        white,
-    )
-    from mmd_pack.nodes.tsmc.reward_reference import TSMCRewardReference
-
     given = graph(model)
     y = torch.randn(5, 4, 4, 4, generator=torch.Generator().manual_seed(2)) + 1
     unfixed = TSMCRewardReference.execute(References(y)).result[0]
