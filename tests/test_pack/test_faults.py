@@ -697,7 +697,7 @@ def test_a_set_that_finds_no_room_is_explained_and_the_old_one_kept(size, sets):
     assert str(caught.value).startswith(
         "SaveReferenceLatents: 'ink' cannot be written (File too large)"
     )
-    assert "see whether the disk is full" in str(caught.value)
+    assert "check whether the disk is full" in str(caught.value)
     assert stored(sets) == before
     Save.execute(new, "ink", "float32", overwrite=True)
     assert files(sets) == ["ink.safetensors"] and stored(sets) != before
