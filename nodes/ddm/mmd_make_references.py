@@ -13,6 +13,7 @@ import torch
 from comfy_api.latest import io
 
 from ...mmd_core import References
+from ..base.counted import counted
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket
 from ..host.groups import group_conditioning
@@ -150,7 +151,7 @@ class MMDMakeReferences(io.ComfyNode):
         )
         text = (
             f"{count} references drawn with {steps} steps of {sampler_name}, {scheduler}, cfg "
-            f"{cfg:g}, {prompts} prompt{'s' * (prompts > 1)}."
+            f"{cfg:g}, {counted(prompts, 'prompt')}."
         )
         return io.NodeOutput(references, {"samples": drawn}, text)
 

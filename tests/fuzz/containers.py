@@ -49,7 +49,7 @@ def png_fields(data):
         yield from numbers(start + 8, *sizes.get(data[start + 4 : start + 8], ()))
 
 
-def png_mend(data):
+def png_repair(data):
     for start, end in png_blocks(data):
         checksum = zlib.crc32(data[start + 4 : end - 4])
         data = data[: end - 4] + struct.pack(">I", checksum) + data[end:]
@@ -68,7 +68,7 @@ def png_pixels(draw, data, pool, form):
     place = min(map(chunks.index, pixels), default=0)
     rest = [chunk for chunk in chunks if chunk not in pixels]
     rest.insert(place, struct.pack(">I", len(raw)) + b"IDAT" + raw + b"none")
-    return png_mend(PNG + b"".join(rest))
+    return png_repair(PNG + b"".join(rest))
 
 
 # JPEG: segments that begin with a marker, and the pixels behind the last of them
@@ -245,7 +245,7 @@ def avif_blocks(data):
 
 
 FORMS = {
-    "png": Form(PNG, png_fields, png_blocks, png_mend, (png_pixels,) * 6),
+    "png": Form(PNG, png_fields, png_blocks, png_repair, (png_pixels,) * 6),
     "jpeg": Form(b"\xff\xd8\xff", jpeg_fields, jpeg_blocks),
     "tiff": Form(b"II*\0", tiff_fields, tiff_blocks),
     "webp": Form(b"RIFF\x00\x10\x00\x00WEBPVP8", webp_fields, webp_blocks),

@@ -192,7 +192,7 @@ def _on_white(samples, depth, color, palette, clear) -> np.ndarray:
     if color == 3:
         colors = np.frombuffer(palette, np.uint8).reshape(-1, 3).astype(float)
         if samples.max() >= len(colors):
-            raise Unclear("colors that the palette lacks")
+            raise Unclear("colors that are not in the palette")
         alphas = np.full(256, 255.0)
         alphas[: len(clear or b"")] = np.frombuffer(clear or b"", np.uint8)
         rgb, alpha = colors[samples[..., 0]], alphas[samples] / 255

@@ -143,7 +143,7 @@ def _blocks(data):
             yield tuple(min(len(data), start + place) for place in places)
 
 
-def _mend(data: bytes) -> bytes:
+def _repair(data: bytes) -> bytes:
     """With the length that its header has."""
     try:
         _, end = json.JSONDecoder().raw_decode(data[8:].decode("latin-1"))
@@ -153,7 +153,7 @@ def _mend(data: bytes) -> bytes:
 
 
 EDITS = (edit_entry,) * 3 + (edit_metadata,) * 7 + (edit_names,) * 5 + (edit_text,) * 3
-FORM = Form(b"", _fields, _blocks, _mend, EDITS + (edit_content,) * 12)
+FORM = Form(b"", _fields, _blocks, _repair, EDITS + (edit_content,) * 12)
 
 
 def parse(data: bytes) -> tuple[dict[str, str], dict[str, tuple[str, list[int], bytes]]]:

@@ -92,7 +92,7 @@ def _own_comfyui() -> Path | None:
 
 
 def _own_python(comfyui: Path, extra: tuple[str, ...]) -> Path | None:
-    """The Python that runs a user's ComfyUI, or None; where it lacks some of `extra`, one in our
+    """The Python that runs a user's ComfyUI, or None; where some of `extra` is missing, one in our
     cache that sees its packages.
 
     Nothing is installed into a user's own environment, and the versions of what it has are

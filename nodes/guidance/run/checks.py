@@ -54,7 +54,7 @@ def check_fit(
     have, want = references.latents.shape[-2:], noise.shape[-2:]
     if have != want:
         raise ValueError(
-            f"{node}: the references were encoded for another picture size: their latents are "
+            f"{node}: the references were encoded for another image size: their latents are "
             f"{have[1]}×{have[0]}, those being drawn {want[1]}×{want[0]}. Connect the latent_image "
             "of the sampler to target of EncodeReferenceLatents."
         )

@@ -228,7 +228,7 @@ def _held_out(seed: int) -> tuple[Tensor, float, float]:
 def _pairs(x: Tensor, z: Tensor) -> tuple[float, float]:
     """The mean kernel and the mean distance of pairs; if both are the same, without points with themselves."""
     kernel = distance = 0.0
-    for part in x.split(250):  # so few that they stay near the processor
+    for part in x.split(250):  # few enough for the CPU cache
         d2 = torch.cdist(part, z, compute_mode="donot_use_mm_for_euclid_dist")
         distance += d2.sum(dtype=torch.float64).item()
         k = d2.square_().mul_(-0.5 / (WIDTHS[-1] * MEDIAN) ** 2).exp_()

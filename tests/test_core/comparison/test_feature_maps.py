@@ -52,7 +52,7 @@ def test_pull_back_is_the_transposed_jacobian(name, shape, rng):
 
 @pytest.mark.parametrize("sigma", [None, 0.5, 3.0])
 def test_the_residual_of_a_blur_is_a_constant_to_the_gradient(sigma, rng):
-    """channel_stats adds the covariance that an estimate lacks: the pull-back is that of the sum."""
+    """channel_stats adds the covariance that an estimate has lost: the pull-back is that of the sum."""
     y, x = pictures(rng, 6), (0.3 * pictures(rng, 3)).requires_grad_()
     features = features_of("channel_stats", y)
     f = features(x, sigma)

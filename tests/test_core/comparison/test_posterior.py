@@ -1,4 +1,4 @@
-"""What x̂0 lacks, against Gaussians whose posterior is known, and against kernels of real samples."""
+"""The variance that x̂0 has lost, against Gaussians whose posterior is known, and against kernels of real samples."""
 
 import math
 
