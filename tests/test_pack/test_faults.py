@@ -11,156 +11,51 @@ import time
 import weakref
 from pathlib import Path
 
+import comfy.cli_args
+import comfy.k_diffusion.sampling as samplers
+import comfy.model_management
+import comfy.utils
+import folder_paths
 import pytest
 import torch
 from mmd_pack.mmd_core import (
-    Execution,
     Guidance,
-    GuidanceConfig,
     KernelConfig,
     Latents,
-    Schedule,
-    Window,
+    References,
 )
-from mmd_pack.mmd_core.comparison import rows
-from mmd_pack.mmd_core.comparison.workers import Workers
+from mmd_pack.mmd_core.comparison.by_features import FeatureComparison
 from mmd_pack.mmd_core.files import tensor_file
-from mmd_pack.mmd_core.guidance.guidance import NotFinite
+from mmd_pack.mmd_core.files.memory_file import append
 from mmd_pack.mmd_core.kernels.config import FEATURE_SPACES
+from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
+from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
+from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
+from mmd_pack.nodes.guidance.mmd_plot import MMDPlot
+from mmd_pack.nodes.guidance.run import guided_run
+from mmd_pack.nodes.guidance.run import shared_memory as memory_files
+from mmd_pack.nodes.guidance.run.session import Session
+from mmd_pack.nodes.host import faults, large_tensor
+from mmd_pack.nodes.host.large_tensor import allocate
+from mmd_pack.nodes.references.encoding import latent_cache
+from mmd_pack.nodes.references.encoding.latent_cache import LatentCache, entry_key
+from mmd_pack.nodes.references.folder.reference_files import KIND, find, list_sets
+from mmd_pack.nodes.references.load_reference_latents import LoadReferenceLatents
+from mmd_pack.nodes.references.save_reference_latents import SaveReferenceLatents as Save
 from mmd_tests.support.crashes import deaths
+from mmd_tests.support.guided_runs import SETTINGS
 from mmd_tests.support.tiny_models import prompt, random, tiny_family
 
-comfy = pytest.mark.comfy
+import nodes
+
+pytestmark = pytest.mark.comfy
 posix = pytest.mark.skipif(os.name == "nt", reason="needs signals and limits of POSIX")
 
 BATCH, STEPS = 8, 3
-BROKEN = [3, 8]  # images, counted from 1
-SETTINGS = {"strength": 20.0, "start_percent": 0.0, "end_percent": 0.8, "mode": "flow"}
 SPACES = [KernelConfig(feature_space=name) for name in FEATURE_SPACES]
 
 
-# ---- guidance by itself
-
-
-def guidance(kernel=None, strength=20.0, references=None, **options):
-    settings = {"kernel": kernel or KernelConfig(), "strength": strength, "mode": "flow"}
-    settings |= {key: options.pop(key) for key in ("mode",) if key in options}
-    return Guidance(
-        GuidanceConfig(**settings),
-        references or latents(),
-        Schedule((10.0, 5.0, 2.0, 1.0, 0.0), Window(torch.inf, 0.0)),
-        execution=Execution(record=True, **options),
-    )
-
-
-def latents(prepare=lambda x: x):
-    return Latents(random(12, 4, 8, 8, seed=1), torch.full((12,), 1 / 12), prepare)
-
-
-def damaged(x, number=torch.nan):
-    x = x.clone()
-    for image in BROKEN:
-        x[image - 1, 0, 0, 0] = number
-    return x
-
-
-@pytest.mark.parametrize("which", ["x0", "x"])
-@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("kernel", SPACES, ids=lambda kernel: kernel.feature_space)
-def test_an_estimate_that_is_not_finite_is_refused(kernel, number, which):
-    run, x0, x = guidance(kernel), random(BATCH, 4, 8, 8), 5 * random(BATCH, 4, 8, 8, seed=2)
-    given = {"x0": x0, "x": x} | {which: damaged(x0, number)}
-    with pytest.raises(
-        NotFinite, match="at sigma 5 is NaN or infinite for samples 3, 8$"
-    ) as caught:
-        run(given["x0"], given["x"], 5.0)
-    assert (caught.value.sigma, caught.value.images) == (5.0, BROKEN) and not run.trace
-    assert run(x0, x, 5.0).isfinite().all() and len(run.trace) == 1
-
-
-@pytest.mark.parametrize("sigma", [5.0, 1.0], ids=["guided", "outside of the window"])
-@pytest.mark.parametrize("strength", [0.0, 20.0])
-@pytest.mark.parametrize("mode", ["flow", "paper", "official"])
-@pytest.mark.parametrize("kernel", ["rbf", "energy", "polynomial"])
-def test_it_is_refused_in_every_mode_and_where_guidance_only_looks(kernel, mode, strength, sigma):
-    run = guidance(KernelConfig(kernel), strength, mode=mode)
-    with pytest.raises(NotFinite) as caught:
-        run(damaged(random(BATCH, 4, 8, 8)), 5 * random(BATCH, 4, 8, 8, seed=2), sigma)
-    assert caught.value.images == BROKEN
-
-
-def test_few_images_that_are_not_finite_are_refused():
-    run = guidance()
-    run.config = run.config.for_batch(2)
-    assert run.config.companions
-    x0 = random(2, 4, 8, 8)
-    x0[1] = torch.nan
-    with pytest.raises(NotFinite) as caught:
-        run(x0, 5 * random(2, 4, 8, 8, seed=2), 10.0)
-    assert caught.value.images == [2]
-
-
-class Twins(Workers):
-    """Two workers who draw the same."""
-
-    size = 2
-
-    def gather(self, own):
-        return torch.cat([own, own])
-
-
-def test_images_of_other_workers_are_named_too():
-    run = guidance(workers=Twins())
-    with pytest.raises(NotFinite) as caught:
-        run(damaged(random(BATCH, 4, 8, 8)), 5 * random(BATCH, 4, 8, 8, seed=2), 5.0)
-    assert caught.value.images == [3, 8, 11, 16]
-
-
-class Full:
-    """A device that is full whenever references are to be held, after so many of their pieces."""
-
-    def __init__(self, pieces=1, often=2):
-        self.pieces, self.often, self.count = pieces, often, 0
-
-    def fail(self, *_):
-        self.count += 1
-        if self.count % self.pieces == 0 and self.count // self.pieces <= self.often:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-
-
-@pytest.mark.parametrize("often, kind", [(1, torch.float16), (2, None)])
-@pytest.mark.parametrize("pieces", [1, 2])
-def test_references_that_find_no_room_after_all_are_streamed(pieces, often, kind, monkeypatch):
-    """What was free when it was asked is taken a moment later: first fp16 is tried, then nothing is held."""
-    from mmd_pack.mmd_core.comparison import latents as module
-
-    monkeypatch.setattr(module, "PIECE", 4 * 8 * 8 * 6)  # two pieces
-    monkeypatch.setattr(module.Latents.pieces, "__defaults__", (module.PIECE, 0))
-    hold, full = rows.Rows._hold, Full(pieces, often)
-    given = latents()
-    x0, x = random(BATCH, 4, 8, 8), 5 * random(BATCH, 4, 8, 8, seed=2)
-    expected = guidance(references=latents(), budget=0.0)(x0, x, 5.0)
-
-    def with_little_room(self, dtype):
-        prepare = self.latents.prepare
-        self.latents.prepare = lambda piece: (full.fail(), prepare(piece))[1]
-        try:
-            return hold(self, dtype)
-        finally:
-            self.latents.prepare = prepare
-
-    monkeypatch.setattr(rows.Rows, "_hold", with_little_room)
-    run = guidance(references=given)
-    held = run.comparison.space.rows.held
-    assert full.count > 0 and (held is None if kind is None else held.dtype == kind)
-    guided = run(x0, x, 5.0)
-    torch.testing.assert_close(guided, expected, rtol=1e-2, atol=1e-2)
-    if kind is None:
-        assert torch.equal(guided, expected)
-    assert not torch.allclose(guided, x0, atol=1e-2)
-
-
-# ---- in ComfyUI: what breaks
+# ---- what breaks
 
 
 @pytest.fixture(autouse=True)
@@ -169,11 +64,6 @@ def place(request, tmp_path, monkeypatch):
     if not request.node.get_closest_marker("comfy"):
         yield None
         return
-    import comfy.model_management
-    import comfy.utils
-    import folder_paths
-    from mmd_pack.nodes.guidance.run import shared_memory as memory_files
-
     folder = tmp_path / "models" / memory_files.KIND
     entry = ([str(folder)], {".safetensors"})
     monkeypatch.setitem(folder_paths.folder_names_and_paths, memory_files.KIND, entry)
@@ -197,8 +87,6 @@ class Fault:
 
 
 def interrupt(result):
-    import comfy.model_management
-
     comfy.model_management.interrupt_current_processing()
     return result
 
@@ -221,8 +109,6 @@ class World:
     """What a user has connected: all of it is used again and again."""
 
     def __init__(self, fault=None):
-        from mmd_pack.mmd_core import References
-
         self.fault = fault or Fault(lambda result: result)
         self.model = tiny_family("SD15")
         self.model.set_model_unet_function_wrapper(self._network)
@@ -234,14 +120,10 @@ class World:
         return self.fault(apply(given["input"], given["timestep"], **given["c"]))
 
     def memory(self, action="load and append"):
-        from mmd_pack.nodes.guidance.mmd_memory import MMDMemory
-
         return MMDMemory.execute("a", action, 64).args[0]
 
     def sampler(self, **options):
         """MMDGuidedKSampler, in two groups: (images, trace)."""
-        from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
-
         options = {
             **SETTINGS,
             "group_size": BATCH,
@@ -256,15 +138,11 @@ class World:
 
     def patch(self, **options):
         """The outputs of ApplyMMDGuidance: (model, trace)."""
-        from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
-
         options = {**SETTINGS, "micro_batch": 4, "memory": self.memory()} | options
         return ApplyMMDGuidance.execute(self.model, self.references, **options).args
 
     def draw(self, model, batch=BATCH, steps=STEPS, latent=None):
         """Core's KSampler."""
-        import nodes
-
         latent = latent or {"samples": self.latent["samples"][:batch]}
         (out,) = nodes.common_ksampler(
             model, 7, steps, 2.0, "euler_ancestral", "normal", self.positive, self.negative, latent,
@@ -337,9 +215,6 @@ def failing(work) -> str:
 @pytest.fixture
 def alive(monkeypatch):
     """How many runs, and what they consist of, are still there."""
-    from mmd_pack.mmd_core.comparison.by_features import FeatureComparison
-    from mmd_pack.nodes.guidance.run import guided_run
-
     seen = {}
     for kind in (guided_run.GuidedRun, Guidance, FeatureComparison):
         seen[kind] = weakref.WeakSet()
@@ -359,8 +234,6 @@ def alive(monkeypatch):
 
 def remembering(world, place):
     """The world with a memory of 4 images, whose files are returned."""
-    from mmd_pack.mmd_core.files.memory_file import append
-
     append(place / "a", random(4, 4, 8, 8, seed=9) * 5, "SD15")
     return stored(place)
 
@@ -375,7 +248,6 @@ FAULTS = {
 }
 
 
-@comfy
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_at_any_call_of_the_network_leaves_no_trace_in_the_next_run(name, place, alive):
     """With groups, micro_batch, memory and trace; the group before the fault stays remembered."""
@@ -411,7 +283,6 @@ def test_a_fault_at_any_call_of_the_network_leaves_no_trace_in_the_next_run(name
     assert alive() == 0
 
 
-@comfy
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_model_that_was_patched_before_a_fault_draws_on(name, place, alive):
     """ComfyUI keeps the outputs of ApplyMMDGuidance, and of MMDMemory, for the next run."""
@@ -444,8 +315,6 @@ def test_a_model_that_was_patched_before_a_fault_draws_on(name, place, alive):
 
 def broken_references(monkeypatch, fault):
     """References that are streamed, of which a piece does not arrive."""
-    from mmd_pack.nodes.guidance.run import guided_run
-
     monkeypatch.setattr(guided_run, "room", lambda *_: 0.0)
     pieces = Latents.pieces
 
@@ -457,8 +326,6 @@ def broken_references(monkeypatch, fault):
 
 
 def broken_comparison(monkeypatch, fault):
-    from mmd_pack.mmd_core.comparison.by_features import FeatureComparison
-
     start = FeatureComparison.start
     monkeypatch.setattr(FeatureComparison, "start", lambda *args: fault(start(*args)))
 
@@ -469,7 +336,6 @@ def broken_end(monkeypatch, fault):
     monkeypatch.setattr(Guidance, "finished", lambda *args: fault(finished(*args)))
 
 
-@comfy
 @pytest.mark.parametrize("act", [no_memory, crash])
 @pytest.mark.parametrize(
     "where", [broken_references, broken_comparison, broken_end], ids=lambda f: f.__name__
@@ -499,7 +365,6 @@ def test_a_fault_of_guidance_leaves_no_trace_in_the_next_run(where, act, place, 
 # ---- what is told
 
 
-@comfy
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])
 def test_a_broken_model_is_reported_before_guidance_spreads_it(number, place):
     """Image 5 alone is broken, and neither its neighbors nor later steps are asked."""
@@ -525,18 +390,13 @@ def test_a_broken_model_is_reported_before_guidance_spreads_it(number, place):
     )
 
 
-@comfy
 def test_the_options_that_are_named_exist():
-    import comfy.cli_args
-    from mmd_pack.nodes.host import faults
-
     named = set(re.findall(r"--[a-z0-9-]+", Path(faults.__file__).read_text(encoding="utf-8")))
     assert len(named) == 3
     for option in named:
         assert option in comfy.cli_args.parser.format_help()
 
 
-@comfy
 def test_without_guidance_a_broken_model_is_only_reported(place, caplog):
     """Strength 0 changes nothing, not even this."""
     world = World(Fault(nan, call=2))
@@ -554,10 +414,7 @@ def test_without_guidance_a_broken_model_is_only_reported(place, caplog):
     assert caplog.text.count(problem.text) == 1 and len(trace.rows) == 1  # of the call before
 
 
-@comfy
 def test_the_report_and_the_plot_of_a_broken_run_at_strength_0_can_be_made(place):
-    from mmd_pack.nodes.guidance.mmd_plot import MMDPlot
-
     for kernel in SPACES:
         world = World(Fault(nan, call=3))
         _, trace = world.sampler(strength=0.0, memory=None, group_size=0, kernel=kernel)
@@ -566,11 +423,8 @@ def test_the_report_and_the_plot_of_a_broken_run_at_strength_0_can_be_made(place
         assert torch.isfinite(picture).all()
 
 
-@comfy
 def test_a_run_without_finite_distances_ends_well(place):
     """Equal references have no distance between them to measure others by."""
-    from mmd_pack.mmd_core import References
-
     world = World()
     world.references = References(world.references.latents[:1].expand(2, -1, -1, -1))
     images, trace = world.sampler(memory=None, strength=5.0)
@@ -578,7 +432,6 @@ def test_a_run_without_finite_distances_ends_well(place):
     assert all(torch.tensor(run.distances).isnan().all() for run in trace.runs)
 
 
-@comfy
 def test_a_latent_image_that_is_broken_is_named_before_the_model_is_asked(place):
     world = World()
     world.latent["samples"][[1, 11], 0, 0, 0] = torch.nan
@@ -591,11 +444,8 @@ def test_a_latent_image_that_is_broken_is_named_before_the_model_is_asked(place)
     assert images[1].isnan().any() and "noisy latents of images 2, 12 hold" in trace.problems[0][1]
 
 
-@comfy
 def test_a_group_that_ends_in_nan_does_not_change_the_next(place, monkeypatch):
     """Such as by a sampler that overflows: the images are kept, but do not count as drawn together with others."""
-    import comfy.k_diffusion.sampling as samplers
-
     world, original, ends = World(), samplers.sample_euler, []
 
     def overflowing(*args, **kwargs):
@@ -604,8 +454,6 @@ def test_a_group_that_ends_in_nan_does_not_change_the_next(place, monkeypatch):
 
     overflowing.__name__ = "sample_euler"
     monkeypatch.setattr(samplers, "sample_euler", overflowing)
-    from mmd_pack.nodes.guidance.run.session import Session
-
     kept, keep = [], Session.keep
 
     def noted(self, *args):
@@ -614,8 +462,6 @@ def test_a_group_that_ends_in_nan_does_not_change_the_next(place, monkeypatch):
         return result
 
     monkeypatch.setattr(Session, "keep", noted)
-    from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
-
     latent, _, _ = MMDGuidedKSampler.execute(
         world.model, world.references, 7, STEPS, 2.0, "euler", "normal", world.positive, world.negative,
         world.latent, 1.0, **SETTINGS, group_size=BATCH,
@@ -624,7 +470,6 @@ def test_a_group_that_ends_in_nan_does_not_change_the_next(place, monkeypatch):
     assert kept == [0, BATCH]
 
 
-@comfy
 @pytest.mark.parametrize("micro_batch, told", [
     (0, "Set micro_batch to 4, now 8 images go through the model at once"),
     (3, "Set micro_batch to 1, now 3 images go"),
@@ -642,7 +487,6 @@ def test_out_of_memory_is_logged_once_with_advice(micro_batch, told, place, capl
     assert record.getMessage().startswith("ApplyMMDGuidance: ") and told in record.getMessage()
 
 
-@comfy
 def test_other_errors_are_not_reported_as_out_of_memory(place, caplog):
     for act in (crash, interrupt, nan):
         world = World(Fault(act, call=2))
@@ -656,7 +500,7 @@ def test_other_errors_are_not_reported_as_out_of_memory(place, caplog):
 @contextlib.contextmanager
 def full_disk(size):
     """No file may grow beyond `size` bytes."""
-    import resource
+    import resource  # POSIX
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -673,22 +517,15 @@ def files(folder):
 @pytest.fixture
 def sets(tmp_path, monkeypatch):
     """models/mmd_references."""
-    import folder_paths
-    from mmd_pack.nodes.references.folder.reference_files import KIND
-
     folder = tmp_path / "sets"
     entry = ([str(folder)], {".safetensors"})
     monkeypatch.setitem(folder_paths.folder_names_and_paths, KIND, entry)
     return folder
 
 
-@comfy
 @posix
 @pytest.mark.parametrize("size", [1000, 300_000])
 def test_a_set_that_finds_no_room_is_explained_and_the_old_one_kept(size, sets):
-    from mmd_pack.mmd_core import References
-    from mmd_pack.nodes.references.save_reference_latents import SaveReferenceLatents as Save
-
     old, new = (References(random(n, 4, 32, 32)) for n in (1, 40))
     Save.execute(old, "ink", "float32")
     before = stored(sets)
@@ -703,11 +540,8 @@ def test_a_set_that_finds_no_room_is_explained_and_the_old_one_kept(size, sets):
     assert files(sets) == ["ink.safetensors"] and stored(sets) != before
 
 
-@comfy
 @posix
 def test_pictures_that_find_no_room_in_the_cache_are_encoded_all_the_same(tmp_path):
-    from mmd_pack.nodes.references.encoding.latent_cache import LatentCache, entry_key
-
     small, large = {"latent": random(4, 8, 8)}, {"latent": random(4, 64, 64)}
     with LatentCache(tmp_path) as cache:
         cache.write(entry_key(1), small)
@@ -722,19 +556,13 @@ def test_pictures_that_find_no_room_in_the_cache_are_encoded_all_the_same(tmp_pa
 @pytest.fixture
 def temp(tmp_path, monkeypatch):
     """ComfyUI's temp folder, where every tensor beyond 1000 bytes lies."""
-    import folder_paths
-    from mmd_pack.nodes.host import large_tensor
-
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
     monkeypatch.setattr(large_tensor, "IN_MEMORY", 1000)
     return tmp_path / "temp"
 
 
-@comfy
 @posix
 def test_latents_that_find_no_room_on_disk_are_in_memory(temp, caplog):
-    from mmd_pack.nodes.host.large_tensor import allocate
-
     with full_disk(5000):
         tensor = allocate((100, 100)).fill_(
             2.0
@@ -743,26 +571,18 @@ def test_latents_that_find_no_room_on_disk_are_in_memory(temp, caplog):
     assert "References of 0.0 GB are held in memory: [Errno 27] File too large" in caplog.text
 
 
-@comfy
 @posix
 def test_drafts_of_killed_processes_are_no_sets(sets):
-    from mmd_pack.nodes.references.folder.reference_files import find, list_sets
-    from mmd_pack.nodes.references.load_reference_latents import LoadReferenceLatents
-
     sets.mkdir()
     (sets / ".0123.tmp").write_bytes(b"half")
     assert list_sets() == [] and find(".0123.tmp") is None
     assert "0123" not in str(LoadReferenceLatents.INPUT_TYPES())
 
 
-@comfy
 @posix
 def test_a_process_killed_at_any_step_of_filling_the_cache_leaves_whole_entries(
     tmp_path, monkeypatch
 ):
-    from mmd_pack.nodes.references.encoding import latent_cache
-    from mmd_pack.nodes.references.encoding.latent_cache import LatentCache, entry_key
-
     folder = tmp_path / "cache"
 
     def fill(*numbers):
@@ -801,12 +621,9 @@ def test_a_process_killed_at_any_step_of_filling_the_cache_leaves_whole_entries(
     assert files(folder) == sorted(f"{entry_key(i)}.safetensors" for i in (3, 4))
 
 
-@comfy
 @posix
 def test_a_process_killed_at_any_step_of_filling_a_large_tensor_leaves_no_file(temp):
     """Except between making the file and removing its name, on systems that cannot make it without one."""
-    from mmd_pack.nodes.host import large_tensor
-
     functions = [(torch, "from_file"), (torch.Tensor, "fill_"), (torch.Tensor, "add_")]
     if hasattr(os, "posix_fallocate"):
         functions.insert(0, (os, "posix_fallocate"))
