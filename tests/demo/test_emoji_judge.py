@@ -1,5 +1,6 @@
 """The emoji world's measures do as they say, and its judge knows pictures it never saw."""
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import torch
 EMOJI = Path(__file__).absolute().parent / "emoji"
 sys.path.append(str(EMOJI))
 import measures  # noqa: E402
+from held_out import Sheet, read_sheet  # noqa: E402
+from judge import CATEGORIES, JUDGED_STYLES, Judge, encode_names, load_judge  # noqa: E402
+from latents import load_vae  # noqa: E402
+from measure import judge_bars  # noqa: E402
+from train_judge import drop_words, training_rows, vary  # noqa: E402
 
 
 @pytest.fixture
@@ -107,3 +113,94 @@ def test_prompt_gain_is_the_error_that_the_words_take_away(rng):
     gain = measures.prompt_gain(Oracle(latents), latents, words, rng)
     assert gain[:32].mean() == pytest.approx(100 * (2.0**2 + 1), rel=0.02)
     assert gain[32:].abs().max() == 0
+
+
+def test_bars_compare_with_real_pictures():
+    real = {"own name first": 0.8, "FD": 2.0}
+    assert [bar[2] for bar in judge_bars(real, {"own name first": 0.6, "FD": 5.0}).values()] == [
+        True,
+        True,
+    ]
+    assert [bar[2] for bar in judge_bars(real, {"own name first": 0.5, "FD": 7.0}).values()] == [
+        False,
+        False,
+    ]
+
+
+@pytest.fixture(scope="module")
+def sheet() -> Sheet:
+    """Twelve real pictures."""
+    return read_sheet()
+
+
+@pytest.fixture(scope="module")
+def judge() -> tuple[Judge, list[str]]:
+    """The learned judge and its vocabulary."""
+    return load_judge(EMOJI / "weights" / "judge.safetensors")
+
+
+def test_no_picture_of_the_sheet_was_learned(sheet):
+    digests = [hashlib.sha256(name.encode()).digest() for name in sheet.names]
+    assert len(set(sheet.names)) == len(sheet.pictures) == 12
+    assert all(int.from_bytes(digest[:4], "big") < 0.06 * 2**32 for digest in digests)
+
+
+@pytest.mark.parametrize("decoded", [False, True])
+@torch.no_grad()
+def test_judge_knows_pictures_it_never_saw(sheet, judge, decoded):
+    network, vocabulary = judge
+    pictures = sheet.pictures
+    if decoded:
+        vae = load_vae(EMOJI / "weights")
+        pictures = vae.decode(vae.encode(pictures))
+    features = network.features(pictures)
+    styles = [JUDGED_STYLES[number] for number in network.style(features).argmax(1)]
+    categories = [CATEGORIES[number] for number in network.category(features).argmax(1)]
+    assert sum(map(str.__eq__, styles, sheet.styles)) >= 10
+    assert sum(map(str.__eq__, categories, sheet.categories)) >= 6
+    scores = network.name_scores(features, encode_names(sheet.names, vocabulary))
+    others = torch.arange(12).expand(12, 12)[~torch.eye(12, dtype=torch.bool)].view(12, 11)
+    assert measures.name_ranks(scores, torch.arange(12), others).double().mean() < 4
+
+
+@torch.no_grad()
+def test_order_of_words_and_gaps_do_not_matter(judge):
+    network, vocabulary = judge
+    words = encode_names(["red heart", "heart red", "red red unheardofword heart"], vocabulary)
+    gaps = torch.zeros(1, 6, dtype=torch.long)
+    gaps[0, [1, 4]] = words[0, :2]
+    first, *others = [*network.names(words), *network.names(gaps)]
+    assert all(torch.allclose(first, other, atol=1e-6) for other in others)
+    assert first.norm() == pytest.approx(1)
+
+
+def test_words_are_dropped_but_never_all(rng):
+    names = torch.randint(1, 9, (500, 2), generator=rng)
+    descriptions = torch.cat([names, torch.randint(9, 99, (500, 6), generator=rng)], 1)
+    names = torch.nn.functional.pad(names, (0, 6))
+    kept = drop_words(names, descriptions)
+    assert kept.any(1).all()
+    assert ((kept == descriptions) | (kept == 0)).all()
+    assert 0.3 < (kept[:, 2:] > 0).any(1).double().mean() < 0.6
+
+
+def test_no_held_out_name_is_learned_in_any_style():
+    rows = [
+        ("cat", "noto", "train"),
+        ("cat", "fluent", "val_pair"),
+        ("cat", "openmoji", "style_never_seen"),
+        ("dog", "noto", "val_name"),
+        ("dog", "openmoji", "style_never_seen"),
+    ]
+    names, styles, splits = map(np.array, zip(*rows, strict=True))
+    table = {"name": names, "style": styles, "split": splits, "toned": np.zeros(5, bool)}
+    assert training_rows(table).tolist() == [0, 2]
+
+
+def test_only_what_may_be_mirrored_is(sheet):
+    pixels = (sheet.pictures[:1] + 1).mul(127.5).round().byte().repeat(64, 1, 1, 1)
+    pixels[..., :32] = 0  # dark on the left, whatever is shifted or blurred
+    varied = vary(pixels, torch.arange(64) % 2 == 0).mean(1)
+    left = varied[..., :28].mean((1, 2)) < varied[..., 36:].mean((1, 2))
+    assert left[1::2].all()
+    assert 0 < left[::2].sum() < 32

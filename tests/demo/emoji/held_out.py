@@ -7,18 +7,19 @@ styles and categories as text inside the file.
 """
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from cache import argument_parser
+from captions import read_vocabulary
 from files import write_at_once
-from judge import CATEGORIES
 from pictures import read_pictures, read_table, to_float
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from words import STYLES
+from words import STYLES, split_words
 
 SHEET = Path(__file__).absolute().parent / "held_out.png"
 THANKS = (
@@ -37,16 +38,24 @@ class Sheet:
     categories: list[str]
 
 
+def known_names(table: dict[str, np.ndarray]) -> np.ndarray:
+    """Whether all words of a row's name are taught by other names."""
+    taught = set(read_vocabulary(table))
+    known = {name: taught.issuperset(split_words(name)) for name in set(table["name"].tolist())}
+    return np.array([known[name] for name in table["name"].tolist()])
+
+
 def choose_rows(table: dict[str, np.ndarray]) -> list[int]:
-    """Held-out names: each style four times, each category once or twice, no name twice."""
-    rows = []
+    """Held-out names of known words: each style four times, no name twice, categories in turn."""
+    wanted = (table["split"] == "val_name") & ~table["toned"] & known_names(table)
+    rows: list[int] = []
     for number in range(12):
-        style, category = STYLES[number % 3], CATEGORIES[number % len(CATEGORIES)]
-        wanted = (table["split"] == "val_name") & ~table["toned"]
-        wanted &= (table["style"] == style) & (table["category"] == category)
-        wanted &= ~np.isin(table["name"], table["name"][rows])
-        found = np.flatnonzero(wanted)
-        rows.append(int(found[len(found) // 2]))
+        free = wanted & ~np.isin(table["name"], table["name"][rows])
+        found = np.flatnonzero(free & (table["style"] == STYLES[number % 3]))
+        used = Counter(table["category"][rows].tolist())
+        rarest = min(used[category] for category in table["category"][found].tolist())
+        found = [row for row in found.tolist() if used[str(table["category"][row])] == rarest]
+        rows.append(found[len(found) // 2])
     return rows
 
 

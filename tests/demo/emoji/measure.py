@@ -1,9 +1,10 @@
 """Draw names with the denoiser and measure the pictures against real ones of the same names.
 
-    python measure.py [--weights weights/denoiser.safetensors] [--prompts 128] [--seeds 2]
+    python measure.py [--weights weights/denoiser.safetensors] [--prompts 164] [--seeds 2]
 
 The names are those whose picture in one style was held out (split val_pair): these pictures, which
-neither the denoiser nor the judge has seen, are the real ones. What is drawn is kept in the cache
+neither the denoiser nor the judge has seen, are the real ones. The fewer they are, the less the
+Fréchet distance tells. What is drawn is kept in the cache
 folder, seed by seed, and a run that is started again goes on there. Writes `measure.json` and
 `measure.png` (real pictures above, one row of drawn ones for each seed below) there as well.
 """
@@ -135,7 +136,7 @@ def measure(yardstick: Yardstick, pictures: Tensor, latents: Tensor) -> dict[str
         **dict(zip(JUDGED_STYLES, styles, strict=True)),
         "category right": category.double().mean().item(),
         **measures.adherence(measures.name_ranks(scores, names.own, yardstick.rivals)),
-        "FD": measures.frechet_distance(features, yardstick.features),
+        "FD": measures.main_frechet_distance(features, yardstick.features),
         "MMD2": measures.mmd2(features, yardstick.features),
         "nearest by fresh": measures.nearest_by_fresh(latents, yardstick.latents, yardstick.fresh),
         **dict(zip(("var low", "var middle", "var high"), bands, strict=True)),
@@ -162,7 +163,7 @@ def main() -> None:
     """Draw, measure, print and write."""
     parser = argument_parser(__doc__)
     parser.add_argument("--weights", type=Path, default=WEIGHTS / "denoiser.safetensors")
-    parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--prompts", type=int, default=164)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--cfg", type=float, default=4.0)
     arguments = parser.parse_args()

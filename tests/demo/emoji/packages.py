@@ -5,8 +5,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).absolute().parent
 
-sys.path.insert(0, str(FOLDER.parents[1]))
-import support.packages  # noqa: E402, F401
+if "mmd_tests" not in sys.modules:
+    sys.path.insert(0, str(FOLDER.parents[1]))
+    import support.packages  # noqa: F401
 
-if str(FOLDER) not in sys.path:  # the line above removed it
-    sys.path.append(str(FOLDER))
+    sys.path.append(str(FOLDER))  # the import took everything below tests/ from the path

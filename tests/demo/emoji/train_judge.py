@@ -1,6 +1,6 @@
 """Teach the judge on real pictures of all four styles, as they are and through the autoencoder.
 
-    python train_judge.py [--cache DIR] [--steps 1600]
+    python train_judge.py [--cache DIR] [--steps 1700]
 
 writes `judge.safetensors` (half precision) to the cache folder; a run that is stopped goes on from
 `judge.pt` there. The autoencoder is that of the folder `weights`.
@@ -172,7 +172,7 @@ def train(judge: Judge, lessons: Lessons, steps: int, checkpoint: Path) -> None:
 def main() -> None:
     """Train and save."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=1700)
     arguments = parser.parse_args()
     step_back()
     torch.set_num_threads(2)
