@@ -4,10 +4,7 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
-from words import STYLES, build_vocabulary, encode_words, split_words
-
-LENGTH = 16
-"""So many words are read at most."""
+from words import LENGTH, STYLES, build_vocabulary, encode_words, split_words
 
 NO_WORDS = 0.13
 STYLE = 0.3

@@ -10,6 +10,9 @@ STYLES = ("noto", "twemoji", "fluent")
 UNSEEN = "openmoji"
 """The style that is never trained on."""
 
+LENGTH = 16
+"""So many words are read at most."""
+
 PADDING = 0
 """The number that stands for "no word"; the words themselves start at 1."""
 

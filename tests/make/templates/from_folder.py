@@ -36,8 +36,8 @@ and scheduler alike. To save time, mute the group *Without guidance*.
 ABOUT_DEMO = """\
 A very small diffusion model draws the same noise twice: without guidance and with it.
 
-The nodes *MMD Demo World* and *MMD Demo Latent* are in `tests/demo/pack` of MMD Guidance. Copy or \
-link that folder into `ComfyUI/custom_nodes`, copy the references from `tests/demo/references` into \
+The nodes *MMD Demo World* and *MMD Demo Latent* are in `tests/demo/pack` of MMD Guidance. \
+Link that folder into `ComfyUI/custom_nodes`, copy the references from `tests/demo/references` into \
 `ComfyUI/input/mmd_references`, then change the strength and run.
 """
 ABOUT_SDXL = """\

@@ -9,10 +9,7 @@ import torch
 from comfy.sd1_clip import escape_important, token_weights, unescape_important
 
 from .denoiser import Words
-from .words import PADDING, split_words
-
-LENGTH = 16
-"""So many words are read at most."""
+from .words import LENGTH, PADDING, split_words
 
 KEY = "words"
 
