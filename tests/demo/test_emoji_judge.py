@@ -61,6 +61,18 @@ def test_mmd2_is_about_nothing_for_one_distribution_and_grows_with_the_distance(
     assert measures.mmd2(far @ turn * 3, real @ turn * 3) == pytest.approx(values[2], rel=1e-4)
 
 
+def test_frechet_distance_is_that_of_the_main_axes(rng):
+    spread = torch.tensor([5.0, 3.0, 2.0, 0.1, 0.1, 0.1])
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=rng))[0]
+    real = torch.randn(4000, 6, generator=rng) * spread
+    moved = real * torch.tensor([1.2, 1.0, 1.0, 9.0, 9.0, 9.0]) + torch.tensor([0, 2.0, 0, 1, 1, 1])
+    main, mean = real[:, :3].double().numpy(), moved[:, :3].double().numpy()
+    expected = ((main.mean(0) - mean.mean(0)) ** 2).sum() + (0.2 * main[:, 0].std()) ** 2
+    found = measures.main_frechet_distance(moved @ turn, real @ turn, axes=3)
+    assert found == pytest.approx(expected, rel=0.01)
+    assert measures.main_frechet_distance(real, real, axes=3) == pytest.approx(0, abs=1e-6)
+
+
 def test_copies_are_nearer_than_fresh_pictures(pictures, rng):
     fresh = torch.randn(6, 3, 16, 16, generator=rng)
     assert measures.nearest_by_fresh(pictures.flip(0), pictures, fresh) == 0
