@@ -4,7 +4,7 @@
 
 The names are those whose picture in one style was held out (split val_pair): these pictures, which
 neither the denoiser nor the judge has seen, are the real ones. The fewer they are, the less the
-Fréchet distance tells. What is drawn is kept in the cache
+Fréchet distance tells. All are compared to the pictures of held-out names. What is drawn is kept in the cache
 folder, seed by seed, and a run that is started again goes on there. Writes `measure.json` and
 `measure.png` (real pictures above, one row of drawn ones for each seed below) there as well.
 """
@@ -106,9 +106,9 @@ def make_yardstick(arguments: Namespace, names: Names, vae: EmojiVAE) -> tuple[Y
     """The yardstick, and the real pictures of the names."""
     table = read_table(arguments.cache)
     judge, vocabulary = load_judge(WEIGHTS / "judge.safetensors")
-    others = (table["split"] == "train") & ~table["toned"]
-    others &= ~np.isin(table["name"], names.prompts)
-    references = to_float(read_pictures(arguments.cache, np.flatnonzero(others)[::3]))
+    # Not pictures that the judge learned from: its features of those are further apart.
+    others = (table["split"] == "val_name") & ~table["toned"]
+    references = to_float(read_pictures(arguments.cache, others))
     real = to_float(read_pictures(arguments.cache, names.rows))
     generator = torch.Generator().manual_seed(0)
     yardstick = Yardstick(

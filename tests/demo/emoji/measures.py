@@ -53,7 +53,7 @@ def adherence(ranks: torch.Tensor) -> dict[str, float]:
     }
 
 
-def main_frechet_distance(samples: torch.Tensor, real: torch.Tensor, axes: int = 16) -> float:
+def main_frechet_distance(samples: torch.Tensor, real: torch.Tensor, axes: int = 8) -> float:
     """Fréchet distance of features (n, F), (m, F) along the main `axes` of the real ones.
 
     In all of some 100 dimensions, the error of a covariance from as few pictures covers everything.
