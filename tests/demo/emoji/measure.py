@@ -4,9 +4,11 @@
 
 The names are those whose picture in one style was held out (split val_pair): these pictures, which
 neither the denoiser nor the judge has seen, are the real ones. The fewer they are, the less the
-Fréchet distance tells. All are compared to the pictures of held-out names. What is drawn is kept in the cache
-folder, seed by seed, and a run that is started again goes on there. Writes `measure.json` and
-`measure.png` (real pictures above, one row of drawn ones for each seed below) there as well.
+Fréchet distance tells. All are compared to the pictures of held-out names.
+
+What is drawn is kept in the cache folder, seed by seed, and a run that is started again goes on
+there. Writes `measure.json` and `measure.png` (real pictures above, one row of drawn ones for each
+seed below) there as well.
 """
 
 import json
