@@ -5,7 +5,8 @@
 prints, for pictures it learned from, held-out pictures of known names, held-out names, those whose
 words are known from other names, held-out names after the autoencoder, and those of OpenMoji:
 shares of right styles and categories, and among 99 other names the place of the own name, told by
-its name alone or by all that is known of it. Writes `judge.json` to the cache folder. Skin tones are left out.
+its name alone or by all that is known of it. Writes `judge.json` to the cache folder. Skin tones
+are left out.
 """
 
 import json
