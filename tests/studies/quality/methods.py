@@ -175,10 +175,15 @@ def _best_of_4(case, references, seed):
     return Drawn(torch.cat(chosen), seconds, sum(d.calls for d in draws))
 
 
-def closest_batch(pool: Tensor, references: Tensor, n: int) -> list[int]:
+def closest_batch(
+    pool: Tensor, references: Tensor, n: int, prompts: Tensor | None = None
+) -> list[int]:
     """n rows of the pool, each chosen so that MMD² of those chosen so far is least.
 
     The kernel is that of the references' median distance.
+
+    Arguments:
+        prompts: The number of each row's prompt, if only one row of each prompt may be chosen.
     """
     m = len(pool)
     h = median_distance(sq_distance_matrix(references))
@@ -193,6 +198,8 @@ def closest_batch(pool: Tensor, references: Tensor, n: int) -> list[int]:
         best = int(score.masked_fill(~free, torch.inf).argmin())
         chosen.append(best)
         free[best] = False
+        if prompts is not None:
+            free &= prompts != prompts[best]
         to_chosen += within[best]
     return chosen
 
