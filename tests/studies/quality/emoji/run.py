@@ -21,33 +21,29 @@ if not __package__:  # a script: name the packages as tests/conftest.py does
 import torch
 from mmd_tests.studies.quality.emoji.cases import CASES
 from mmd_tests.studies.quality.emoji.methods import METHODS, SWEEP
+from mmd_tests.studies.quality.emoji.options import make_parser
 from mmd_tests.studies.quality.emoji.quick import METHODS as QUICK_METHODS
 from mmd_tests.studies.quality.emoji.quick import STEPS, quick_names, quick_trial
 from mmd_tests.studies.quality.emoji.report import Results, markdown, write
 from mmd_tests.studies.quality.emoji.tasks import Row, Setup, measured, run_all
-from mmd_tests.studies.quality.emoji.world import WEIGHTS, file_digest, load_world
-from mmd_tests.studies.quality.options import make_parser
+from mmd_tests.studies.quality.emoji.world import file_digest, load_world
+from mmd_tests.studies.quality.options import names
 
 # After the packages are named: modules of the folder that learned the world.
 from background import step_back  # isort: skip
-from cache import default_cache  # isort: skip
 from precision import FAST  # isort: skip
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The options: those of the quality benchmark, and some more."""
-    parser = argparse.ArgumentParser(parents=[make_parser()], description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("--cache", type=Path, default=default_cache(), help="folder for all data")
-    add("--denoiser", type=Path, default=WEIGHTS / "denoiser.safetensors", help="weights that draw")
-    add("--judge", type=Path, default=WEIGHTS / "judge.safetensors", help="weights that judge")
-    add("--steps", type=int, default=25, help="sampling steps (default: 25)")
-    add("--sweep", action="store_true", help="further strengths of the published modes")
-    return parser.parse_args(arguments)
+def chosen(texts: tuple[str, ...], known: list[str], what: str) -> list[str]:
+    """All that have one of the texts in their name; all where there are no texts."""
+    for text in texts:
+        if not any(text in name for name in known):
+            sys.exit(f"There is no {what} {text!r}: choose among {', '.join(known)}.")
+    return [name for name in known if not texts or any(text in name for text in texts)]
 
 
-def chosen(names: list[str], known: list[str], what: str) -> list[str]:
-    """The names if all are known, in the order of those."""
+def named(names: tuple[str, ...], known: list[str], what: str) -> list[str]:
+    """The names, in the order of those that are known."""
     for name in names:
         if name not in known:
             sys.exit(f"There is no {what} {name!r}: choose among {', '.join(known)}.")
@@ -63,12 +59,11 @@ def quick(options: argparse.Namespace, folder: Path) -> list[Row]:
 
 def full(options: argparse.Namespace) -> list[Row]:
     """The rows of all chosen cases, methods and seeds."""
-    cases = [name.strip() for name in options.targets.split(",") if name.strip()] or list(CASES)
-    methods = list(options.methods or METHODS) + (list(SWEEP) if options.sweep else [])
+    cases = chosen(names(options.targets), list(CASES), "case")
+    rows_of = options.methods or (*METHODS, *(SWEEP if options.sweep else ()))
+    methods = named(rows_of, [*METHODS, *SWEEP], "method")
     setup = Setup(options.cache, options.denoiser, options.judge, options.steps)
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
-    cases = chosen(cases, list(CASES), "case")
-    methods = chosen(methods, [*METHODS, *SWEEP], "method")
     rows: list[Row] = []
     start = time.monotonic()
     for number, found in enumerate(run_all(setup, cases, seeds, methods, options.jobs), 1):
@@ -81,7 +76,7 @@ def full(options: argparse.Namespace) -> list[Row]:
 
 def main() -> None:
     """Draw, measure, print and write."""
-    options = parse()
+    options = make_parser().parse_args()
     step_back()
     torch.set_num_threads(1)
     rows = quick(options, options.cache / "benchmark") if options.quick else full(options)

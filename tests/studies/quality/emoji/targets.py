@@ -10,22 +10,24 @@ from torch import Tensor
 
 COLOURED = 0.7
 HUES = (190.0, 310.0)  # degrees: from sky blue to purple
+GREY = 0.3
+FAINT = 0.05
 DOGS = {"dog", "poodle"}
 
 
 def palette(pictures: Tensor) -> Tensor:
     """The share (B,) of the colour of pictures (B, 3, H, W) in -1 to 1 that is blue or violet.
 
-    Pixels count by the difference of their largest and smallest channel; pictures almost without
-    colour have a share of 0.
+    A pixel counts by how much the difference of its largest and smallest channel exceeds GREY;
+    pictures almost without colour have a share of 0.
     """
     red, green, blue = pictures.unbind(1)
-    # A hexagonal hue: the angle of the colour seen along the grey axis.
+    # The angle of the colour seen along the grey axis.
     hue = torch.atan2(3**0.5 * (green - blue), 2 * red - green - blue).rad2deg() % 360
-    chroma = pictures.amax(1) - pictures.amin(1)
+    colour = (pictures.amax(1) - pictures.amin(1) - GREY).clamp_min(0)
     inside = (hue >= HUES[0]) & (hue <= HUES[1])
-    total = chroma.mean((1, 2))
-    return torch.where(total > 0.02, (chroma * inside).mean((1, 2)) / total.clamp_min(1e-6), 0)
+    total = colour.mean((1, 2))
+    return torch.where(total > FAINT, (colour * inside).mean((1, 2)) / total.clamp_min(FAINT), 0)
 
 
 def kinds_of(names: Sequence[str]) -> np.ndarray:

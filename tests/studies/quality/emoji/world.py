@@ -9,13 +9,11 @@ from captions import LENGTH
 from denoiser import EmojiModel
 from judge import Judge, encode_names, load_judge
 from latents import load_vae
-from mmd_tests.studies.quality.emoji import LEARNED
+from mmd_tests.studies.quality.emoji.options import WEIGHTS
 from pictures import to_float
 from sample import load_model
 from torch import Tensor
 from vae import EmojiVAE
-
-WEIGHTS = LEARNED / "weights"
 
 
 def in_parts(function, values: Tensor, size: int = 64) -> Tensor:
