@@ -217,7 +217,7 @@ DIGITS_ROWS = ("| zero ", "total variation, digit", "Fréchet", "confidence")
 @pytest.mark.comfy
 @pytest.mark.parametrize(
     ("world", "rows"),
-    [("digits", DIGITS_ROWS), ("emoji", ())],
+    [pytest.param("digits", DIGITS_ROWS, marks=pytest.mark.long), ("emoji", ())],
 )
 def test_demo_on_a_real_server(world, rows, tmp_path):
     engine = Engine(Path(os.environ["COMFYUI_PATH"]), Path(sys.executable), "under test")

@@ -23,16 +23,24 @@ def left_out(items: Iterable[pytest.Item]) -> list[pytest.Item]:
         elif item.get_closest_marker("sampled"):
             matrices[item.nodeid.partition("[")[0]].append(item)
     for cases in matrices.values():
-        kept = covering([case.callspec.indices for case in cases])
+        kept = covering([values_of(case) for case in cases])
         rest += [case for number, case in enumerate(cases) if number not in kept]
     return rest
+
+
+def values_of(case: pytest.Item) -> dict[str, int]:
+    """The parameters of a case, each with the identity of its value.
+
+    All cases of a matrix share the values that `parametrize` was given.
+    """
+    return {name: id(value) for name, value in case.callspec.params.items()}
 
 
 def covering(cases: list[dict[str, int]]) -> set[int]:
     """Numbers of some cases among which each value of each parameter occurs.
 
     Arguments:
-        cases: For each case the parameters with the indices of their values.
+        cases: For each case the parameters, each with a number that stands for its value.
     """
     kept: set[int] = set()
     missing = {pair for case in cases for pair in case.items()}

@@ -1,8 +1,12 @@
 """What runs by default, and what only with `--all`."""
 
+import os
+import subprocess
+import sys
 from itertools import product
 
 import pytest
+from mmd_tests.support.packages import TESTS
 from mmd_tests.support.selection import covering
 
 
@@ -20,53 +24,54 @@ def test_a_matrix_with_holes_is_covered():
     assert covering(cases) == {0, 2}
 
 
-def test_nothing_is_left_out_of_both(pytester_run):
+def test_nothing_is_left_out_of_both(chosen):
     """The default and the rest are all tests, and no test is in both."""
-    default, rest, everything = (pytester_run(*options) for options in ([], ["--rest"], ["--all"]))
-    assert default and rest and not default & rest
-    assert default | rest == everything
+    default, rest, everything = chosen
+    assert not default & rest and default | rest == everything
+    assert len(everything) == 8
+    assert {"test_short", "test_matrix[1-x]", "test_matrix[2-y]"} < default
+    assert len(default) == 4 and "test_long" in rest  # each of three and of two values: three cases
+
+
+LISTS = """
+import sys
+import pytest
+sys.path.insert(0, {tests!r})
+
+
+class Chosen:
+    def pytest_collection_finish(self, session):
+        print("chosen", *(item.name for item in session.items))
+
+
+for options in ([], ["--rest"], ["--all"]):
+    pytest.main(["--collect-only", "-qq", "-p", "no:xdist", "-p", "conftest", *options, {file!r}], [Chosen()])
+"""
+SOME_TESTS = """
+import pytest
+
+def test_short(): pass
+
+@pytest.mark.long
+def test_long(): pass
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("b", ["x", "y"])
+@pytest.mark.parametrize("a", [1, 2, 3])
+def test_matrix(a, b): pass
+"""
 
 
 @pytest.fixture
-def pytester_run(tmp_path):
-    """The tests that the project's conftest chooses of a small file, by options."""
-    import os
-    import subprocess
-    import sys
-
-    from mmd_tests.support.packages import TESTS
-
-    (tmp_path / "conftest.py").write_text(
-        f"import importlib.util, sys\n"
-        f"spec = importlib.util.spec_from_file_location('ours', {str(TESTS / 'conftest.py')!r})\n"
-        f"ours = importlib.util.module_from_spec(spec)\n"
-        f"spec.loader.exec_module(ours)\n"
-        f"for name in dir(ours):\n"
-        f"    if name.startswith('pytest_'):\n"
-        f"        globals()[name] = getattr(ours, name)\n"
-    )
-    (tmp_path / "test_some.py").write_text(
-        "import pytest\n"
-        "def test_short(): pass\n"
-        "@pytest.mark.long\n"
-        "def test_long(): pass\n"
-        "@pytest.mark.sampled\n"
-        "@pytest.mark.parametrize('a', [1, 2, 3])\n"
-        "@pytest.mark.parametrize('b', [1, 2])\n"
-        "def test_matrix(a, b): pass\n"
-    )
+def chosen(tmp_path):
+    """The tests of a small file that the project's conftest chooses: by default, the rest, all."""
+    file = tmp_path / "test_some.py"
+    file.write_text(SOME_TESTS)
     without = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"}
-
-    def run(*options):
-        command = ["-m", "pytest", "--collect-only", "-q", "--strict-markers", "-p", "no:xdist"]
-        done = subprocess.run(
-            [sys.executable, *command, *options, tmp_path],
-            cwd=tmp_path,
-            env=without,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return {line for line in done.stdout.splitlines() if "::" in line}
-
-    return run
+    done = subprocess.run(
+        [sys.executable, "-c", LISTS.format(tests=str(TESTS), file=str(file))],
+        cwd=tmp_path, env=without, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("chosen")]
+    assert len(lines) == 3, done.stdout + done.stderr
+    return [set(names) for names in lines]

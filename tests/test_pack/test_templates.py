@@ -184,6 +184,7 @@ def test_inpainting_keeps_what_is_not_masked(server):
         assert masked > 20 > 2 > change.max()
 
 
+@pytest.mark.long
 def test_lora_and_controlnet_act_on_a_whole_model(server):
     """The file is as it is shipped but for size and steps, and no weight is left out."""
     models = server.base / "models"

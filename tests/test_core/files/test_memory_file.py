@@ -12,7 +12,7 @@ import time
 
 import pytest
 import torch
-from mmd_pack.mmd_core.files import memory_file, tensor_file
+from mmd_pack.mmd_core.files import memory_file, memory_part, tensor_file
 from mmd_pack.mmd_core.files.memory_file import (
     KEPT,
     append,
@@ -66,8 +66,8 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
     """What gives the parts of this process their times."""
-    monkeypatch.setattr(memory_file, "time", Clock())
-    return memory_file.time
+    monkeypatch.setattr(memory_part, "time", Clock())
+    return memory_part.time
 
 
 @pytest.fixture
@@ -403,10 +403,10 @@ sys.path.insert(0, {tests!r})
 import support.packages
 import torch
 from pathlib import Path
-from mmd_pack.mmd_core.files import memory_file
+from mmd_pack.mmd_core.files import memory_part
 from mmd_pack.mmd_core.files.memory_file import append, recall, reset
 from mmd_tests.test_core.files.test_memory_file import Clock, latents
-memory_file.time = Clock()
+memory_part.time = Clock()
 folder = Path({folder!r})
 print("ready", flush=True)
 sys.stdin.readline()
