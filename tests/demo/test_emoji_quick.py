@@ -1,16 +1,16 @@
 """The benchmark of guidance in the emoji world, on eight images: what it measures, and what it keeps."""
 
 import math
-from argparse import Namespace
 
 import pytest
 import torch
-from mmd_tests.studies.quality.emoji import methods, sampling, store
+from mmd_tests.studies.quality.emoji import methods, store
 from mmd_tests.studies.quality.emoji.options import WEIGHTS, make_parser
-from mmd_tests.studies.quality.emoji.quick import quick_names, quick_trial, read_set
+from mmd_tests.studies.quality.emoji.quick import STEPS, quick_names, quick_trial, read_set
 from mmd_tests.studies.quality.emoji.report import Results, write
 from mmd_tests.studies.quality.emoji.run import full, quick
 from mmd_tests.studies.quality.emoji.targets import kinds_of, palette, proportions
+from mmd_tests.studies.quality.emoji.tasks import Setup
 from mmd_tests.studies.quality.emoji.world import load_world
 from mmd_tests.studies.quality.methods import closest_batch
 
@@ -18,18 +18,18 @@ from mmd_tests.studies.quality.methods import closest_batch
 import measures  # isort: skip
 from pictures import to_float  # isort: skip
 
-OPTIONS = Namespace(denoiser=WEIGHTS / "denoiser.safetensors", judge=WEIGHTS / "judge.safetensors")
+PATHS = WEIGHTS / "denoiser.safetensors", WEIGHTS / "judge.safetensors"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("benchmark")
+def setup(tmp_path_factory):
+    return Setup(tmp_path_factory.mktemp("benchmark"), *PATHS, STEPS, "flow")
 
 
 @pytest.fixture(scope="module")
-def rows(folder):
+def rows(setup):
     """Method → its row."""
-    return {row.method: row for row in quick(OPTIONS, folder)}
+    return {row.method: row for row in quick(setup)}
 
 
 def test_all_figures_are_finite(rows):
@@ -55,7 +55,7 @@ def test_copies_are_told(rows):
 
 def test_names_fit_real_pictures_better_than_noise():
     shown, trial = read_set(), quick_trial()
-    world = load_world(OPTIONS.denoiser, OPTIONS.judge, quick_names(trial))
+    world = load_world(*PATHS, quick_names(trial))
     own = torch.tensor([world.names.index(name) for name in shown.names])
     generator = torch.Generator().manual_seed(1)
     rivals = measures.draw_rivals(own, len(world.names), 50, generator)
@@ -69,16 +69,16 @@ def test_names_fit_real_pictures_better_than_noise():
     assert ranks[0] < 0.7 * ranks[1]
 
 
-def test_what_was_drawn_is_not_drawn_again(rows, folder, monkeypatch):
+def test_what_was_drawn_is_not_drawn_again(rows, setup, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr(sampling, "sample", refuse)
-    for row in quick(OPTIONS, folder):
+    monkeypatch.setattr(methods, "sample", refuse)
+    for row in quick(setup):
         assert row.figures == rows[row.method].figures
     monkeypatch.setitem(methods.METHODS, "30", methods.METHODS["10"])
     with pytest.raises(AssertionError, match="drawn again"):
-        quick(OPTIONS, folder)
+        quick(setup)
 
 
 def test_tables_and_json_are_written(rows, tmp_path):
@@ -90,7 +90,7 @@ def test_tables_and_json_are_written(rows, tmp_path):
 def test_unknown_cases_and_methods_are_refused():
     for option in ("--targets", "--methods"):
         with pytest.raises(SystemExit, match="choose among"):
-            full(make_parser().parse_args([option, "nothing"]))
+            next(full(make_parser().parse_args([option, "nothing"])))
 
 
 # --- parts ----------------------------------------------------------------------------------------

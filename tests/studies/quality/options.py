@@ -12,11 +12,9 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The options, to be a parent of a parser."""
-    parser = argparse.ArgumentParser(description=ABOUT, add_help=False)
+def add_usual(parser: argparse.ArgumentParser) -> None:
+    """The options that all worlds share."""
     add = parser.add_argument
-    add("--quick", action="store_true", help="one seed, few methods, nothing tuned: 2 minutes")
     add("--worlds", type=names, metavar="A,B", help="only these worlds; or emoji alone")
     add("--targets", default="", metavar="TEXT", help="only targets with this in their name")
     add("--methods", type=names, metavar="A,B", help="only these methods")
@@ -26,6 +24,14 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--out", type=Path, default=Path("quality_output"), metavar="FOLDER", help="for the results"
     )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options, to be a parent of a parser."""
+    parser = argparse.ArgumentParser(description=ABOUT, add_help=False)
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one seed, few methods, nothing tuned: 2 minutes")
+    add_usual(parser)
     add(
         "--studies",
         nargs="?",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 from mmd_pack.mmd_core import GuidanceConfig, KernelConfig
-from mmd_tests.studies.quality.emoji import sampling, store
+from mmd_tests.studies.quality.emoji import families, sampling, store
+from mmd_tests.studies.quality.emoji.sampling import Run, make_guidance, sample
 from mmd_tests.studies.quality.emoji.trial import Trial
 from mmd_tests.studies.quality.emoji.world import World
 from mmd_tests.studies.quality.methods import closest_batch
@@ -17,7 +18,7 @@ from torch import Tensor
 from words import STYLES
 
 GUIDING = tuple(ROOT / "mmd_core" / name for name in ("guidance", "comparison", "kernels"))
-DRAWING = (Path(sampling.__file__),)
+DRAWING = (Path(sampling.__file__), Path(families.__file__))
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Easel:
     trial: Trial
     given: Tensor
     folder: Path
-    steps: int = 25
+    steps: int
+    family: str
 
     def draw(
         self,
@@ -51,26 +53,22 @@ class Easel:
             aware: Whether the kernel compares prompts.
         """
         world, trial = self.world, self.trial
+        run = Run(self.steps, trial.cfg, self.family)
         prompts = prompts or trial.prompts
         noise_seed = 1000 * trial.seed + number
-        plain = (world.drawing, prompts, trial.cfg, self.steps, noise_seed, str(FAST))
+        plain = (world.drawing, prompts, run, noise_seed, str(FAST))
         guided = (config, aware, trial.given.digest, store.code_digest(*GUIDING))
         key = (store.code_digest(*DRAWING), plain, guided if config else None)
 
         def compute() -> tuple[Tensor, dict]:
             generator = torch.Generator().manual_seed(noise_seed)
             noise = torch.randn(len(prompts), 4, 16, 16, generator=generator)
-            sigmas = sampling.noise_levels(self.steps)
             guidance, features = None, None
             if config:
                 captions = world.prompt_features(trial.given.names) if aware else None
                 features = world.prompt_features(prompts) if aware else None
-                guidance = sampling.make_guidance(
-                    config, self.given, sigmas, len(prompts), captions
-                )
-            words = world.words(prompts)
-            model, cfg = world.model, trial.cfg
-            return sampling.sample(model, words, noise, sigmas, cfg, guidance, features), {}
+                guidance = make_guidance(run, config, self.given, len(prompts), captions)
+            return sample(run, world.model, world.words(prompts), noise, guidance, features), {}
 
         return store.stored(self.folder, key, compute)[0]
 

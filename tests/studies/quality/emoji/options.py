@@ -4,22 +4,26 @@ import argparse
 from pathlib import Path
 
 from mmd_tests.studies.quality.emoji import LEARNED
-from mmd_tests.studies.quality.options import make_parser as usual_parser
+from mmd_tests.studies.quality.options import add_usual
 
 from cache import default_cache  # isort: skip
 
 WEIGHTS = LEARNED / "weights"
-ABOUT = "Measures guidance in the emoji world: prompts, cfg, and sets of real pictures."
+ABOUT = """Measures guidance in the emoji world: prompts, cfg, and sets of real pictures. --targets may
+name several parts of names: "fluent,smileys,no prompt"."""
 
 
 def make_parser(add_help: bool = True) -> argparse.ArgumentParser:
-    """The options of the quality benchmark, and some more."""
-    parents = [usual_parser()]
-    parser = argparse.ArgumentParser(parents=parents, description=ABOUT, add_help=add_help)
+    """The options that all worlds share, and some more."""
+    parser = argparse.ArgumentParser(description=ABOUT, add_help=add_help)
     add = parser.add_argument
+    add("--quick", action="store_true", help="eight images of pictures of the repository: seconds")
+    add_usual(parser)
     add("--cache", type=Path, default=default_cache(), help="folder for all data")
     add("--denoiser", type=Path, default=WEIGHTS / "denoiser.safetensors", help="weights that draw")
     add("--judge", type=Path, default=WEIGHTS / "judge.safetensors", help="weights that judge")
     add("--steps", type=int, default=25, metavar="N", help="sampling steps (default: 25)")
+    add("--family", choices=("flow", "eps"), default="flow", help="of the model (default: flow)")
     add("--sweep", action="store_true", help="further strengths of the published modes as well")
+    add("--sheets", action="store_true", help="pictures of the first seed beside the tables")
     return parser

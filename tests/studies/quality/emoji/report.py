@@ -95,7 +95,9 @@ def table(rows: list[Row]) -> str:
 
 def markdown(results: Results) -> str:
     """Everything."""
-    parts = ["# Guidance in the emoji world", facts(results.about), LEGEND]
+    seeds = ", ".join(map(str, sorted({row.seed for row in results.rows})))
+    about = facts({**results.about, "seeds": seeds})
+    parts = ["# Guidance in the emoji world", about, LEGEND]
     for case in results.cases:
         about = (
             CASES[case].about if case in CASES else "A quick look at pictures of the repository."

@@ -1,6 +1,6 @@
 """Measures guidance in the emoji world; needs torch and Pillow, but no ComfyUI.
 
-    python tests/studies/quality/emoji/run.py [--quick] [--targets "a fluent,c smileys"] [--seeds 3]
+    python tests/studies/quality/emoji/run.py [--quick] [--targets "fluent,smileys"] [--seeds 3]
 
 What is drawn is kept in the cache folder: a run that is stopped goes on where it was, and one that
 is started again only draws what has changed. All cases but --quick need `emoji.npz` there, which
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 if not __package__:  # a script: name the packages as tests/conftest.py does
@@ -24,8 +25,9 @@ from mmd_tests.studies.quality.emoji.methods import METHODS, SWEEP
 from mmd_tests.studies.quality.emoji.options import make_parser
 from mmd_tests.studies.quality.emoji.quick import METHODS as QUICK_METHODS
 from mmd_tests.studies.quality.emoji.quick import STEPS, quick_names, quick_trial
-from mmd_tests.studies.quality.emoji.report import Results, markdown, write
-from mmd_tests.studies.quality.emoji.tasks import Row, Setup, measured, run_all
+from mmd_tests.studies.quality.emoji.report import Results, write
+from mmd_tests.studies.quality.emoji.sheet import draw_sheet
+from mmd_tests.studies.quality.emoji.tasks import Row, Setup, make_easel, measured, run_all
 from mmd_tests.studies.quality.emoji.world import file_digest, load_world
 from mmd_tests.studies.quality.options import names
 
@@ -50,28 +52,42 @@ def named(names: tuple[str, ...], known: list[str], what: str) -> list[str]:
     return [name for name in known if name in names]
 
 
-def quick(options: argparse.Namespace, folder: Path) -> list[Row]:
-    """The rows of the quick look, drawn anew in `folder`."""
+def setup_of(options: argparse.Namespace) -> Setup:
+    """Where everything is."""
+    steps = STEPS if options.quick else options.steps
+    return Setup(options.cache, options.denoiser, options.judge, steps, options.family)
+
+
+def draw_sheets(options: argparse.Namespace, rows: list[Row]) -> None:
+    """A sheet for each case, at its first seed, with all its methods."""
+    for case in dict.fromkeys(row.case for row in rows):
+        own = [row for row in rows if row.case == case]
+        methods = [name for name in (*METHODS, *SWEEP) if name in {row.method for row in own}]
+        path = options.out / f"emoji_{case.replace(' ', '_')}.png"
+        labels = draw_sheet(setup_of(options), case, options.first_seed, methods, path)
+        sys.stderr.write(f"{path}: {', '.join(labels)}\n")
+
+
+def quick(setup: Setup) -> list[Row]:
+    """The rows of the quick look."""
     trial = quick_trial()
-    world = load_world(options.denoiser, options.judge, quick_names(trial))
-    return list(measured(world, trial, QUICK_METHODS, folder, STEPS))
+    world = load_world(setup.denoiser, setup.judge, quick_names(trial))
+    return list(measured(make_easel(world, trial, setup), QUICK_METHODS))
 
 
-def full(options: argparse.Namespace) -> list[Row]:
-    """The rows of all chosen cases, methods and seeds."""
+def full(options: argparse.Namespace) -> Iterator[list[Row]]:
+    """The rows of all chosen cases, methods and seeds, as they come."""
     cases = chosen(names(options.targets), list(CASES), "case")
-    rows_of = options.methods or (*METHODS, *(SWEEP if options.sweep else ()))
-    methods = named(rows_of, [*METHODS, *SWEEP], "method")
-    setup = Setup(options.cache, options.denoiser, options.judge, options.steps)
+    wanted = options.methods or (*METHODS, *(SWEEP if options.sweep else ()))
+    methods = named(wanted, [*METHODS, *SWEEP], "method")
     seeds = list(range(options.first_seed, options.first_seed + options.seeds))
-    rows: list[Row] = []
-    start = time.monotonic()
-    for number, found in enumerate(run_all(setup, cases, seeds, methods, options.jobs), 1):
-        rows += found
+    start, count = time.monotonic(), len(cases) * len(seeds)
+    found = run_all(setup_of(options), cases, seeds, methods, options.jobs)
+    for number, rows in enumerate(found, 1):
         minutes = (time.monotonic() - start) / 60
-        done = f"[{number}/{len(cases) * len(seeds)}] {minutes:.1f} minutes"
-        sys.stderr.write(f"{done}: {found[0].case}, seed {found[0].seed}\n")
-    return rows
+        done = f"[{number}/{count}] {minutes:.1f} minutes"
+        sys.stderr.write(f"{done}: {rows[0].case}, seed {rows[0].seed}\n")
+        yield rows
 
 
 def main() -> None:
@@ -79,17 +95,22 @@ def main() -> None:
     options = make_parser().parse_args()
     step_back()
     torch.set_num_threads(1)
-    rows = quick(options, options.cache / "benchmark") if options.quick else full(options)
-    about = {
-        "denoiser": f"{options.denoiser.name} {file_digest(options.denoiser)[:12]}",
-        "judge": f"{options.judge.name} {file_digest(options.judge)[:12]}",
-        "steps": str(STEPS if options.quick else options.steps),
-        "precision": str(FAST),
-        "seeds": ", ".join(map(str, sorted({row.seed for row in rows}))),
-    }
-    results = Results(about, rows)
-    sys.stdout.write(markdown(results))
-    sys.stderr.write(f"Written to {write(results, options.out)}\n")
+    setup = setup_of(options)
+    results = Results(
+        {
+            "denoiser": f"{setup.denoiser.name} {file_digest(setup.denoiser)[:12]}",
+            "judge": f"{setup.judge.name} {file_digest(setup.judge)[:12]}",
+            "sampling": f"{setup.family}, Euler, {setup.steps} steps, {FAST}",
+        },
+        [],
+    )
+    for rows in [quick(setup)] if options.quick else full(options):
+        results.rows.extend(rows)
+        path = write(results, options.out)
+    sys.stdout.write(path.read_text("utf-8"))
+    sys.stderr.write(f"Written to {path}\n")
+    if options.sheets and not options.quick:
+        draw_sheets(options, results.rows)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,40 @@
-"""Guided Euler steps with cfg, as ComfyUI takes them in the world's flow-matching family."""
+"""Guided Euler steps with cfg, as ComfyUI takes them."""
 
 import contextlib
+from dataclasses import dataclass
 
 import torch
 from denoiser import EmojiModel
-from flow import lean
-from mmd_pack.mmd_core import Guidance, GuidanceConfig, Latents, NoiseModel, Schedule, Window
+from mmd_pack.mmd_core import Guidance, GuidanceConfig, Latents, Schedule, Window
+from mmd_tests.studies.quality.emoji.families import FAMILIES, Family
 from precision import fast_math
 from torch import Tensor
 
 
-def noise_levels(steps: int) -> Tensor:
-    """The schedule, from 1 (noise) to 0 (picture), with shape `(steps + 1,)`."""
-    return lean(torch.linspace(1, 0, steps + 1))
+@dataclass(frozen=True)
+class Run:
+    """How a batch is drawn.
 
+    Attributes:
+        family: One of `FAMILIES`.
+        fast: Whether the model may compute in half precision.
+    """
 
-def percent_to_sigma(percent: float) -> float:
-    """The noise level at a share of the schedule."""
-    return float(lean(torch.tensor(1 - percent)))
+    steps: int = 25
+    cfg: float = 4.0
+    family: str = "flow"
+    fast: bool = True
+
+    @property
+    def rules(self) -> Family:
+        """The family of that name."""
+        return FAMILIES[self.family]
 
 
 def make_guidance(
+    run: Run,
     config: GuidanceConfig,
     references: Tensor,
-    sigmas: Tensor,
     batch: int,
     captions: Tensor | None = None,
 ) -> Guidance:
@@ -33,49 +44,47 @@ def make_guidance(
         references: Latents of the set, with shape `(N, 4, H, W)`.
         captions: Prompt features of the set, with shape `(N, E)`, if the kernel compares prompts.
     """
-    window = Window(percent_to_sigma(config.start_percent), percent_to_sigma(config.end_percent))
-    schedule = Schedule(tuple(sigmas.tolist()), window, NoiseModel(flow_matching=True))
-    weights = torch.full((len(references),), 1 / len(references))
-    latents = Latents(references, weights)
+    family = run.rules
+    window = Window(family.level_at(config.start_percent), family.level_at(config.end_percent))
+    schedule = Schedule(tuple(family.levels(run.steps).tolist()), window, family.noise)
+    latents = Latents(references, torch.full((len(references),), 1 / len(references)))
     return Guidance(config.for_batch(batch), latents, schedule, captions=captions)
 
 
 @torch.no_grad()
-def estimate(
-    model: EmojiModel, x: Tensor, sigma: float, words: Tensor, cfg: float, fast: bool
-) -> Tensor:
+def estimate(run: Run, model: EmojiModel, x: Tensor, sigma: float, words: Tensor) -> Tensor:
     """x̂0 of noisy latents (B, 4, H, W) with words (B, L); at cfg 1 the model is called once."""
-    context = fast_math() if fast else contextlib.nullcontext()
-    times = torch.full((len(x),), sigma)
-    with context:
-        if cfg == 1:
-            velocity = model(x, times, words).float()
+    scale = run.rules.signal_in(sigma)
+    noisy, time = x * scale, sigma * scale
+    times = torch.full((len(x),), time)
+    with fast_math() if run.fast else contextlib.nullcontext():
+        if run.cfg == 1:
+            velocity = model(noisy, times, words).float()
         else:
             both = torch.cat([words, torch.zeros_like(words)])
-            told, free = model(x.repeat(2, 1, 1, 1), times.repeat(2), both).float().chunk(2)
-            velocity = free + cfg * (told - free)
-    return x - sigma * velocity
+            found = model(noisy.repeat(2, 1, 1, 1), times.repeat(2), both)
+            told, free = found.float().chunk(2)
+            velocity = free + run.cfg * (told - free)
+    return noisy - time * velocity
 
 
 def sample(
+    run: Run,
     model: EmojiModel,
     words: Tensor,
     noise: Tensor,
-    sigmas: Tensor,
-    cfg: float,
     guidance: Guidance | None = None,
     prompts: Tensor | None = None,
-    fast: bool = True,
 ) -> Tensor:
     """Latents (B, 4, H, W) of words (B, L), drawn from noise by Euler steps.
 
     Arguments:
         prompts: Prompt features of the images, with shape `(B, E)`, if guidance compares prompts.
-        fast: Whether the model may compute in half precision.
     """
-    x, levels = noise, sigmas.tolist()
+    levels = run.rules.levels(run.steps).tolist()
+    x = run.rules.start(noise, levels[0])
     for sigma, after in zip(levels[:-1], levels[1:], strict=True):
-        clean = estimate(model, x, sigma, words, cfg, fast)
+        clean = estimate(run, model, x, sigma, words)
         if guidance is not None:
             clean = guidance(clean, x, sigma, prompts)
         x = clean + (x - clean) * (after / sigma)

@@ -31,7 +31,8 @@ class Setup:
     cache: Path
     denoiser: Path
     judge: Path
-    steps: int = 25
+    steps: int
+    family: str
 
     @property
     def images(self) -> Path:
@@ -61,12 +62,16 @@ def opened(setup: Setup) -> tuple[Atlas, World]:
     return atlas, load_world(setup.denoiser, setup.judge, atlas.names)
 
 
-def measured(
-    world: World, trial: Trial, methods: list[str], folder: Path, steps: int
-) -> Iterator[Row]:
+def make_easel(world: World, trial: Trial, setup: Setup) -> Easel:
+    """What draws the images of a trial."""
+    given = world.encode(trial.given.pixels)
+    return Easel(world, trial, given, setup.images, setup.steps, setup.family)
+
+
+def measured(easel: Easel, methods: list[str]) -> Iterator[Row]:
     """The rows of one trial: real pictures first, then all methods that fit the case."""
+    world, trial, folder = easel.world, easel.trial, easel.folder
     yardstick = figures.Yardstick(world, trial)
-    easel = Easel(world, trial, yardstick.given, folder, steps)
     real = {
         "real": yardstick.held_out,
         "decoded": yardstick.decoded,
@@ -95,8 +100,8 @@ def run_trial(setup: Setup, case: str, seed: int, methods: list[str]) -> list[Ro
     """All rows of one case at one seed."""
     torch.set_num_threads(1)
     atlas, world = opened(setup)
-    trial = CASES[case].make(atlas, seed)
-    return list(measured(world, trial, methods, setup.images, setup.steps))
+    easel = make_easel(world, CASES[case].make(atlas, seed), setup)
+    return list(measured(easel, methods))
 
 
 def run_all(

@@ -1,0 +1,31 @@
+"""Pictures to look at: one sheet for each case, drawn at one seed."""
+
+from pathlib import Path
+
+import torch
+from files import save_pictures
+from mmd_tests.studies.quality.emoji.cases import CASES
+from mmd_tests.studies.quality.emoji.methods import METHODS, SWEEP
+from mmd_tests.studies.quality.emoji.tasks import Setup, make_easel, opened
+from pictures import to_float
+
+
+def draw_sheet(setup: Setup, case: str, seed: int, methods: list[str], path: Path) -> list[str]:
+    """Write a sheet and return what its rows are; what was drawn before is not drawn again.
+
+    The set (its first pictures), real pictures of the target, then one row for each method.
+    """
+    atlas, world = opened(setup)
+    trial = CASES[case].make(atlas, seed)
+    easel = make_easel(world, trial, setup)
+    count = len(trial.prompts)
+    rows = [to_float(shown.pixels[:count]) for shown in (trial.given, trial.held_out)]
+    labels = ["the set", "real pictures"]
+    for name in methods:
+        method = {**METHODS, **SWEEP}[name]
+        if method.fits(trial):
+            rows.append(world.decode(method.draw(easel)))
+            labels.append(method.label)
+    white = [torch.ones(count - len(row), *row.shape[1:]) for row in rows]
+    save_pictures([torch.cat(pair) for pair in zip(rows, white, strict=True)], path)
+    return labels
