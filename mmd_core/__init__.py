@@ -11,6 +11,7 @@ from .comparison.score import Score, score
 from .comparison.workers import DistributedWorkers
 from .files.reference_file import read as read_references
 from .files.reference_file import write as write_references
+from .guidance.by_prompt import ByPrompt
 from .guidance.companions import FEW
 from .guidance.config import GuidanceConfig
 from .guidance.guidance import Guidance
@@ -37,6 +38,7 @@ __all__ = [
     "KERNELS",
     "MODES",
     "PROMPT_KERNELS",
+    "ByPrompt",
     "Compressed",
     "DistributedWorkers",
     "Execution",

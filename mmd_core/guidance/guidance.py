@@ -27,6 +27,7 @@ from ..comparison.latents import Latents
 from ..comparison.noise import Step, euler_carry
 from ..kernels.kernels import Gram
 from ..kernels.precision import full_precision
+from .by_prompt import ByPrompt
 from .companions import MIN_OPEN, Finished, companions
 from .config import GuidanceConfig
 from .couplings import Couplings
@@ -105,7 +106,12 @@ class Guidance:
 
     @full_precision()
     def __call__(
-        self, x0: Tensor, x: Tensor, sigma: float, prompts: Tensor | None = None
+        self,
+        x0: Tensor,
+        x: Tensor,
+        sigma: float,
+        prompts: Tensor | None = None,
+        by_prompt: ByPrompt | None = None,
     ) -> Tensor:
         """The guided x̂0, with the shape of `x0`.
 
@@ -115,6 +121,7 @@ class Guidance:
             sigma: Their noise level.
             prompts: Prompt features of the samples, with shape `(b, E)`, if the kernel compares
                 prompts.
+            by_prompt: How the prompt moved `x0`, to record how guidance compares with it.
 
         Raises:
             NotFinite: If `record`, and `x0` or `x` is not finite.
@@ -125,10 +132,18 @@ class Guidance:
             return x0
         gather = self.workers.gather
         prompts = None if prompts is None else gather(prompts)
-        return self.workers.share(self._guided(gather(x0), gather(x), sigma, step, prompts))
+        by_prompt = None if by_prompt is None else by_prompt.gathered(gather)
+        guided = self._guided(gather(x0), gather(x), sigma, step, prompts, by_prompt)
+        return self.workers.share(guided)
 
     def _guided(
-        self, x0: Tensor, x: Tensor, sigma: float, step: Step | None, prompts: Tensor | None
+        self,
+        x0: Tensor,
+        x: Tensor,
+        sigma: float,
+        step: Step | None,
+        prompts: Tensor | None,
+        by_prompt: ByPrompt | None,
     ) -> Tensor:
         """The guided x̂0 of the whole batch; arguments as in `__call__`."""
         coupling = self.couplings.of(len(x0), prompts)
@@ -142,12 +157,16 @@ class Guidance:
             if self.config.companions:
                 pulls = self._each_to_its_companion(coupling, x0_, x, sigma)
             move = self.mode.move(self, x0_, x, step, pulls)
+        carried = 1.0 if step is None else euler_carry(step) / self.schedule.carry(step)
+        factors = move.scale * carried
         if self.record:
-            self.trace.append(self._row(sigma, step, move, coupling, own))
+            compared = self.weights.new_full((2,), math.nan)
+            if by_prompt is not None and step is not None:
+                compared = by_prompt.compared(move.displacement, factors, own)
+            self.trace.append(self._row(sigma, step, move, coupling, own, compared))
         if step is None:
             return x0
-        carried = euler_carry(step) / self.schedule.carry(step)
-        change = move.displacement.mul_(_per_sample(move.scale * carried, x0))
+        change = move.displacement.mul_(_per_sample(factors, x0))
         return change.add_(x0_).to(x0.dtype)
 
     @full_precision()
@@ -216,13 +235,20 @@ class Guidance:
         return Finished(values[:, n:], values[:, :n], self.weights)
 
     def _row(
-        self, sigma: float, step: Step | None, move: Move, coupling: Coupling, own: Tensor
+        self,
+        sigma: float,
+        step: Step | None,
+        move: Move,
+        coupling: Coupling,
+        own: Tensor,
+        compared: Tensor,
     ) -> TraceRow:
         """What `move` did.
 
         Arguments:
             own: ‖x − x̂0‖ of each sample, with shape `(B,)`. An Euler step shortens it by its
                 `fraction`.
+            compared: What `ByPrompt.compared` found.
         """
         ours = torch.zeros_like(own) if step is None else move.lengths * move.scale.abs()
         each = torch.stack([ours, ours / own.clamp_min(1e-30), own], 1)
@@ -237,7 +263,8 @@ class Guidance:
             move.end.nearest().mean(),
             sizes[2],
         ]
-        before, after, change, relative, saturated, nearest, far = torch.stack(numbers).tolist()
+        found = torch.cat([torch.stack(numbers), compared.to(before)]).tolist()
+        before, after, change, relative, saturated, nearest, far, *by_prompt = found
         if not math.isfinite(far):
             bad = each[:, 2].isfinite().logical_not().nonzero().flatten()
             raise NotFinite(sigma, (bad + 1).tolist())
@@ -251,6 +278,7 @@ class Guidance:
             relative,
             saturated,
             nearest,
+            *(number if math.isfinite(number) else None for number in by_prompt),
         )
 
 

@@ -25,6 +25,11 @@ class TraceRow(NamedTuple):
         saturated: The share of saturated kernel values between samples and references, in [0, 1].
         nearest: The distance of a sample from its nearest reference after guidance, divided by the
             spacing of the references (`nearest.py`); the mean over samples. NaN for patches.
+        by_prompt: How far guidance moves x̂0, divided by how far the prompt (cfg) moves it
+            (`by_prompt.py`). None where guidance did not act, or the model was not called without
+            the prompt.
+        along_prompt: The part of that move along the prompt's: 1 doubles it, −1 takes it back.
+            None as for `by_prompt`.
     """
 
     sigma: float
@@ -36,6 +41,8 @@ class TraceRow(NamedTuple):
     relative: float
     saturated: float
     nearest: float
+    by_prompt: float | None = None
+    along_prompt: float | None = None
 
 
 class RunTrace(NamedTuple):

@@ -23,6 +23,7 @@ from .report import FEW_IMAGES, ending, remarks, status, summary
 from .request import Request
 from .session import Session
 from .trace import Trace
+from .unconditional import Unconditional
 
 log = logging.getLogger("mmd_guidance")
 
@@ -104,7 +105,19 @@ class GuidedRun:
         if trace is not None and not trace.runs and recalled.latents is not None:
             trace.remembered = len(recalled.latents)
 
-    def denoised(self, x0: Tensor, x: Tensor, sigma: float, guider: CFGGuider) -> Tensor:
+    @property
+    def compares_with_prompt(self) -> bool:
+        """Whether it is recorded how guidance compares with the prompt."""
+        return self.request.trace is not None and self.request.guides
+
+    def denoised(
+        self,
+        x0: Tensor,
+        x: Tensor,
+        sigma: float,
+        guider: CFGGuider,
+        unconditional: Unconditional,
+    ) -> Tensor:
         """The guided estimate, with the shape of `x0`.
 
         Where a mask keeps `latent_image`, this is compared with the references and not changed.
@@ -114,6 +127,7 @@ class GuidedRun:
             x: The noisy latents, with the same shape.
             sigma: The noise level.
             guider: ComfyUI's guider of this run.
+            unconditional: The estimate of this call without the prompt.
 
         Raises:
             ValueError: An estimate is not finite. Guidance would make all images NaN.
@@ -121,7 +135,7 @@ class GuidedRun:
         if self.guidance is None or self.broken:
             return x0
         try:
-            return self._guided(x0, x, sigma, guider)
+            return self._guided(x0, x, sigma, guider, unconditional)
         except NotFinite as error:
             trouble = explained(error, x)
             if self.request.guides:
@@ -169,14 +183,22 @@ class GuidedRun:
             return False
         return True
 
-    def _guided(self, x0: Tensor, x: Tensor, sigma: float, guider: CFGGuider) -> Tensor:
+    def _guided(
+        self,
+        x0: Tensor,
+        x: Tensor,
+        sigma: float,
+        guider: CFGGuider,
+        unconditional: Unconditional,
+    ) -> Tensor:
         if self.guidance.captions is not None:
             active = batch_features(positive_entries(guider), len(x0), sigma)
             self.prompts = self.prompts if active is None else active
         seen = x0
         if self.mask is not None:
             seen = x0 * self.mask + self.latent_image * (1 - self.mask)
-        guided = self.guidance(seen, x, sigma, self.prompts)
+        by_prompt = unconditional.by_prompt(x0, self.mask)
+        guided = self.guidance(seen, x, sigma, self.prompts, by_prompt)
         rows = self.guidance.trace
         if rows:
             show_text(status(rows[-1]), self.request.node_id)

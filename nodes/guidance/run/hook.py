@@ -23,6 +23,7 @@ from .checks import check_captions
 from .guided_run import GuidedRun
 from .request import Request
 from .session import Session
+from .unconditional import Unconditional
 
 KEY = "mmd_guidance_"  # the first part of the wrappers' names
 log = logging.getLogger("mmd_guidance")
@@ -88,8 +89,13 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
         run = model_options.get("transformer_options", {}).get(key)
         # Read before the model is queued: later the host would have to wait for the model.
         sigma = float(timestep.flatten()[0])
+        if run is None:
+            return executor(x, timestep, model_options, seed)
+        unconditional = Unconditional()
+        if run.compares_with_prompt:
+            model_options = unconditional.kept_by(model_options)
         x0 = executor(x, timestep, model_options, seed)
-        return x0 if run is None else run.denoised(x0, x, sigma, executor.class_obj)
+        return run.denoised(x0, x, sigma, executor.class_obj, unconditional)
 
     guided = model.clone()
     wrapper = with_memory_advice(start_run, request.node)

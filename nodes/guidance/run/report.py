@@ -14,6 +14,11 @@ NEGLIGIBLE = 2e-3  # smallest effect that one can see, as a share of the sampler
 # Below this distance an image may be a copy. The unit is the spacing of the references. Of 8000
 # new images of a learned world, one is as near.
 COPY = 0.3
+# Shares of the prompt's moves that guidance may take back, and that suit most images. In the demo
+# world emoji (16 prompts, cfg 4) it takes back 19 % at strength 3, where as many images show their
+# prompts as without guidance; 34 % at 10, where most of these still do; 49 % at 30 and 72 % at 100,
+# where few do. The share thus grows about with the 0.4th power of strength.
+TAKEN_BACK, FITTING, POWER = 0.45, 0.3, 0.4
 
 FEW_IMAGES = Remark(
     "few images",
@@ -69,7 +74,7 @@ def remarks(trace: Trace) -> list[Remark]:
     found += _effect_remarks(trace, few)
     if few:
         found.append(FEW_IMAGES)
-    return found + _copy_remarks(trace)
+    return found + _prompt_remarks(trace) + _copy_remarks(trace)
 
 
 def _effect_remarks(trace: Trace, few: bool) -> list[Remark]:
@@ -106,6 +111,34 @@ def _effect_remarks(trace: Trace, few: bool) -> list[Remark]:
             )
         ]
     return []
+
+
+def _prompt_remarks(trace: Trace) -> list[Remark]:
+    """Whether guidance outweighs the prompt."""
+    _, along = _by_prompt(trace) or (0.0, 0.0)
+    if -along <= TAKEN_BACK:
+        return []
+    strength = float(f"{trace.config.strength * (FITTING / -along) ** (1 / POWER):.1g}")
+    return [
+        Remark(
+            "outweighs the prompt",
+            f"Lower strength to about {strength:g}, or raise start_percent, if the images shall "
+            f"show the prompt: guidance took back {-along:.0%} of what the prompt gave.",
+        )
+    ]
+
+
+def _by_prompt(trace: Trace) -> tuple[float, float] | None:
+    """How far guidance moved images by how far the prompt did, and the part of it along the prompt.
+
+    They are means over the calls, also those at which only the prompt acted; None if no call was
+    compared.
+    """
+    rows = [row for row in trace.rows if row.by_prompt is not None]
+    if not rows:
+        return None
+    calls = len(rows) + len(trace.rows) - len(trace.acted)
+    return sum(row.by_prompt for row in rows) / calls, sum(row.along_prompt for row in rows) / calls
 
 
 def _copy_remarks(trace: Trace) -> list[Remark]:
@@ -155,6 +188,13 @@ def run_report(trace: Trace, references: int) -> str:
             f"sigma {acted[0].sigma:.3g} to {acted[-1].sigma:.3g}, and moved the images by "
             f"{fmean(row.relative for row in acted):.1%} of the sampler's steps "
             f"({fmean(row.change for row in acted):.1%} of the references' spread each time)."
+        )
+    if compared := _by_prompt(trace):
+        size, along = compared
+        took = f"took back {-along:.0%} of" if along < 0 else f"added {along:.0%} to"
+        lines.append(
+            f"It moved them {size:.2g} times as far as the prompt did (cfg), and {took} what the "
+            "prompt gave."
         )
     if trace.runs:
         lines += _result(trace, trace.runs[-1], references)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmd_pack.mmd_core import (
     KERNELS,
+    ByPrompt,
     GuidanceConfig,
     KernelConfig,
     Window,
@@ -115,7 +116,7 @@ def test_the_end_of_a_run(space, rng):
 def test_all_figures_are_numbers_for_every_kernel(kernel, rng):
     y, x0, x = make(rng)
     run = guidance(GuidanceConfig(kernel=KernelConfig(kernel)), y, record=True)
-    run(x0, x, 2.5)
+    run(x0, x, 2.5, by_prompt=ByPrompt(x0 / 2))
     assert all(map(math.isfinite, run.trace[0])) and math.isfinite(run.finished(x0).mmd2)
 
 
@@ -152,3 +153,57 @@ def test_distances_in_half_precision_and_from_afar():
         torch.randn(9, 256, generator=torch.Generator().manual_seed(1)) + 30, y
     )
     assert fresh.median() == pytest.approx(1, abs=0.1)
+
+
+# --- guidance and the prompt ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["flow", "paper", "official"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_guidance_by_the_prompt(mode, masked, rng):
+    """Its change of x̂0, as far as the mask lets it through, over that by the prompt."""
+    y, x0, x = make(rng)
+    p = latents(rng, len(x0))
+    mask = torch.rand(x0.shape, generator=rng, dtype=F64).round(decimals=1) if masked else None
+    config = GuidanceConfig(mode=mode, strength=0.1 if mode == "official" else 20.0)
+    run = guidance(config, y, record=True, carry=lambda step: 0.9)
+    d = run(x0, x, 2.5, by_prompt=ByPrompt(p.clone(), mask)) - x0
+    if masked:
+        d, p = d * mask, p * mask
+    d, p = d.flatten(1), p.flatten(1)
+    (row,) = run.trace
+    assert row.by_prompt == pytest.approx((d.norm(dim=1).sum() / p.norm(dim=1).sum()).item())
+    assert row.along_prompt == pytest.approx(((d * p).sum() / p.square().sum()).item())
+    assert 0 < abs(row.along_prompt) < row.by_prompt
+
+
+def test_guidance_that_takes_the_prompt_back(rng):
+    """And an estimate of the prompt that is the reverse of guidance, or of another size."""
+    y, x0, x = make(rng)
+    config = GuidanceConfig(strength=20.0)
+    d = guidance(config, y)(x0, x, 2.5) - x0
+    found = []
+    for factor in (1.0, -1.0, 2.0):
+        run = guidance(config, y, record=True)
+        run(x0, x, 2.5, by_prompt=ByPrompt(d * factor))
+        found.append([run.trace[0].by_prompt, run.trace[0].along_prompt])
+    assert found == [pytest.approx(pair) for pair in ([1, 1], [1, -1], [0.5, 0.5])]
+
+
+def test_without_a_prompt_there_is_nothing_to_compare(rng):
+    """Nor where both prompts are equal but for rounding, nor where guidance does not act."""
+    y, x0, x = make(rng, dtype=torch.float32)
+    run = guidance(GuidanceConfig(), y, window=Window(6.0, 0.9), record=True)
+    run(x0, x, 2.5)
+    for by in (torch.zeros_like(x0), x0 * 1e-7):
+        run(x0, x, 2.5, by_prompt=ByPrompt(by))
+    run(x0, x, 14.0, by_prompt=ByPrompt(x0.clone()))
+    assert [bool(row.substeps) for row in run.trace] == [True, True, True, False]
+    assert {(row.by_prompt, row.along_prompt) for row in run.trace} == {(None, None)}
+
+
+def test_comparing_with_the_prompt_changes_nothing(rng):
+    y, x0, x = make(rng, dtype=torch.float32)
+    plain = guidance(GuidanceConfig(), y, record=True)(x0, x, 2.5)
+    compared = guidance(GuidanceConfig(), y, record=True)
+    assert torch.equal(compared(x0, x, 2.5, by_prompt=ByPrompt(x0 / 3)), plain)

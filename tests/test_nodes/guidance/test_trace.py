@@ -15,7 +15,9 @@ import pytest
 import torch
 from comfy_execution.utils import CurrentNodeContext
 from mmd_pack.mmd_core import Guidance, GuidanceConfig, KernelConfig, RunTrace, TraceRow
+from mmd_pack.nodes.guidance.run.hook import apply_guidance
 from mmd_pack.nodes.guidance.run.report import ending, remarks, run_report
+from mmd_pack.nodes.guidance.run.request import Request
 from mmd_pack.nodes.guidance.run.trace import Trace
 from mmd_pack.nodes.host.fingerprint import vae_fingerprint
 from mmd_pack.nodes.host.progress import tiled
@@ -182,6 +184,128 @@ def test_the_preview_changes_no_image(model, references):
     assert torch.equal(guided_draw(model, references, preview_batch=True)[0], plain)
 
 
+# --- guidance and the prompt ----------------------------------------------------------------------
+
+
+def watched_draw(model, sampler="euler", cfg=2.0, **options):
+    """The rows of a guided run, and the same figures from what core hands to others.
+
+    The callback of the sampler gets x̂0 as the sampler uses it, after guidance and mask.
+    """
+    calls, after = [], []
+
+    def follow_cfg(call):
+        calls.append((call["uncond_denoised"], call["denoised"]))
+        return call["denoised"]
+
+    watched = model.clone()
+    watched.set_model_sampler_post_cfg_function(follow_cfg)
+    references = make_references()
+    guided, trace = apply(watched, references, **options.pop("settings", {}))
+    latent = options.pop("latent", empty_latent())["samples"]
+    mask = options.pop("mask", None)
+    noise = comfy.sample.prepare_noise(latent, 1)
+    sigmas = comfy.samplers.calculate_sigmas(guided.get_model_object("model_sampling"), "normal", 4)
+    drawn = comfy.sample.sample_custom(
+        guided, noise, cfg, comfy.samplers.sampler_object(sampler), sigmas, prompt(1), prompt(2),
+        latent, noise_mask=mask, callback=lambda step, x0, x, total: after.append(x0), seed=1,
+    )  # fmt: skip
+    whole = torch.ones_like(latent) if mask is None else mask.expand_as(latent)
+    expected = []
+    for (without, x0), final in zip(calls, after, strict=True):
+        kept = final * 0 if mask is None else guided.model.process_latent_in(latent) * (1 - whole)
+        d = (final - kept - x0 * whole).flatten(1)
+        p = ((x0 - without) * whole).flatten(1)
+        size = d.norm(dim=1).sum() / p.norm(dim=1).sum()
+        expected.append((size.item(), ((d * p).sum() / p.square().sum()).item()))
+    return trace.rows, expected, drawn
+
+
+def mask_of_the_upper_half():
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4, :] = 1
+    return mask
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {},
+        {"sampler": "euler_ancestral"},
+        {"sampler": "euler_cfg_pp"},
+        {"sampler": "euler_cfg_pp", "cfg": 1.0},  # core makes both estimates for it
+        {"latent": {"samples": torch.ones(8, 4, 8, 8)}, "mask": mask_of_the_upper_half()},
+        {"settings": {"micro_batch": 3}},
+        {"latent": empty_latent(4)},
+    ],
+    ids=["euler", "ancestral", "cfg++", "cfg++ at 1", "mask", "micro-batch", "few images"],
+)
+def test_guidance_by_the_prompt(case, model):
+    rows, expected, _ = watched_draw(model, **case)
+    assert [row.by_prompt is None for row in rows] == [False] * 3 + [True]  # the window ends
+    for row, (size, along) in zip(rows[:3], expected[:3], strict=True):
+        assert row.by_prompt == pytest.approx(size, rel=1e-3)
+        assert row.along_prompt == pytest.approx(along, rel=1e-2, abs=1e-4)
+
+
+def test_cfg_1_has_nothing_to_compare_and_costs_no_model_call(model, references):
+    batches = []
+
+    def counted(apply_model, call):
+        batches.append(len(call["input"]))
+        return apply_model(call["input"], call["timestep"], **call["c"])
+
+    watched = model.clone()
+    watched.set_model_unet_function_wrapper(counted)
+    guided, trace = apply(watched, references)
+    core_draw(guided, cfg=1.0)
+    assert batches == [8] * 4
+    assert trace.acted and {row.by_prompt for row in trace.rows} == {None}
+    report = run_report(trace, 6)
+    assert "the prompt" not in report and "of the sampler's steps" in report
+
+
+def test_comparing_with_the_prompt_changes_no_image(model, references):
+    """Without a trace nothing is compared."""
+    config = GuidanceConfig(20.0, 0.0, 0.8)
+    for sampler in ("euler", "dpmpp_2m_cfg_pp"):
+        plain = core_draw(
+            apply_guidance(model, Request("test", references, config)), sampler=sampler
+        )
+        guided, trace = apply(model, references)
+        assert torch.equal(core_draw(guided, sampler=sampler), plain)
+        assert all(row.by_prompt for row in trace.acted)
+
+
+def test_a_call_in_parts_by_another_node_has_nothing_to_compare(model, references):
+    """Where each part passes through cfg by itself, no estimate is that of the whole batch."""
+
+    def halves(executor, x, timestep, model_options, seed):
+        return torch.cat([executor(x[i::2], timestep[i::2], model_options, seed) for i in range(2)])
+
+    guided, trace = apply(model, references)
+    guided.add_wrapper_with_key("predict_noise", "halves", halves)
+    core_draw(guided)
+    assert trace.acted and {row.by_prompt for row in trace.rows} == {None}
+
+
+def test_the_report_compares_guidance_with_the_prompt(model, references):
+    report = guided_draw(model, references)[2]
+    (line,) = [line for line in report.splitlines() if "as far as the prompt did" in line]
+    assert "took back" in line or "added" in line
+    assert "added 20% to what" in run_report(trace_of(by_prompt=0.5, along_prompt=0.2), 20)
+
+
+def test_calls_at_which_only_the_prompt_acts_count_for_the_prompt():
+    trace = trace_of(by_prompt=2.0, along_prompt=-0.6)
+    assert "took back 60%" in run_report(trace, 20) and len(remarks(trace)) == 1
+    run = trace.runs[0]
+    idle = run.rows[0]._replace(substeps=0, by_prompt=None, along_prompt=None)
+    trace.runs[0] = run._replace(rows=run.rows + (idle,) * 5)
+    report = run_report(trace, 20)
+    assert "1 times as far" in report and "took back 30%" in report and remarks(trace) == []
+
+
 # --- problems: one sentence with its fix ----------------------------------------------------------
 
 
@@ -203,6 +327,11 @@ def trace_of(**changes):
         ({"relative": 1e-3}, "nothing one can see", "Raise strength"),
         ({"substeps": 0}, "never acted", "end_percent"),
         ({"distances": (0.9,) * 7 + (0.1,)}, "may be a copy", "Lower strength"),
+        (
+            {"by_prompt": 2.0, "along_prompt": -0.72},
+            "took back 72% of what",
+            "strength to about 10",
+        ),
     ],
 )
 def test_every_problem_is_reported_with_its_fix(changes, says, fix):
