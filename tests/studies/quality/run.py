@@ -16,7 +16,8 @@ from mmd_tests.studies.quality.emoji import options as emoji
 from mmd_tests.studies.quality.options import make_parser
 
 if __name__ == "__main__":
-    folder, parser = Path(__file__).absolute().parent, make_parser()
-    if emoji.make_parser(add_help=False).parse_known_args()[0].worlds == ("emoji",):
-        sys.exit(run_in_comfyui(folder / "emoji" / "run.py", emoji.make_parser(add_help=False)))
-    sys.exit(run_in_comfyui(folder / "bench.py", parser, (LEARN, "matplotlib>=3.7")))
+    folder = Path(__file__).absolute().parent
+    in_emoji = emoji.make_parser(add_help=False)
+    if in_emoji.parse_known_args()[0].worlds == ("emoji",):
+        sys.exit(run_in_comfyui(folder / "emoji" / "run.py", in_emoji, ()))
+    sys.exit(run_in_comfyui(folder / "bench.py", make_parser(), (LEARN, "matplotlib>=3.7")))

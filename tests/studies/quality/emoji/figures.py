@@ -3,27 +3,35 @@
 from pathlib import Path
 
 import measures
+import mmd_demo.judge
 import numpy as np
 import torch
 from judge import JUDGED_STYLES
+from mmd_tests.studies.quality import metrics
+from mmd_tests.studies.quality.emoji import targets
 from mmd_tests.studies.quality.emoji.trial import Shown, Trial
 from mmd_tests.studies.quality.emoji.world import World, in_parts
-from mmd_tests.studies.quality.metrics import coverage_and_density
 from pictures import to_float
 from torch import Tensor
 
-SOURCES = (Path(__file__), Path(measures.__file__), Path(__file__).with_name("targets.py"))
+SOURCES = tuple(Path(part.__file__) for part in (measures, metrics, mmd_demo.judge, targets)) + (
+    Path(__file__),
+)
 """The files that the figures depend on."""
 
 RIVALS = 99
+NEIGHBOURS = 2  # of a real picture; among sixteen, five would cover nearly everything
 
 
 class Yardstick:
-    """The real pictures that the images of one trial are compared with."""
+    """What the images of one trial are compared with.
 
-    def __init__(self, world: World, trial: Trial) -> None:
-        self.world, self.trial = world, trial
-        self.given = world.encode(trial.given.pixels)
+    Arguments:
+        given: Latents of the set, with shape `(N, 4, 16, 16)`.
+    """
+
+    def __init__(self, world: World, trial: Trial, given: Tensor) -> None:
+        self.world, self.trial, self.given = world, trial, given
         self.fresh = world.encode(trial.held_out.pixels)
         self.real = to_float(trial.held_out.pixels)
         self.features = self.judge(self.real)
@@ -63,7 +71,9 @@ class Yardstick:
 
     def compared(self, latents: Tensor, features: Tensor) -> dict[str, float]:
         """The figures against real pictures and against the set."""
-        coverage, _ = coverage_and_density(self.features.numpy(), features.numpy())
+        coverage, _ = metrics.coverage_and_density(
+            self.features.numpy(), features.numpy(), k=NEIGHBOURS
+        )
         return {
             "FD": measures.frechet_distance(features, self.features),
             "MMD2": measures.mmd2(features, self.features),
@@ -95,12 +105,10 @@ class Yardstick:
         """The figures of pictures of the set that are taken for images of the prompts."""
         trial = self.trial
         chosen = torch.linspace(0, len(trial.given) - 1, len(trial.prompts)).round().long()
-        features = self.judge(to_float(trial.given.pixels[chosen]))
-        found = self.alone(
-            to_float(trial.given.pixels[chosen]), self.given[chosen], features, trial.prompts,
-            trial.styles,
-        )  # fmt: skip
-        return features, found | self.compared(self.given[chosen], features)
+        pictures, latents = to_float(trial.given.pixels[chosen]), self.given[chosen]
+        features = self.judge(pictures)
+        found = self.alone(pictures, latents, features, trial.prompts, trial.styles)
+        return features, found | self.compared(latents, features)
 
     def _of_real(self, pictures: Tensor, shown: Shown) -> tuple[Tensor, dict[str, float]]:
         trial, count = self.trial, len(shown)

@@ -40,7 +40,8 @@ first, mean rank: the place of an image's own prompt among 100 names, by the jud
 how much the words lower the model's own denoising error on the finished image (x 100). FD, MMD²,
 coverage: in the judge's features, against real pictures of the target style for the same prompts
 (where a case has none, it says so). FD grows as pictures get fewer: compare it within its column
-only. MMD² to set: in latents, against the set, the distance that guidance lowers. by fresh: distance
+only. coverage: the share of real pictures with an image among their 2 nearest, .75 for as many of the
+same distribution. MMD² to set: in latents, against the set, the distance that guidance lowers. by fresh: distance
 to the nearest picture of the set, by that of the real pictures; far below 1 means copies. var,
 sharpness: variance across images in three bands of frequency, and differences of neighbouring
 pixels, by those of the real pictures.

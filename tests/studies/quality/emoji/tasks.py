@@ -71,12 +71,8 @@ def make_easel(world: World, trial: Trial, setup: Setup) -> Easel:
 def measured(easel: Easel, methods: list[str]) -> Iterator[Row]:
     """The rows of one trial: real pictures first, then all methods that fit the case."""
     world, trial, folder = easel.world, easel.trial, easel.folder
-    yardstick = figures.Yardstick(world, trial)
-    real = {
-        "real": yardstick.held_out,
-        "decoded": yardstick.decoded,
-        "copies": yardstick.copies,
-    }
+    yardstick = figures.Yardstick(world, trial, easel.given)
+    real = dict(zip(REAL, (yardstick.held_out, yardstick.decoded, yardstick.copies), strict=True))
     key = (world.drawing, world.judging, world.names, store.code_digest(*figures.SOURCES))
     key += (trial.prompts, trial.styles, trial.cfg, trial.given.digest, trial.held_out.digest)
     for name in (*REAL, *methods):
@@ -107,10 +103,7 @@ def run_trial(setup: Setup, case: str, seed: int, methods: list[str]) -> list[Ro
 def run_all(
     setup: Setup, cases: list[str], seeds: list[int], methods: list[str], jobs: int
 ) -> Iterator[list[Row]]:
-    """The rows of each case and seed, as they come.
-
-    Cases that share unguided images are done by one process, one after the other, where possible.
-    """
+    """The rows of each case and seed, as they come; all cases of one seed before the next."""
     tasks = [(case, seed) for seed in seeds for case in cases]
     if jobs == 1:
         for case, seed in tasks:
