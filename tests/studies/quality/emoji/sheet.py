@@ -13,13 +13,16 @@ from pictures import to_float
 def draw_sheet(setup: Setup, case: str, seed: int, methods: list[str], path: Path) -> list[str]:
     """Write a sheet and return what its rows are; what was drawn before is not drawn again.
 
-    The set (its first pictures), real pictures of the target, then one row for each method.
+    Some of the set, real pictures of the target, then one row for each method.
     """
     atlas, world = opened(setup)
     trial = CASES[case].make(atlas, seed)
     easel = make_easel(world, trial, setup)
     count = len(trial.prompts)
-    rows = [to_float(shown.pixels[:count]) for shown in (trial.given, trial.held_out)]
+    rows = []
+    for shown in (trial.given, trial.held_out):
+        some = torch.linspace(0, len(shown) - 1, min(count, len(shown))).round().long()
+        rows.append(to_float(shown.pixels[some]))
     labels = ["the set", "real pictures"]
     for name in methods:
         method = {**METHODS, **SWEEP}[name]
