@@ -114,9 +114,11 @@ class Case:
             asked = whose.share(prompts(self.batch, 3)) if self.prompts else None
             samples = draw(WORLD, run, noise, self.sigmas, run.noise, asked)
             told = run.finished(samples)
+        # None: there is no prompt to compare guidance with.
+        figures = [[figure for figure in row if figure is not None] for row in told.rows]
         return {
             "samples": samples,
-            "trace": torch.tensor(told.rows, dtype=torch.float64),
+            "trace": torch.tensor(figures, dtype=torch.float64),
             "numbers": torch.tensor([told.batch, told.mmd2], dtype=torch.float64),
             "nearest": torch.tensor(told.nearest),
             "distances": torch.tensor(told.distances),

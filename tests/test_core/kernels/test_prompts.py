@@ -109,4 +109,6 @@ def test_an_image_whose_prompt_matches_no_caption_stays_as_it_is(rng):
     )
     guided = run(x0, x0 + 1, 2.5, prompts)
     assert torch.equal(guided[4], x0[4]) and not torch.equal(guided[:4], x0[:4])
-    assert all(math.isfinite(v) for v in run.trace[0])
+    by_prompt, along_prompt = run.trace[0][-2:]
+    assert by_prompt is along_prompt is None  # no call without the prompt
+    assert all(map(math.isfinite, run.trace[0][:-2]))
