@@ -24,12 +24,12 @@ from background import step_back
 from cache import argument_parser
 from captions import LENGTH
 from denoiser import EmojiModel
+from draw_prompts import load_model, sample
 from files import save_pictures, write_at_once
 from judge import CATEGORIES, JUDGED_STYLES, Judge, encode_names, load_judge
 from latents import load_vae
 from pictures import read_pictures, read_table, to_float
 from safetensors.torch import load_file, save_file
-from sample import load_model, sample
 from torch import Tensor
 from vae import EmojiVAE
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from average import Average
 from denoiser import EmojiModel
+from draw_prompts import load_model
 from files import save_half, write_at_once
 from muon import Optimizers
-from sample import load_model
 
 NOT_MUONS = (
     "words.",

@@ -25,11 +25,11 @@ import torch
 from background import step_back
 from cache import argument_parser
 from captions import Captions, read_vocabulary
+from draw_prompts import PROMPTS, draw_rows, encode_prompts
 from files import save_pictures
 from flow import draw_times, flow_loss
 from latents import load_vae, read_latents
 from pictures import read_table
-from sample import PROMPTS, draw_rows, encode_prompts
 from state import State
 
 WARM_UP = 100

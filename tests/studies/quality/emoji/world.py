@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from captions import LENGTH
 from denoiser import EmojiModel
+from draw_prompts import load_model
 from judge import Judge, encode_names, load_judge
 from latents import load_vae
 from mmd_tests.studies.quality.emoji.options import WEIGHTS
 from pictures import to_float
-from sample import load_model
 from torch import Tensor
 from vae import EmojiVAE
 

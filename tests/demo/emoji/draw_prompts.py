@@ -1,6 +1,6 @@
 """Draw pictures from words.
 
-python sample.py WEIGHTS OUTPUT.png [--cache DIR] [--prompts "red heart, noto cat face"]
+python draw_prompts.py WEIGHTS OUTPUT.png [--cache DIR] [--prompts "red heart, noto cat face"]
 """
 
 import json
