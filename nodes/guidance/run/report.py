@@ -15,9 +15,10 @@ NEGLIGIBLE = 2e-3  # smallest effect that one can see, as a share of the sampler
 # new images of a learned world, one is as near.
 COPY = 0.3
 # Shares of the prompt's moves that guidance may take back, and that suit most images. In the demo
-# world emoji (16 prompts, cfg 4, after 1194 steps of training) it takes back 19 % at strength 3, where as many images show their
-# prompts as without guidance; 34 % at 10, where most of these still do; 49 % at 30 and 72 % at 100,
-# where few do. The share thus grows about with the 0.4th power of strength.
+# world emoji (16 prompts, cfg 4, denoiser after 1194 steps of training) it takes back 19 % at
+# strength 3, where as many images show their prompts as without guidance; 34 % at 10, where most of
+# these still do; 49 % at 30 and 72 % at 100, where few do. The share thus grows about with the
+# 0.4th power of strength.
 TAKEN_BACK, FITTING, POWER = 0.45, 0.3, 0.4
 
 FEW_IMAGES = Remark(
