@@ -1,21 +1,17 @@
 """The emoji world's measures do as they say, and its judge knows pictures it never saw."""
 
 import hashlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-EMOJI = Path(__file__).absolute().parent / "emoji"
-sys.path.append(str(EMOJI))
-import measures  # noqa: E402
-from held_out import Sheet, read_sheet  # noqa: E402
-from judge import CATEGORIES, JUDGED_STYLES, Judge, encode_names, load_judge  # noqa: E402
-from latents import load_vae  # noqa: E402
-from measure import judge_bars  # noqa: E402
-from train_judge import drop_words, training_rows, vary  # noqa: E402
+from mmd_demo.emoji import VAE_WEIGHTS
+from mmd_tests.demo.emoji import JUDGE_WEIGHTS, measures
+from mmd_tests.demo.emoji.held_out import Sheet, read_sheet
+from mmd_tests.demo.emoji.judge import CATEGORIES, JUDGED_STYLES, Judge, encode_names, load_judge
+from mmd_tests.demo.emoji.latents import load_vae
+from mmd_tests.demo.emoji.measure import judge_bars
+from mmd_tests.demo.emoji.train_judge import drop_words, training_rows, vary
 
 
 @pytest.fixture
@@ -148,7 +144,7 @@ def sheet() -> Sheet:
 @pytest.fixture(scope="module")
 def judge() -> tuple[Judge, list[str]]:
     """The learned judge and its vocabulary."""
-    return load_judge(EMOJI / "weights" / "judge.safetensors")
+    return load_judge(JUDGE_WEIGHTS)
 
 
 def test_no_picture_of_the_sheet_was_learned(sheet):
@@ -163,7 +159,7 @@ def test_judge_knows_pictures_it_never_saw(sheet, judge, decoded):
     network, vocabulary = judge
     pictures = sheet.pictures
     if decoded:
-        vae = load_vae(EMOJI / "weights")
+        vae = load_vae(VAE_WEIGHTS)
         pictures = vae.decode(vae.encode(pictures))
     features = network.features(pictures)
     styles = [JUDGED_STYLES[number] for number in network.style(features).argmax(1)]

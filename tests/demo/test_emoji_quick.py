@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from mmd_demo.emoji import DENOISER_WEIGHTS
+from mmd_tests.demo.emoji import JUDGE_WEIGHTS, measures
+from mmd_tests.demo.emoji.pictures import to_float
 from mmd_tests.studies.quality.emoji import methods, store
-from mmd_tests.studies.quality.emoji.options import WEIGHTS, make_parser
+from mmd_tests.studies.quality.emoji.options import make_parser
 from mmd_tests.studies.quality.emoji.quick import STEPS, quick_names, quick_trial, read_set
 from mmd_tests.studies.quality.emoji.report import Results, write
 from mmd_tests.studies.quality.emoji.run import full, quick
@@ -14,11 +17,7 @@ from mmd_tests.studies.quality.emoji.tasks import Setup
 from mmd_tests.studies.quality.emoji.world import load_world
 from mmd_tests.studies.quality.methods import closest_batch
 
-# After the benchmark is imported: modules of the folder that learned the world.
-import measures  # isort: skip
-from pictures import to_float  # isort: skip
-
-PATHS = WEIGHTS / "denoiser.safetensors", WEIGHTS / "judge.safetensors"
+PATHS = DENOISER_WEIGHTS, JUDGE_WEIGHTS
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,12 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
+from mmd_demo.emoji import DENOISER_WEIGHTS
 from mmd_demo.emoji.models import load_emoji
 from mmd_pack.mmd_core import GuidanceConfig, KernelConfig, References
 from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
+from mmd_tests.demo.emoji import JUDGE_WEIGHTS
 from mmd_tests.studies.quality.emoji.families import FAMILIES
-from mmd_tests.studies.quality.emoji.options import WEIGHTS
 from mmd_tests.studies.quality.emoji.quick import quick_names, quick_trial
 from mmd_tests.studies.quality.emoji.sampling import Run, make_guidance, sample
 from mmd_tests.studies.quality.emoji.world import load_world
@@ -30,8 +31,7 @@ def both():
     """ComfyUI's MODELs and CLIP; the benchmark's world; latents and captions of a small set."""
     (flow, clip, _), (eps, _, _) = load_emoji("emoji_flow"), load_emoji("emoji")
     trial = quick_trial()
-    weights = WEIGHTS / "denoiser.safetensors", WEIGHTS / "judge.safetensors"
-    world = load_world(*weights, quick_names(trial))
+    world = load_world(DENOISER_WEIGHTS, JUDGE_WEIGHTS, quick_names(trial))
     given, captions = world.encode(trial.given.pixels[:12]), trial.given.names[:12]
     models = {"flow": flow, "eps": eps}
     return SimpleNamespace(models=models, clip=clip, world=world, given=given, captions=captions)

@@ -9,8 +9,9 @@ import comfy.sd
 import numpy as np
 import pytest
 import torch
+from mmd_demo.emoji import DENOISER_WEIGHTS, VAE_WEIGHTS
 from mmd_demo.emoji.denoiser import EmojiModel
-from mmd_demo.emoji.models import LEARNED, load_emoji, read_weights
+from mmd_demo.emoji.models import load_emoji, read_weights
 from mmd_demo.emoji.text_encoder import load_clip
 from mmd_demo.emoji.vae import EmojiVAE
 from mmd_demo.nodes import MMDDemoLatent
@@ -41,7 +42,7 @@ def plain_network():
     """The network as its training knows it."""
     _, vocabulary, options = read_weights()
     network = EmojiModel(len(vocabulary), **options)
-    weights = load_file(LEARNED / "weights" / "denoiser.safetensors")
+    weights = load_file(DENOISER_WEIGHTS)
     network.load_state_dict({name: weight.float() for name, weight in weights.items()})
     return network.eval(), vocabulary
 
@@ -283,7 +284,7 @@ def test_vae_keeps_pictures(family):
 def test_latents_have_units_of_their_own(family):
     model, _, vae = world(family)
     plain, real = EmojiVAE(), pictures()
-    plain.load_state_dict(load_file(LEARNED / "weights" / "vae.safetensors"))
+    plain.load_state_dict(load_file(VAE_WEIGHTS))
     with torch.no_grad():
         expected = plain.encode(2 * real.movedim(-1, 1) - 1)
     latents = vae.encode(real)

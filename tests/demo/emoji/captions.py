@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
-from words import LENGTH, STYLES, build_vocabulary, encode_words, split_words
+from mmd_demo.emoji.words import LENGTH, STYLES, build_vocabulary, encode_words, split_words
 
 NO_WORDS = 0.13
 STYLE = 0.3

@@ -17,15 +17,20 @@ import hashlib
 import io
 import json
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+    import support.packages  # noqa: F401
+
 import numpy as np
 import resvg
-from cache import argument_parser
-from files import write_at_once
+from mmd_demo.emoji.words import STYLES, UNSEEN
+from mmd_tests.demo.emoji.cache import argument_parser
+from mmd_tests.demo.emoji.files import write_at_once
 from PIL import Image
-from words import STYLES, UNSEEN
 
 PACKAGES = (
     "emoji-datasource-google@16",

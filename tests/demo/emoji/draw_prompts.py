@@ -4,19 +4,24 @@ python draw_prompts.py WEIGHTS OUTPUT.png [--cache DIR] [--prompts "red heart, n
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+    import support.packages  # noqa: F401
+
 import torch
-from cache import argument_parser
-from captions import LENGTH
-from denoiser import EmojiModel
-from files import save_pictures
-from flow import lean
-from latents import load_vae
+from mmd_demo.emoji.denoiser import EmojiModel
+from mmd_demo.emoji.vae import EmojiVAE
+from mmd_demo.emoji.words import encode_words, split_words
+from mmd_tests.demo.emoji.cache import argument_parser
+from mmd_tests.demo.emoji.captions import LENGTH
+from mmd_tests.demo.emoji.files import save_pictures
+from mmd_tests.demo.emoji.flow import lean
+from mmd_tests.demo.emoji.latents import load_vae
 from safetensors import safe_open
-from vae import EmojiVAE
-from words import encode_words, split_words
 
 PROMPTS = (
     "grinning face, cat face, red heart, green apple, house, bicycle, dog face, tree, wrapped gift,"
@@ -80,7 +85,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model, vocabulary, _ = load_model(arguments.weights)
     words = encode_prompts(arguments.prompts, vocabulary)
-    vae = load_vae(arguments.cache)
+    vae = load_vae(arguments.cache / "vae.safetensors")
     save_pictures(draw_rows(model, vae, words, arguments.rows, arguments.cfg), arguments.output)
 
 

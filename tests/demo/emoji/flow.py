@@ -1,8 +1,8 @@
 """Flow matching: x_t = (1 - t) picture + t noise, and the network says noise - picture."""
 
 import torch
-from denoiser import EmojiModel
-from precision import fast_math
+from mmd_demo.emoji.denoiser import EmojiModel
+from mmd_demo.emoji.precision import fast_math
 
 SHIFT = 2.0
 """How far the times lean towards noise, in training and in sampling."""

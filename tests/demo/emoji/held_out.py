@@ -7,19 +7,24 @@ styles and categories as text inside the file.
 """
 
 import json
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+    import support.packages  # noqa: F401
+
 import numpy as np
 import torch
-from cache import argument_parser
-from captions import read_vocabulary
-from files import write_at_once
-from pictures import read_pictures, read_table, to_float
+from mmd_demo.emoji.words import STYLES, split_words
+from mmd_tests.demo.emoji.cache import argument_parser
+from mmd_tests.demo.emoji.captions import read_vocabulary
+from mmd_tests.demo.emoji.files import write_at_once
+from mmd_tests.demo.emoji.pictures import read_pictures, read_table, to_float
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from words import STYLES, split_words
 
 SHEET = Path(__file__).absolute().parent / "held_out.png"
 THANKS = (

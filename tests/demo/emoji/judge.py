@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import torch
+from mmd_demo.emoji.words import STYLES, UNSEEN, encode_words, split_words
 from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
-from words import STYLES, UNSEEN, encode_words, split_words
 
 JUDGED_STYLES = (*STYLES, UNSEEN)
 CATEGORIES = (

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from files import write_at_once
-from pictures import read_pictures, read_table, shift_pixels, to_float
-from precision import fast_math
+from mmd_demo.emoji.precision import fast_math
+from mmd_demo.emoji.vae import EmojiVAE
+from mmd_tests.demo.emoji.files import write_at_once
+from mmd_tests.demo.emoji.pictures import read_pictures, read_table, shift_pixels, to_float
 from safetensors.torch import load_file, save_file
-from vae import EmojiVAE
 
 SHIFTS = ((0, 0), (1, -2), (-1, 1), (2, 2), (-2, -1))
 ONE_WAY = re.compile(
@@ -20,10 +20,10 @@ ONE_WAY = re.compile(
 """Emoji with these words would mean something else, or nothing, when mirrored."""
 
 
-def load_vae(cache: Path) -> EmojiVAE:
-    """The learned autoencoder."""
+def load_vae(path: Path) -> EmojiVAE:
+    """The autoencoder with the weights of a file."""
     network = EmojiVAE()
-    network.load_state_dict(load_file(cache / "vae.safetensors"))
+    network.load_state_dict(load_file(path))
     return network.eval().to(memory_format=torch.channels_last)
 
 
@@ -59,7 +59,7 @@ def read_latents(cache: Path) -> torch.Tensor:
         mirrored = torch.where(
             may_be_mirrored(table)[rows, None, None, None], pixels.flip(3), pixels
         )
-        network = load_vae(cache)
+        network = load_vae(cache / "vae.safetensors")
         latents = torch.zeros(2 * len(SHIFTS), len(table["split"]), 4, 16, 16, dtype=torch.half)
         copies = [(source, shift) for source in (pixels, mirrored) for shift in SHIFTS]
         for number, (source, shift) in enumerate(copies):

@@ -1,6 +1,6 @@
 """Draw names with the denoiser and measure the pictures against real ones of the same names.
 
-    python measure.py [--weights weights/denoiser.safetensors] [--prompts 164] [--seeds 2]
+    python measure.py [--weights FILE.safetensors] [--prompts 164] [--seeds 2]
 
 The names are those whose picture in one style was held out (split val_pair): these pictures, which
 neither the denoiser nor the judge has seen, are the real ones. The fewer they are, the less the
@@ -12,28 +12,33 @@ seed below) there as well.
 """
 
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import measures
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+    import support.packages  # noqa: F401
+
 import numpy as np
 import torch
-from background import step_back
-from cache import argument_parser
-from captions import LENGTH
-from denoiser import EmojiModel
-from draw_prompts import load_model, sample
-from files import save_pictures, write_at_once
-from judge import CATEGORIES, JUDGED_STYLES, Judge, encode_names, load_judge
-from latents import load_vae
-from pictures import read_pictures, read_table, to_float
+from mmd_demo.emoji import DENOISER_WEIGHTS, VAE_WEIGHTS
+from mmd_demo.emoji.denoiser import EmojiModel
+from mmd_demo.emoji.vae import EmojiVAE
+from mmd_tests.demo.emoji import JUDGE_WEIGHTS, measures
+from mmd_tests.demo.emoji.background import step_back
+from mmd_tests.demo.emoji.cache import argument_parser
+from mmd_tests.demo.emoji.captions import LENGTH
+from mmd_tests.demo.emoji.draw_prompts import load_model, sample
+from mmd_tests.demo.emoji.files import save_pictures, write_at_once
+from mmd_tests.demo.emoji.judge import CATEGORIES, JUDGED_STYLES, Judge, encode_names, load_judge
+from mmd_tests.demo.emoji.latents import load_vae
+from mmd_tests.demo.emoji.pictures import read_pictures, read_table, to_float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from vae import EmojiVAE
 
-WEIGHTS = Path(__file__).absolute().parent / "weights"
 RIVALS = 99
 ADHERENCE = 0.7
 FRECHET = 3.0
@@ -107,7 +112,7 @@ def draw_seed(
 def make_yardstick(arguments: Namespace, names: Names, vae: EmojiVAE) -> tuple[Yardstick, Tensor]:
     """The yardstick, and the real pictures of the names."""
     table = read_table(arguments.cache)
-    judge, vocabulary = load_judge(WEIGHTS / "judge.safetensors")
+    judge, vocabulary = load_judge(JUDGE_WEIGHTS)
     # Not pictures that the judge learned from: its features of those are further apart.
     others = (table["split"] == "val_name") & ~table["toned"]
     references = to_float(read_pictures(arguments.cache, others))
@@ -164,7 +169,7 @@ def judge_bars(real: dict[str, float], drawn: dict[str, float]) -> dict[str, lis
 def main() -> None:
     """Draw, measure, print and write."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--weights", type=Path, default=WEIGHTS / "denoiser.safetensors")
+    parser.add_argument("--weights", type=Path, default=DENOISER_WEIGHTS)
     parser.add_argument("--prompts", type=int, default=164)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--cfg", type=float, default=4.0)
@@ -173,7 +178,7 @@ def main() -> None:
     torch.set_num_threads(2)
     names = choose_names(read_table(arguments.cache), arguments.prompts)
     model, vocabulary, metadata = load_model(arguments.weights)
-    vae = load_vae(WEIGHTS)
+    vae = load_vae(VAE_WEIGHTS)
     words = encode_names(names.prompts, vocabulary)[:, :LENGTH]
     tag = f"drawn_step{metadata['step']}_{len(words)}_cfg{arguments.cfg:g}"
     drawn = [

@@ -1,6 +1,6 @@
 """How well the judge does on real pictures.
 
-    python measure_judge.py [--judge weights/judge.safetensors]
+    python measure_judge.py [--judge FILE.safetensors]
 
 prints, for pictures it learned from, held-out pictures of known names, held-out names, those whose
 words are known from other names, held-out names after the autoencoder, and those of OpenMoji:
@@ -10,22 +10,28 @@ are left out.
 """
 
 import json
+import sys
 from pathlib import Path
 
-import measures
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+    import support.packages  # noqa: F401
+
 import numpy as np
 import torch
-from background import step_back
-from cache import argument_parser
-from files import write_at_once
-from held_out import known_names
-from judge import CATEGORIES, JUDGED_STYLES, Judge, encode_names, load_judge
-from latents import load_vae
-from measure import RIVALS, WEIGHTS, in_parts
-from pictures import read_pictures, read_table, to_float
+from mmd_demo.emoji import VAE_WEIGHTS
+from mmd_demo.emoji.words import UNSEEN
+from mmd_tests.demo.emoji import JUDGE_WEIGHTS, measures
+from mmd_tests.demo.emoji.background import step_back
+from mmd_tests.demo.emoji.cache import argument_parser
+from mmd_tests.demo.emoji.files import write_at_once
+from mmd_tests.demo.emoji.held_out import known_names
+from mmd_tests.demo.emoji.judge import CATEGORIES, JUDGED_STYLES, Judge, encode_names, load_judge
+from mmd_tests.demo.emoji.latents import load_vae
+from mmd_tests.demo.emoji.measure import RIVALS, in_parts
+from mmd_tests.demo.emoji.pictures import read_pictures, read_table, to_float
+from mmd_tests.demo.emoji.train_judge import describe, held_out_names
 from torch import Tensor
-from train_judge import describe, held_out_names
-from words import UNSEEN
 
 
 def right_share(scores: Tensor, classes: tuple[str, ...], right: np.ndarray) -> float:
@@ -58,13 +64,13 @@ def measure_rows(
 def main() -> None:
     """Measure, print and write."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--judge", type=Path, default=WEIGHTS / "judge.safetensors")
+    parser.add_argument("--judge", type=Path, default=JUDGE_WEIGHTS)
     arguments = parser.parse_args()
     step_back()
     torch.set_num_threads(2)
     table = read_table(arguments.cache)
     judge, vocabulary = load_judge(arguments.judge)
-    vae = load_vae(WEIGHTS)
+    vae = load_vae(VAE_WEIGHTS)
     texts = [describe(table, row) for row in np.unique(table["code"], return_index=True)[1]]
     words = torch.stack([encode_names(list(kind), vocabulary) for kind in zip(*texts, strict=True)])
     plain, split = ~table["toned"], table["split"]

@@ -1,10 +1,9 @@
 """How good pictures are by the judge, by their pixels and by the model itself: pure functions."""
 
-import packages  # noqa: F401
 import torch
-from denoiser import EmojiModel
-from flow import flow_loss
+from mmd_demo.emoji.denoiser import EmojiModel
 from mmd_demo.judge import frechet_distance
+from mmd_tests.demo.emoji.flow import flow_loss
 from mmd_tests.studies.quality import metrics
 
 __all__ = [

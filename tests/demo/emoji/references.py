@@ -3,11 +3,16 @@
 They are 64 pictures of one style whose names no network was trained on in any style.
 """
 
+import sys
 from pathlib import Path
 
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+    import support.packages  # noqa: F401
+
 import numpy as np
-from cache import argument_parser
-from pictures import read_pictures, read_table
+from mmd_tests.demo.emoji.cache import argument_parser
+from mmd_tests.demo.emoji.pictures import read_pictures, read_table
 from PIL import Image
 
 COUNT = 64

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import torch
-from average import Average
-from denoiser import EmojiModel
-from draw_prompts import load_model
-from files import save_half, write_at_once
-from muon import Optimizers
+from mmd_demo.emoji.denoiser import EmojiModel
+from mmd_tests.demo.emoji.average import Average
+from mmd_tests.demo.emoji.draw_prompts import load_model
+from mmd_tests.demo.emoji.files import save_half, write_at_once
+from mmd_tests.demo.train.muon import Optimizers
 
 NOT_MUONS = (
     "words.",

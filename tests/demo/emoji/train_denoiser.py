@@ -14,23 +14,28 @@ takes a copy of NAME.pt to a good end, its rates falling to nothing: NAME_final.
 
 import random
 import signal
+import sys
 import threading
 import time
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+    import support.packages  # noqa: F401
+
 import numpy as np
 import torch
-from background import step_back
-from cache import argument_parser
-from captions import Captions, read_vocabulary
-from draw_prompts import PROMPTS, draw_rows, encode_prompts
-from files import save_pictures
-from flow import draw_times, flow_loss
-from latents import load_vae, read_latents
-from pictures import read_table
-from state import State
+from mmd_tests.demo.emoji.background import step_back
+from mmd_tests.demo.emoji.cache import argument_parser
+from mmd_tests.demo.emoji.captions import Captions, read_vocabulary
+from mmd_tests.demo.emoji.draw_prompts import PROMPTS, draw_rows, encode_prompts
+from mmd_tests.demo.emoji.files import save_pictures
+from mmd_tests.demo.emoji.flow import draw_times, flow_loss
+from mmd_tests.demo.emoji.latents import load_vae, read_latents
+from mmd_tests.demo.emoji.pictures import read_table
+from mmd_tests.demo.emoji.state import State
 
 WARM_UP = 100
 SAVE = 5 * 60.0
@@ -119,7 +124,7 @@ def every(seconds: float) -> Iterator[bool]:
 def show(state: State, path: Path, cache: Path) -> None:
     """Draw the prompts with the averaged network."""
     words = encode_prompts(PROMPTS, state.vocabulary)
-    rows = draw_rows(state.average.network, load_vae(cache), words, 4)
+    rows = draw_rows(state.average.network, load_vae(cache / "vae.safetensors"), words, 4)
     save_pictures(rows, path.with_name(f"{path.name}_{state.step:06d}.png"))
 
 

@@ -3,30 +3,35 @@
     python train_judge.py [--cache DIR] [--steps 1700]
 
 writes `judge.safetensors` (half precision) to the cache folder; a run that is stopped goes on from
-`judge.pt` there. The autoencoder is that of the folder `weights`.
+`judge.pt` there. The autoencoder is that of the world's pack.
 """
 
 import json
 import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+    import support.packages  # noqa: F401
+
 import numpy as np
 import torch
-from background import step_back
-from cache import argument_parser
-from captions import read_vocabulary
-from files import save_half, write_at_once
-from judge import CATEGORIES, JUDGED_STYLES, Judge, encode_names
-from latents import load_vae, may_be_mirrored
-from muon import Optimizers
-from pictures import read_pictures, read_table, shift_pixels, to_float
+from mmd_demo.emoji import VAE_WEIGHTS
+from mmd_demo.emoji.words import UNSEEN
+from mmd_tests.demo.emoji.background import step_back
+from mmd_tests.demo.emoji.cache import argument_parser
+from mmd_tests.demo.emoji.captions import read_vocabulary
+from mmd_tests.demo.emoji.files import save_half, write_at_once
+from mmd_tests.demo.emoji.judge import CATEGORIES, JUDGED_STYLES, Judge, encode_names
+from mmd_tests.demo.emoji.latents import load_vae, may_be_mirrored
+from mmd_tests.demo.emoji.pictures import read_pictures, read_table, shift_pixels, to_float
+from mmd_tests.demo.train.muon import Optimizers
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from words import UNSEEN
 
-WEIGHTS = Path(__file__).absolute().parent / "weights"
 BATCH = 128
 SAVE = 200
 NOT_MUONS = ("features.1.", "names.words.", "style.", "category.")
@@ -66,7 +71,7 @@ def decode_rows(cache: Path, rows: np.ndarray) -> torch.Tensor:
     """Pictures (N, 3, 64, 64) after encoding and decoding, kept in a file."""
     path = cache / "judge_decoded.safetensors"
     if not path.exists():
-        vae, parts = load_vae(WEIGHTS), []
+        vae, parts = load_vae(VAE_WEIGHTS), []
         for part in read_pictures(cache, rows).split(64):
             pictures = to_float(part).contiguous(memory_format=torch.channels_last)
             decoded = vae.decode(vae.encode(pictures))

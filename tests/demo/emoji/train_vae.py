@@ -8,16 +8,22 @@ pictures above, decoded ones below); a run that is started again begins anew.
 
 import math
 import os
+import sys
 import time
+from pathlib import Path
+
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+    import support.packages  # noqa: F401
 
 import torch
-from average import Average
-from cache import argument_parser
-from files import save_half, save_pictures
-from muon import Optimizers
-from pictures import read_pictures, read_table, shift_pixels, to_float
-from precision import fast_math
-from vae import EmojiVAE
+from mmd_demo.emoji.precision import fast_math
+from mmd_demo.emoji.vae import EmojiVAE
+from mmd_tests.demo.emoji.average import Average
+from mmd_tests.demo.emoji.cache import argument_parser
+from mmd_tests.demo.emoji.files import save_half, save_pictures
+from mmd_tests.demo.emoji.pictures import read_pictures, read_table, shift_pixels, to_float
+from mmd_tests.demo.train.muon import Optimizers
 
 BATCH = 32
 

@@ -5,6 +5,7 @@ import torch
 from comfy_api.latest import ComfyExtension, io
 
 from .catalog import EMOJI, EMOJI_CHANNELS, EMOJI_DOWNSCALE, EMOJI_SIDE, WORLDS
+from .emoji.models import load_emoji
 from .worlds import load_world
 
 # Lists of nodes are made by looking for classes that name io.ComfyNode as their base; these
@@ -46,8 +47,6 @@ class MMDDemoWorld(_Node):
     @classmethod
     def execute(cls, world: str) -> io.NodeOutput:
         if world in EMOJI:
-            from .emoji.models import load_emoji  # its files are not in a copy of this folder
-
             return io.NodeOutput(*load_emoji(world))
         return io.NodeOutput(*load_world(world))
 

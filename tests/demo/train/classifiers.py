@@ -6,15 +6,16 @@ import sys
 import time
 from pathlib import Path
 
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+    import support.packages  # noqa: F401
+
 import torch
-
-DEMO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(DEMO))
-
-from diffusion import save_half  # noqa: E402
-from pack.classifier import digits_classifier, shapes_classifier  # noqa: E402
-from pack.digits import digits_split  # noqa: E402
-from pack.drawing import HUES, draw_random  # noqa: E402
+from mmd_demo.catalog import WEIGHTS
+from mmd_demo.classifier import digits_classifier, shapes_classifier
+from mmd_demo.digits import digits_split
+from mmd_demo.drawing import HUES, draw_random
+from mmd_tests.demo.train.diffusion import save_half
 
 
 def learn(network, draw_batch, minutes: float) -> None:
@@ -57,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=DEMO / "pack/weights")
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
 

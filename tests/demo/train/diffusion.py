@@ -5,18 +5,9 @@ import math
 import time
 
 import torch
-from muon import Muon
-from pack.edm import training_loss
+from mmd_demo.edm import training_loss
+from mmd_tests.demo.train.muon import Optimizers
 from safetensors.torch import save_file
-
-
-def split_parameters(network):
-    """Inner matrices for Muon; first, last and condition layers, biases and norms for Adam."""
-    matrices, others = [], []
-    for name, weight in network.named_parameters():
-        inner = weight.ndim >= 2 and not name.startswith(("stem", "out", "condition"))
-        (matrices if inner else others).append(weight)
-    return matrices, others
 
 
 def draw_sigmas(n: int, mean: float, spread: float) -> torch.Tensor:
@@ -36,25 +27,16 @@ def train(network, draw_batch, path, minutes, sigma_data, sigma=(0.0, 1.4), rate
 
     draw_batch() gives clean pictures (B, C, H, W) and words (B, E).
     """
-    matrices, others = split_parameters(network)
-    adam = torch.optim.AdamW(others, lr=rate / 15, betas=(0.9, 0.99), weight_decay=0.0)
-    optimizers = [Muon(matrices, lr=rate), adam]
-    rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    optimizers = Optimizers(network, ("stem", "out", "condition"), muon=rate, adam=rate / 15)
     average = copy.deepcopy(network)
     start = saved = time.monotonic()
     step, total = 0, 0.0
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
-        for optimizer, full in zip(optimizers, rates, strict=True):
-            decay = 0.5 + 0.5 * math.cos(math.pi * done)
-            optimizer.param_groups[0]["lr"] = full * decay * min(1, (step + 1) / 50)
         clean, words = draw_batch()
         levels = draw_sigmas(len(clean), *sigma)
         loss = training_loss(network, clean, words, levels, torch.randn_like(clean), sigma_data)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
         loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
+        optimizers.step((0.5 + 0.5 * math.cos(math.pi * done)) * min(1, (step + 1) / 50))
         step += 1
         # A short memory early in the run, a long one later.
         keep = min(0.9985, (step + 1) / (step + 20))

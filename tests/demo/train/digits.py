@@ -4,14 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+    import support.packages  # noqa: F401
+
 import torch
-
-DEMO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(DEMO))
-
-from diffusion import train  # noqa: E402
-from pack.dense import DenseNet  # noqa: E402
-from pack.digits import CLASSES, digits_split  # noqa: E402
+from mmd_demo.catalog import WEIGHTS
+from mmd_demo.dense import DenseNet
+from mmd_demo.digits import CLASSES, digits_split
+from mmd_tests.demo.train.diffusion import train
 
 
 def batches(size: int, seed: int):
@@ -33,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=8)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=DEMO / "pack/weights/digits.safetensors")
+    parser.add_argument("--out", type=Path, default=WEIGHTS / "digits.safetensors")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     network = DenseNet(words=CLASSES)

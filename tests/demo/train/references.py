@@ -3,13 +3,15 @@
 import sys
 from pathlib import Path
 
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+    import support.packages  # noqa: F401
+
+from mmd_demo.digits import digits_draw
+from mmd_demo.scenes import shapes_draw
 from PIL import Image
 
-DEMO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(DEMO))
-
-from pack.digits import digits_draw  # noqa: E402
-from pack.scenes import shapes_draw  # noqa: E402
+REFERENCES = Path(__file__).absolute().parents[1] / "references"
 
 
 def write(folder: Path, pictures, captions: list[str], mode: str) -> None:
@@ -23,11 +25,11 @@ def write(folder: Path, pictures, captions: list[str], mode: str) -> None:
 
 def main() -> None:
     shapes = shapes_draw("a blue triangle", 64, seed=0)
-    write(DEMO / "references/shapes", shapes, ["a blue triangle"] * len(shapes), "RGB")
+    write(REFERENCES / "shapes", shapes, ["a blue triangle"] * len(shapes), "RGB")
     counts = {3: 50, 8: 30, 1: 20}
     digits, _ = digits_draw({digit: n / 100 for digit, n in counts.items()}, 100, seed=0)
     captions = [str(digit) for digit, n in counts.items() for _ in range(n)]
-    write(DEMO / "references/digits", digits, captions, "L")
+    write(REFERENCES / "digits", digits, captions, "L")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ import argparse
 import sys
 from pathlib import Path
 
+if not __package__:  # a script: name the packages as tests/conftest.py does
+    sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
+    import support.packages  # noqa: F401
+
 import torch
+from mmd_demo.catalog import WEIGHTS
+from mmd_demo.drawing import HUES, KINDS, draw_random
+from mmd_demo.unet import UNet
+from mmd_tests.demo.train.diffusion import train
 from safetensors.torch import load_file
-
-DEMO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(DEMO))
-
-from diffusion import train  # noqa: E402
-from pack.drawing import HUES, KINDS, draw_random  # noqa: E402
-from pack.unet import UNet  # noqa: E402
 
 
 def batches(size: int, seed: int):
@@ -34,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=DEMO / "pack/weights/shapes.safetensors")
+    parser.add_argument("--out", type=Path, default=WEIGHTS / "shapes.safetensors")
     parser.add_argument("--start", type=Path, help="weights to go on from")
     options = parser.parse_args()
     torch.manual_seed(options.seed)

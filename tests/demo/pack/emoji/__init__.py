@@ -1,13 +1,13 @@
 """The world *emoji*: a text-to-image model of usual design, only small.
 
-Its networks, their vocabulary and their weights are in the folder of the scripts that learn them.
+The scripts of tests/demo/emoji learned it; LICENCES.md there says from whose pictures.
 """
 
 from pathlib import Path
 
-LEARNED = Path(__file__).resolve().parents[2] / "emoji"
+_WEIGHTS = Path(__file__).absolute().parents[1] / "weights"
 
-if not LEARNED.is_dir():
-    raise ImportError(f"There is no {LEARNED}: link tests/demo/pack into custom_nodes, not a copy.")
+DENOISER_WEIGHTS = _WEIGHTS / "emoji.safetensors"
+"""The weights of the denoiser and of its words; the vocabulary is in their metadata."""
 
-__path__.append(str(LEARNED))
+VAE_WEIGHTS = _WEIGHTS / "emoji_vae.safetensors"

@@ -7,7 +7,7 @@ import comfy.sd
 import torch
 from safetensors.torch import load_file
 
-from . import LEARNED
+from . import VAE_WEIGHTS
 from .vae import EmojiVAE
 
 ENCODER_NUMBERS = 64
@@ -37,7 +37,7 @@ class VAE(comfy.sd.VAE):
         # VAE, which has all settings, and exchange the network.
         super().__init__({"pixel_space_vae": torch.tensor(1.0)}, dtype=torch.float32)
         network = ScaledVAE(latent_format)
-        weights = load_file(LEARNED / "weights" / "vae.safetensors")
+        weights = load_file(VAE_WEIGHTS)
         network.load_state_dict({name: weight.float() for name, weight in weights.items()})
         network.requires_grad_(False)
         self.first_stage_model = network.eval().to(memory_format=torch.channels_last)

@@ -14,7 +14,7 @@ from comfy.model_base import ModelType
 from safetensors import safe_open
 
 from ..catalog import EMOJI
-from . import LEARNED
+from . import DENOISER_WEIGHTS
 from .autoencoder import VAE
 from .latent_formats import FlowFormat, NoiseFormat
 from .noise_levels import NoiseDenoiser, VelocityDenoiser
@@ -64,7 +64,7 @@ FAMILIES = dict(
 def read_weights() -> tuple[dict[str, dict[str, torch.Tensor]], list[str], dict[str, int]]:
     """The weights of `words` and of `denoiser`, the vocabulary, and the denoiser's options."""
     found: dict[str, dict[str, torch.Tensor]] = {"words": {}, "denoiser": {}}
-    with safe_open(LEARNED / "weights" / "denoiser.safetensors", "pt") as file:
+    with safe_open(DENOISER_WEIGHTS, "pt") as file:
         metadata = file.metadata()
         for key in file.keys():  # noqa: SIM118
             part, _, name = key.partition(".")

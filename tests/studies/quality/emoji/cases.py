@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmd_demo.emoji.words import STYLES, UNSEEN
+from mmd_tests.demo.emoji.pictures import read_pictures, read_table
 from mmd_tests.studies.quality.emoji.targets import COLOURED, kinds_of, palette, proportions
 from mmd_tests.studies.quality.emoji.trial import Shown, Trial
-from pictures import read_pictures, read_table
-from words import STYLES, UNSEEN
 
 BATCH = 16
 SET = 64

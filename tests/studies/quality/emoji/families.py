@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from flow import lean
 from mmd_pack.mmd_core import NoiseModel
+from mmd_tests.demo.emoji.flow import lean
 from torch import Tensor
 
 TIMESTEPS = 1000

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-import measures
 import mmd_demo.judge
 import numpy as np
 import torch
-from judge import JUDGED_STYLES
+from mmd_tests.demo.emoji import measures
+from mmd_tests.demo.emoji.judge import JUDGED_STYLES
+from mmd_tests.demo.emoji.pictures import to_float
 from mmd_tests.studies.quality import metrics
 from mmd_tests.studies.quality.emoji import targets
 from mmd_tests.studies.quality.emoji.trial import Shown, Trial
 from mmd_tests.studies.quality.emoji.world import World, in_parts
-from pictures import to_float
 from torch import Tensor
 
 SOURCES = tuple(Path(part.__file__) for part in (measures, metrics, mmd_demo.judge, targets)) + (

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from mmd_demo.emoji.precision import FAST
+from mmd_demo.emoji.words import STYLES
 from mmd_pack.mmd_core import GuidanceConfig, KernelConfig
 from mmd_tests.studies.quality.emoji import families, sampling, store
 from mmd_tests.studies.quality.emoji.sampling import Run, make_guidance, sample
@@ -13,9 +15,7 @@ from mmd_tests.studies.quality.emoji.world import World
 from mmd_tests.studies.quality.methods import closest_batch
 from mmd_tests.studies.quality.metrics import median_distance, sq_distance_matrix
 from mmd_tests.support.packages import ROOT
-from precision import FAST
 from torch import Tensor
-from words import STYLES
 
 GUIDING = tuple(ROOT / "mmd_core" / name for name in ("guidance", "comparison", "kernels"))
 DRAWING = (Path(sampling.__file__), Path(families.__file__))

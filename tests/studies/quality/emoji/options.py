@@ -3,12 +3,11 @@
 import argparse
 from pathlib import Path
 
-from mmd_tests.studies.quality.emoji import LEARNED
+from mmd_demo.emoji import DENOISER_WEIGHTS
+from mmd_tests.demo.emoji import JUDGE_WEIGHTS
+from mmd_tests.demo.emoji.cache import default_cache
 from mmd_tests.studies.quality.options import add_usual
 
-from cache import default_cache  # isort: skip
-
-WEIGHTS = LEARNED / "weights"
 ABOUT = """Measures guidance in the emoji world: prompts, cfg, and sets of real pictures. --targets may
 name several parts of names: "fluent,smileys,no prompt"."""
 
@@ -20,8 +19,8 @@ def make_parser(add_help: bool = True) -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="eight images of pictures of the repository: seconds")
     add_usual(parser)
     add("--cache", type=Path, default=default_cache(), help="folder for all data")
-    add("--denoiser", type=Path, default=WEIGHTS / "denoiser.safetensors", help="weights that draw")
-    add("--judge", type=Path, default=WEIGHTS / "judge.safetensors", help="weights that judge")
+    add("--denoiser", type=Path, default=DENOISER_WEIGHTS, help="weights that draw")
+    add("--judge", type=Path, default=JUDGE_WEIGHTS, help="weights that judge")
     add("--steps", type=int, default=25, metavar="N", help="sampling steps (default: 25)")
     add("--family", choices=("flow", "eps"), default="flow", help="of the model (default: flow)")
     add("--sweep", action="store_true", help="further strengths of the published modes as well")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from held_out import read_sheet
+from mmd_tests.demo.emoji.held_out import read_sheet
 from mmd_tests.studies.quality.emoji.trial import Shown, Trial
 from mmd_tests.support.packages import TESTS
 from PIL import Image

@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import measures
 import torch
-from files import write_at_once
+from mmd_tests.demo.emoji import measures
+from mmd_tests.demo.emoji.files import write_at_once
 from mmd_tests.studies.quality.emoji.cases import CASES
 from mmd_tests.studies.quality.emoji.methods import METHODS, SWEEP
 from mmd_tests.studies.quality.emoji.tasks import REAL, Row

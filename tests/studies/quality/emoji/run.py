@@ -20,6 +20,8 @@ if not __package__:  # a script: name the packages as tests/conftest.py does
     import support.packages  # noqa: F401
 
 import torch
+from mmd_demo.emoji.precision import FAST
+from mmd_tests.demo.emoji.background import step_back
 from mmd_tests.studies.quality.emoji.cases import CASES
 from mmd_tests.studies.quality.emoji.methods import METHODS, SWEEP
 from mmd_tests.studies.quality.emoji.options import make_parser
@@ -30,10 +32,6 @@ from mmd_tests.studies.quality.emoji.sheet import draw_sheet
 from mmd_tests.studies.quality.emoji.tasks import Row, Setup, make_easel, measured, run_all
 from mmd_tests.studies.quality.emoji.world import file_digest, load_world
 from mmd_tests.studies.quality.options import names
-
-# After the packages are named: modules of the folder that learned the world.
-from background import step_back  # isort: skip
-from precision import FAST  # isort: skip
 
 
 def chosen(texts: tuple[str, ...], known: list[str], what: str) -> list[str]:

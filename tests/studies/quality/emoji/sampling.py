@@ -4,10 +4,10 @@ import contextlib
 from dataclasses import dataclass
 
 import torch
-from denoiser import EmojiModel
+from mmd_demo.emoji.denoiser import EmojiModel
+from mmd_demo.emoji.precision import fast_math
 from mmd_pack.mmd_core import Guidance, GuidanceConfig, Latents, Schedule, Window
 from mmd_tests.studies.quality.emoji.families import FAMILIES, Family
-from precision import fast_math
 from torch import Tensor
 
 

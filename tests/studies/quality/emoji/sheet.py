@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from files import save_pictures
+from mmd_tests.demo.emoji.files import save_pictures
+from mmd_tests.demo.emoji.pictures import to_float
 from mmd_tests.studies.quality.emoji.cases import CASES
 from mmd_tests.studies.quality.emoji.methods import METHODS, SWEEP
 from mmd_tests.studies.quality.emoji.tasks import Setup, make_easel, opened
-from pictures import to_float
 
 
 def draw_sheet(setup: Setup, case: str, seed: int, methods: list[str], path: Path) -> list[str]:

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from captions import LENGTH
-from denoiser import EmojiModel
-from draw_prompts import load_model
-from judge import Judge, encode_names, load_judge
-from latents import load_vae
-from mmd_tests.studies.quality.emoji.options import WEIGHTS
-from pictures import to_float
+from mmd_demo.emoji import VAE_WEIGHTS
+from mmd_demo.emoji.denoiser import EmojiModel
+from mmd_demo.emoji.vae import EmojiVAE
+from mmd_tests.demo.emoji.captions import LENGTH
+from mmd_tests.demo.emoji.draw_prompts import load_model
+from mmd_tests.demo.emoji.judge import Judge, encode_names, load_judge
+from mmd_tests.demo.emoji.latents import load_vae
+from mmd_tests.demo.emoji.pictures import to_float
 from torch import Tensor
-from vae import EmojiVAE
 
 
 def in_parts(function, values: Tensor, size: int = 64) -> Tensor:
@@ -72,11 +72,11 @@ def load_world(denoiser: Path, judge: Path, names: tuple[str, ...]) -> World:
     return World(
         model,
         vocabulary,
-        load_vae(WEIGHTS),
+        load_vae(VAE_WEIGHTS),
         critic,
         names,
         encode_names(list(names), words),
-        file_digest(denoiser) + file_digest(WEIGHTS / "vae.safetensors"),
+        file_digest(denoiser) + file_digest(VAE_WEIGHTS),
         file_digest(judge),
         metadata["step"],
     )
