@@ -45,7 +45,7 @@ def test_name_ranks_count_the_rivals_that_fit_at_least_as_well(rng):
     assert measures.name_ranks(scores, own, rivals).tolist() == expected
     assert measures.name_ranks(torch.zeros(30, 50), own, rivals).tolist() == [10] * 30
     found = measures.adherence(torch.tensor([1, 3, 1, 7]))
-    assert found == {"own name first": 0.5, "mean rank": 3.0}
+    assert found == {"own name first": 0.5, "own name in 5": 0.75, "mean rank": 3.0}
 
 
 def test_mmd2_is_about_nothing_for_one_distribution_and_grows_with_the_distance(rng):

@@ -7,10 +7,11 @@ import torch
 from mmd_demo.emoji import DENOISER_WEIGHTS
 from mmd_tests.demo.emoji import JUDGE_WEIGHTS, measures
 from mmd_tests.demo.emoji.pictures import to_float
-from mmd_tests.studies.quality.emoji import methods, store
+from mmd_tests.studies.quality.emoji import easel, methods, store
 from mmd_tests.studies.quality.emoji.options import make_parser
 from mmd_tests.studies.quality.emoji.quick import STEPS, quick_names, quick_trial, read_set
-from mmd_tests.studies.quality.emoji.report import Results, write
+from mmd_tests.studies.quality.emoji.report import write
+from mmd_tests.studies.quality.emoji.results import Results
 from mmd_tests.studies.quality.emoji.run import full, quick
 from mmd_tests.studies.quality.emoji.targets import kinds_of, palette, proportions
 from mmd_tests.studies.quality.emoji.tasks import Setup
@@ -72,7 +73,7 @@ def test_what_was_drawn_is_not_drawn_again(rows, setup, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("drawn again")
 
-    monkeypatch.setattr(methods, "sample", refuse)
+    monkeypatch.setattr(easel, "sample", refuse)
     for row in quick(setup):
         assert row.figures == rows[row.method].figures
     monkeypatch.setitem(methods.METHODS, "30", methods.METHODS["10"])
@@ -89,7 +90,7 @@ def test_tables_and_json_are_written(rows, tmp_path):
 def test_unknown_cases_and_methods_are_refused():
     for option in ("--targets", "--methods"):
         with pytest.raises(SystemExit, match="choose among"):
-            next(full(make_parser().parse_args([option, "nothing"])))
+            next(full(make_parser().parse_args([option, "nothing"]), Results({})))
 
 
 # --- parts ----------------------------------------------------------------------------------------

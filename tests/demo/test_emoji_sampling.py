@@ -13,7 +13,7 @@ from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
 from mmd_tests.demo.emoji import JUDGE_WEIGHTS
 from mmd_tests.studies.quality.emoji.families import FAMILIES
 from mmd_tests.studies.quality.emoji.quick import quick_names, quick_trial
-from mmd_tests.studies.quality.emoji.sampling import Run, make_guidance, sample
+from mmd_tests.studies.quality.emoji.sampling import Run, by_mmd, sample
 from mmd_tests.studies.quality.emoji.world import load_world
 
 import nodes
@@ -63,13 +63,13 @@ def in_comfyui(both, run: Run, config: GuidanceConfig | None, noise) -> torch.Te
 
 
 def by_the_benchmark(both, run: Run, config: GuidanceConfig | None, noise) -> torch.Tensor:
-    world, guidance = both.world, None
+    world, rule = both.world, None
     features, captions = (world.prompt_features(texts) for texts in (PROMPTS, both.captions))
     if not config or config.kernel_config.prompt_kernel == "none":
         features, captions = None, None
     if config:
-        guidance = make_guidance(run, config, both.given, len(noise), captions)
-    return sample(run, world.model, world.words(PROMPTS), noise, guidance, features)
+        rule = by_mmd(run, config, both.given, len(noise), features, captions)
+    return sample(run, world.model, world.words(PROMPTS), noise, rule)
 
 
 @pytest.mark.parametrize(

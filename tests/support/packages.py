@@ -10,7 +10,12 @@ from pathlib import Path
 
 TESTS = Path(__file__).absolute().parents[1]  # not resolved: the pack may be linked into ComfyUI
 ROOT = TESTS.parent
-PACKAGES = {"mmd_pack": ROOT, "mmd_tests": TESTS, "mmd_demo": TESTS / "demo" / "pack"}
+PACKAGES = {
+    "mmd_pack": ROOT,
+    "mmd_tests": TESTS,
+    "mmd_demo": TESTS / "demo" / "pack",
+    "mmd_pictures": ROOT / "nodes" / "pictures",  # which needs no ComfyUI, unlike `mmd_pack.nodes`
+}
 
 for _name, _folder in PACKAGES.items():
     if _name not in sys.modules:

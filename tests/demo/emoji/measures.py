@@ -45,9 +45,10 @@ def name_ranks(scores: torch.Tensor, own: torch.Tensor, rivals: torch.Tensor) ->
 
 
 def adherence(ranks: torch.Tensor) -> dict[str, float]:
-    """Share of pictures whose own name fits best, and the mean place of the own name."""
+    """Shares of pictures whose own name fits best or among the best 5, and its mean place."""
     return {
         "own name first": (ranks == 1).double().mean().item(),
+        "own name in 5": (ranks <= 5).double().mean().item(),
         "mean rank": ranks.double().mean().item(),
     }
 

@@ -41,6 +41,22 @@ def mmd2_loss(x: Tensor, y: Tensor, bandwidth: float, weights=(None, None)) -> T
     return within.mean() - 2 * across.mean()
 
 
+def moved(
+    estimate: Tensor, gradient: Tensor, strength: float, level: float, deviation: float
+) -> Tensor:
+    """The estimate after its step against the gradient, as above.
+
+    Arguments:
+        estimate, gradient: x̂0, and the gradient with respect to x; with shape `(B, *shape)`.
+        strength: ρ.
+        level: σ, the noise per unit of signal; may be infinite.
+        deviation: s.
+    """
+    scale = math.sqrt(estimate[0].numel()) * deviation / math.hypot(1, deviation / level)
+    norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-30).view(-1, *[1] * (gradient.ndim - 1))
+    return estimate - strength * scale * gradient / norms
+
+
 def universally_guided(model, references: Tensor, strength: float, weights=(None, None)):
     """A clone of `model` that is guided at every call but the last one of a run, at the least noise.
 
@@ -62,9 +78,7 @@ def universally_guided(model, references: Tensor, strength: float, weights=(None
             loss = mmd2_loss(x0.flatten(1) - centre, rows, bandwidth, weights)
             (gradient,) = torch.autograd.grad(loss, noisy)
         sigma = float(timestep.flatten()[0])
-        scale = sigma * deviation / math.hypot(sigma, deviation) * math.sqrt(rows.shape[1])
-        norms = gradient.flatten(1).norm(dim=1).clamp_min(1e-30).view(-1, *[1] * (x.ndim - 1))
-        return x0.detach() - strength * scale * gradient / norms
+        return moved(x0.detach(), gradient, strength, sigma, deviation)
 
     clone = model.clone()
     clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "quality_universal", predict)

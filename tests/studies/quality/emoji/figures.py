@@ -19,6 +19,13 @@ SOURCES = tuple(Path(part.__file__) for part in (measures, metrics, mmd_demo.jud
 )
 """The files that the figures depend on."""
 
+REAL = {
+    "real": "real pictures",
+    "decoded": "real pictures, encoded and decoded",
+    "copies": "pictures of the set instead",
+}
+"""Rows of what is not drawn."""
+
 RIVALS = 99
 NEIGHBOURS = 2  # of a real picture; among sixteen, five would cover nearly everything
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmd_demo.emoji import DENOISER_WEIGHTS
 from mmd_tests.demo.emoji import JUDGE_WEIGHTS
 from mmd_tests.demo.emoji.cache import default_cache
-from mmd_tests.studies.quality.options import add_usual
+from mmd_tests.studies.quality.options import add_usual, names
 
 ABOUT = """Measures guidance in the emoji world: prompts, cfg, and sets of real pictures. --targets may
 name several parts of names: "fluent,smileys,no prompt"."""
@@ -23,6 +23,7 @@ def make_parser(add_help: bool = True) -> argparse.ArgumentParser:
     add("--judge", type=Path, default=JUDGE_WEIGHTS, help="weights that judge")
     add("--steps", type=int, default=25, metavar="N", help="sampling steps (default: 25)")
     add("--family", choices=("flow", "eps"), default="flow", help="of the model (default: flow)")
-    add("--sweep", action="store_true", help="further strengths of the published modes as well")
+    about = "one setting after the other, by names or all of them, instead of the tables"
+    add("--sweep", type=names, default=(), metavar="A,B", help=about)
     add("--sheets", action="store_true", help="pictures of the first seed beside the tables")
     return parser

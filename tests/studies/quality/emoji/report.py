@@ -1,15 +1,14 @@
-"""The rows as one JSON file and as one Markdown table for each case."""
+"""The rows as Markdown: a table for each case, the strengths that were tried, and a comparison."""
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from mmd_tests.demo.emoji import measures
 from mmd_tests.demo.emoji.files import write_at_once
+from mmd_tests.studies.quality.emoji import tuning
+from mmd_tests.studies.quality.emoji.beside_energy import comparison
 from mmd_tests.studies.quality.emoji.cases import CASES
-from mmd_tests.studies.quality.emoji.methods import METHODS, SWEEP
-from mmd_tests.studies.quality.emoji.tasks import REAL, Row
+from mmd_tests.studies.quality.emoji.figures import REAL
+from mmd_tests.studies.quality.emoji.methods import METHODS
+from mmd_tests.studies.quality.emoji.results import Results, Row
 from mmd_tests.studies.quality.report import Column, cell
 from mmd_tests.studies.tables import facts, table_head, table_row, unique
 
@@ -20,6 +19,7 @@ COLUMNS = {
     "dogs": Column("dogs", 2),
     "TV": Column("TV", 2),
     "own name first": Column("own name first", 2),
+    "own name in 5": Column("in 5", 2),
     "mean rank": Column("mean rank", 1),
     "prompt gain": Column("prompt gain", 1),
     "FD": Column("FD", -3),
@@ -32,11 +32,13 @@ COLUMNS = {
     "var middle": Column("var middle", 2),
     "var high": Column("var high", 2),
     "sharpness": Column("sharpness", 2),
+    "time": Column("time ×", 1),
 }
+JSON = "emoji.json"
 LEGEND = """\
 Means over seeds ± standard deviations; each seed has prompts, noise and a set of its own, 16 images
 each. target style: the share of images that the judge takes for the style of the set. own name
-first, mean rank: the place of an image's own prompt among 100 names, by the judge. prompt gain: by
+first, in 5, mean rank: the place of an image's own prompt among 100 names, by the judge. prompt gain: by
 how much the words lower the model's own denoising error on the finished image (x 100). FD, MMD²,
 coverage: in the judge's features, against real pictures of the target style for the same prompts
 (where a case has none, it says so). FD grows as pictures get fewer: compare it within its column
@@ -44,78 +46,83 @@ only. coverage: the share of real pictures with an image among their 2 nearest, 
 same distribution. MMD² to set: in latents, against the set, the distance that guidance lowers. by fresh: distance
 to the nearest picture of the set, by that of the real pictures; far below 1 means copies. var,
 sharpness: variance across images in three bands of frequency, and differences of neighbouring
-pixels, by those of the real pictures.
+pixels, by those of the real pictures. time: the processor's time by that of the same images without
+guidance, which the same process drew.
 
-Pictures of the set instead: what it would be to hand out the set itself, whatever the prompt."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """All rows, and what is to be said of the run."""
-
-    about: dict[str, str]
-    rows: list[Row]
-
-    def of(self, case: str) -> list[Row]:
-        """The rows of a case by seed, methods in the order of the tables."""
-        order = [*REAL, *METHODS, *SWEEP]
-        rows = [row for row in self.rows if row.case == case]
-        return sorted(rows, key=lambda row: (order.index(row.method), row.seed))
-
-    @property
-    def cases(self) -> list[str]:
-        """The cases that there are rows of, in the order of the list."""
-        return [case for case in unique([*CASES, *(r.case for r in self.rows)]) if self.of(case)]
+Pictures of the set instead: what it would be to hand out the set itself, whatever the prompt.
+universal, energy: guidance by the gradient of a loss on decoded estimates, taken through decoder and
+denoiser (`emoji/gradient.py`); universal lowers MMD² of pictures, energy the energy distance of their latents."""
 
 
-def together(rows: list[Row]) -> float:
-    """The Fréchet distance of the images of all seeds to all their real pictures."""
-    features, real = (
-        torch.cat([getattr(row, side) for row in rows]) for side in ("features", "real")
-    )
-    return measures.frechet_distance(features, real)
+LABELS = REAL | {name: method.label for name, method in METHODS.items()}
+"""The first cell of each row, in the order of the tables."""
 
 
-def label(method: str) -> str:
-    """The first cell of a row."""
-    return REAL[method] if method in REAL else {**METHODS, **SWEEP}[method].label
+def table(results: Results, rows: list[Row], labels: dict[str, str]) -> str:
+    """One line for each method of a case.
 
-
-def table(rows: list[Row]) -> str:
-    """One line for each method."""
+    Arguments:
+        labels: The first cell of each method's line, in the order of the lines.
+    """
     names = [name for name in COLUMNS if any(name in row.figures for row in rows)]
-    names.insert(1 + names.index("FD"), "FD together")
-    lines = [table_head("", *(COLUMNS[name].heading for name in names))]
-    for method in unique(row.method for row in rows):
+    if "FD" in names:
+        names.insert(1 + names.index("FD"), "FD together")
+    methods = [name for name in labels if any(row.method == name for row in rows)]
+    seeds = {method: [row.seed for row in rows if row.method == method] for method in methods}
+    uneven = len({tuple(each) for each in seeds.values()}) > 1
+    lines = [table_head("", *(["seeds"] * uneven), *(COLUMNS[name].heading for name in names))]
+    for method in methods:
         own = [row for row in rows if row.method == method]
         values = {name: [r.figures[name] for r in own if name in r.figures] for name in names}
-        values["FD together"] = [together(own)] if values["FD"] else []
-        lines.append(table_row(label(method), *(cell(values[n], COLUMNS[n]) for n in names)))
+        if values.get("FD") and (distance := results.together(own)) is not None:
+            values["FD together"] = [distance]
+        which = [", ".join(map(str, seeds[method]))] * uneven
+        cells = (cell(values[name], COLUMNS[name]) for name in names)
+        lines.append(table_row(labels[method], *which, *cells))
     return "\n".join(lines)
+
+
+def tried(results: Results) -> str:
+    """The strengths that were tried, those that were chosen in bold."""
+    scores, chosen = tuning.scores(results.rows), tuning.chosen(results.rows)
+    where = " and ".join(f"{case} (seed {seed})" for case, seed in tuning.TRIALS)
+    lines = [table_head("guidance", f"mean {COLUMNS[tuning.RULE].heading} of each strength")]
+    for family, choice in chosen.items():
+        cells = []
+        for name in tuning.FAMILIES[family]:
+            text = f"{LABELS[name]}: {cell([scores[name]], COLUMNS[tuning.RULE])}"
+            cells.append(f"**{text}**" if name == choice else text)
+        lines.append(table_row(family, "; ".join(cells)))
+    return (
+        f"Of other guidance the tables show the strength with the least MMD² in the mean of {where}, "
+        "which are in no table. The same is said of ours, of which the tables show all.\n\n"
+    ) + "\n".join(lines)
 
 
 def markdown(results: Results) -> str:
     """Everything."""
-    seeds = ", ".join(map(str, sorted({row.seed for row in results.rows})))
-    about = facts({**results.about, "seeds": seeds})
-    parts = ["# Guidance in the emoji world", about, LEGEND]
-    for case in results.cases:
+    parts = ["# Guidance in the emoji world", facts(results.about), LEGEND]
+    hidden = tuning.hidden(results.rows)
+    for case in results.cases(CASES):
+        rows = [row for row in results.of(case) if row.method not in hidden]
+        rows = [row for row in rows if row.seed < tuning.FIRST]
+        if not rows:
+            continue
         about = (
             CASES[case].about if case in CASES else "A quick look at pictures of the repository."
         )
-        parts += [f"## {case}", about, table(results.of(case))]
+        seeds = ", ".join(map(str, unique(row.seed for row in rows)))
+        parts += [f"## {case}", f"{about} Seeds {seeds}.", table(results, rows, LABELS)]
+    if tuning.chosen(results.rows):
+        parts += ["## Strengths", tried(results)]
+    if compared := comparison(results):
+        parts += ["## Beside energy guidance", compared]
     return "\n\n".join(parts) + "\n"
 
 
 def write(results: Results, folder: Path) -> Path:
     """Write `emoji.json` and `EMOJI.md`; the path of the latter."""
-    rows = [
-        {"case": row.case, "seed": row.seed, "method": row.method, "figures": row.figures}
-        for case in results.cases
-        for row in results.of(case)
-    ]
-    text = json.dumps({"about": results.about, "rows": rows}, indent=1) + "\n"
-    write_at_once(folder / "emoji.json", lambda part: part.write_text(text, "utf-8"))
     path = folder / "EMOJI.md"
     write_at_once(path, lambda part: part.write_text(markdown(results), "utf-8"))
+    results.save(folder / JSON)
     return path

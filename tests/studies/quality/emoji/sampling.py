@@ -1,7 +1,9 @@
 """Guided Euler steps with cfg, as ComfyUI takes them."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from mmd_demo.emoji.denoiser import EmojiModel
@@ -9,6 +11,12 @@ from mmd_demo.emoji.precision import fast_math
 from mmd_pack.mmd_core import Guidance, GuidanceConfig, Latents, Schedule, Window
 from mmd_tests.studies.quality.emoji.families import FAMILIES, Family
 from torch import Tensor
+
+Estimate = Callable[[Tensor], Tensor]
+"""Noisy latents (B, 4, H, W) to x̂0, differentiable."""
+
+Rule = Callable[[Estimate, Tensor, float], Tensor]
+"""Guidance: how to estimate, noisy latents and their σ to the x̂0 with which sampling goes on."""
 
 
 @dataclass(frozen=True)
@@ -31,61 +39,59 @@ class Run:
         return FAMILIES[self.family]
 
 
-def make_guidance(
+def precision(fast: bool) -> contextlib.AbstractContextManager:
+    """Half precision for networks, if `fast` and the processor has units for it."""
+    return fast_math() if fast else contextlib.nullcontext()
+
+
+def by_mmd(
     run: Run,
     config: GuidanceConfig,
     references: Tensor,
     batch: int,
+    prompts: Tensor | None = None,
     captions: Tensor | None = None,
-) -> Guidance:
-    """The guidance of one batch.
+) -> Rule:
+    """Our guidance of one batch.
 
     Arguments:
         references: Latents of the set, with shape `(N, 4, H, W)`.
-        captions: Prompt features of the set, with shape `(N, E)`, if the kernel compares prompts.
+        prompts, captions: Prompt features of the images and of the set, with shapes `(B, E)` and
+            `(N, E)`, if the kernel compares prompts.
     """
     family = run.rules
     window = Window(family.level_at(config.start_percent), family.level_at(config.end_percent))
     schedule = Schedule(tuple(family.levels(run.steps).tolist()), window, family.noise)
     latents = Latents(references, torch.full((len(references),), 1 / len(references)))
-    return Guidance(config.for_batch(batch), latents, schedule, captions=captions)
+    guidance = Guidance(config.for_batch(batch), latents, schedule, captions=captions)
+    return lambda estimate, x, sigma: guidance(estimate(x), x, sigma, prompts)
 
 
-@torch.no_grad()
-def estimate(run: Run, model: EmojiModel, x: Tensor, sigma: float, words: Tensor) -> Tensor:
+def estimate(run: Run, model: EmojiModel, words: Tensor, sigma: float, x: Tensor) -> Tensor:
     """x̂0 of noisy latents (B, 4, H, W) with words (B, L); at cfg 1 the model is called once."""
     scale = run.rules.signal_in(sigma)
     noisy, time = x * scale, sigma * scale
-    times = torch.full((len(x),), time)
-    with fast_math() if run.fast else contextlib.nullcontext():
+    times = torch.full((len(x),), time, dtype=x.dtype)
+    with precision(run.fast):
         if run.cfg == 1:
-            velocity = model(noisy, times, words).float()
+            velocity = model(noisy, times, words).to(x.dtype)
         else:
             both = torch.cat([words, torch.zeros_like(words)])
             found = model(noisy.repeat(2, 1, 1, 1), times.repeat(2), both)
-            told, free = found.float().chunk(2)
+            told, free = found.to(x.dtype).chunk(2)
             velocity = free + run.cfg * (told - free)
     return noisy - time * velocity
 
 
+@torch.no_grad()
 def sample(
-    run: Run,
-    model: EmojiModel,
-    words: Tensor,
-    noise: Tensor,
-    guidance: Guidance | None = None,
-    prompts: Tensor | None = None,
+    run: Run, model: EmojiModel, words: Tensor, noise: Tensor, rule: Rule | None = None
 ) -> Tensor:
-    """Latents (B, 4, H, W) of words (B, L), drawn from noise by Euler steps.
-
-    Arguments:
-        prompts: Prompt features of the images, with shape `(B, E)`, if guidance compares prompts.
-    """
+    """Latents (B, 4, H, W) of words (B, L), drawn from noise by Euler steps."""
     levels = run.rules.levels(run.steps).tolist()
     x = run.rules.start(noise, levels[0])
     for sigma, after in zip(levels[:-1], levels[1:], strict=True):
-        clean = estimate(run, model, x, sigma, words)
-        if guidance is not None:
-            clean = guidance(clean, x, sigma, prompts)
+        clean_of = partial(estimate, run, model, words, sigma)
+        clean = clean_of(x) if rule is None else rule(clean_of, x, sigma)
         x = clean + (x - clean) * (after / sigma)
     return x

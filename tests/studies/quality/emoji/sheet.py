@@ -6,7 +6,7 @@ import torch
 from mmd_tests.demo.emoji.files import save_pictures
 from mmd_tests.demo.emoji.pictures import to_float
 from mmd_tests.studies.quality.emoji.cases import CASES
-from mmd_tests.studies.quality.emoji.methods import METHODS, SWEEP
+from mmd_tests.studies.quality.emoji.methods import METHODS
 from mmd_tests.studies.quality.emoji.tasks import Setup, make_easel, opened
 
 
@@ -25,9 +25,9 @@ def draw_sheet(setup: Setup, case: str, seed: int, methods: list[str], path: Pat
         rows.append(to_float(shown.pixels[some]))
     labels = ["the set", "real pictures"]
     for name in methods:
-        method = {**METHODS, **SWEEP}[name]
+        method = METHODS[name]
         if method.fits(trial):
-            rows.append(world.decode(method.draw(easel)))
+            rows.append(world.decode(method.draw(easel).latents))
             labels.append(method.label)
     white = [torch.ones(count - len(row), *row.shape[1:]) for row in rows]
     save_pictures([torch.cat(pair) for pair in zip(rows, white, strict=True)], path)

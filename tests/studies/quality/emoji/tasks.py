@@ -1,7 +1,7 @@
 """Draws and measures: one row of figures for each case, seed and method."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
@@ -11,17 +11,13 @@ from pathlib import Path
 import torch
 from mmd_tests.studies.quality.emoji import figures, store
 from mmd_tests.studies.quality.emoji.cases import CASES, Atlas
-from mmd_tests.studies.quality.emoji.methods import METHODS, SWEEP, Easel
+from mmd_tests.studies.quality.emoji.easel import Drawn, Easel
+from mmd_tests.studies.quality.emoji.figures import REAL
+from mmd_tests.studies.quality.emoji.methods import METHODS
+from mmd_tests.studies.quality.emoji.results import Row
 from mmd_tests.studies.quality.emoji.trial import Trial
 from mmd_tests.studies.quality.emoji.world import World, load_world
 from torch import Tensor
-
-REAL = {
-    "real": "real pictures",
-    "decoded": "real pictures, encoded and decoded",
-    "copies": "pictures of the set instead",
-}
-"""Rows of what is not drawn."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +36,6 @@ class Setup:
         return self.cache / "benchmark"
 
 
-@dataclass(frozen=True)
-class Row:
-    """The figures of one method in one case at one seed.
-
-    features, real: The judge's features of the images and of the real pictures, (B, F), (M, F).
-    """
-
-    case: str
-    seed: int
-    method: str
-    figures: dict[str, float]
-    features: Tensor
-    real: Tensor
-
-
 @cache
 def opened(setup: Setup) -> tuple[Atlas, World]:
     """The pictures and the networks, read once in a process."""
@@ -68,50 +49,60 @@ def make_easel(world: World, trial: Trial, setup: Setup) -> Easel:
     return Easel(world, trial, given, setup.images, setup.steps, setup.family)
 
 
-def measured(easel: Easel, methods: list[str]) -> Iterator[Row]:
+class Gauge:
+    """Measures what belongs to one trial; figures are kept in files."""
+
+    def __init__(self, easel: Easel) -> None:
+        world, trial = easel.world, easel.trial
+        yardstick = figures.Yardstick(world, trial, easel.given)
+        self.trial, self.yardstick, self.folder = trial, yardstick, easel.folder / "figures"
+        self.key = (world.drawing, world.judging, world.names, store.code_digest(*figures.SOURCES))
+        self.key += (trial.prompts, trial.styles, trial.cfg)
+        self.key += (trial.given.digest, trial.held_out.digest)
+
+    def of_real(self) -> Iterator[Row]:
+        """Rows of what is not drawn."""
+        sources = (self.yardstick.held_out, self.yardstick.decoded, self.yardstick.copies)
+        for name, compute in zip(REAL, sources, strict=True):
+            yield self._row(name, *store.stored(self.folder, (*self.key, name), compute))
+
+    def of_drawn(self, name: str, drawn: Drawn) -> Row:
+        """The row of images."""
+        latents = drawn.latents
+        key = (*self.key, store.tensor_digest(latents))
+        features, found = store.stored(self.folder, key, lambda: self.yardstick.drawn(latents))
+        return self._row(name, features, found | {"time": drawn.time})
+
+    def _row(self, name: str, features: Tensor, found: dict[str, float]) -> Row:
+        trial, real = self.trial, self.yardstick.features
+        return Row(trial.case, trial.seed, name, found, features, real)
+
+
+def measured(easel: Easel, methods: Iterable[str]) -> Iterator[Row]:
     """The rows of one trial: real pictures first, then all methods that fit the case."""
-    world, trial, folder = easel.world, easel.trial, easel.folder
-    yardstick = figures.Yardstick(world, trial, easel.given)
-    real = dict(zip(REAL, (yardstick.held_out, yardstick.decoded, yardstick.copies), strict=True))
-    key = (world.drawing, world.judging, world.names, store.code_digest(*figures.SOURCES))
-    key += (trial.prompts, trial.styles, trial.cfg, trial.given.digest, trial.held_out.digest)
-    for name in (*REAL, *methods):
-        if name in real:
-            features, found = store.stored(folder / "figures", (*key, name), real[name])
-        else:
-            method = {**METHODS, **SWEEP}[name]
-            if not method.fits(trial):
-                continue
-            latents = method.draw(easel)
-            images = store.tensor_digest(latents)
-            features, found = store.stored(
-                folder / "figures",
-                (*key, images),
-                lambda latents=latents: yardstick.drawn(latents),
-            )
-        yield Row(trial.case, trial.seed, name, found, features, yardstick.features)
+    gauge = Gauge(easel)
+    yield from gauge.of_real()
+    for name in methods:
+        if METHODS[name].fits(easel.trial):
+            yield gauge.of_drawn(name, METHODS[name].draw(easel))
 
 
-def run_trial(setup: Setup, case: str, seed: int, methods: list[str]) -> list[Row]:
+def run_trial(setup: Setup, case: str, seed: int, methods: tuple[str, ...]) -> list[Row]:
     """All rows of one case at one seed."""
-    torch.set_num_threads(1)
     atlas, world = opened(setup)
-    easel = make_easel(world, CASES[case].make(atlas, seed), setup)
-    return list(measured(easel, methods))
+    return list(measured(make_easel(world, CASES[case].make(atlas, seed), setup), methods))
 
 
-def run_all(
-    setup: Setup, cases: list[str], seeds: list[int], methods: list[str], jobs: int
-) -> Iterator[list[Row]]:
-    """The rows of each case and seed, as they come; all cases of one seed before the next."""
-    tasks = [(case, seed) for seed in seeds for case in cases]
+def run_all(function: Callable[..., list[Row]], tasks: list[tuple], jobs: int) -> Iterator:
+    """What a function returns for each task's arguments, as it comes, in so many processes."""
+    torch.set_num_threads(1)
     if jobs == 1:
-        for case, seed in tasks:
-            yield run_trial(setup, case, seed, methods)
+        for task in tasks:
+            yield function(*task)
         return
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        left = [pool.submit(run_trial, setup, case, seed, methods) for case, seed in tasks]
+        left = [pool.submit(function, *task) for task in tasks]
         try:
             for future in as_completed(left):
                 yield future.result()

@@ -69,10 +69,13 @@ def load_world(denoiser: Path, judge: Path, names: tuple[str, ...]) -> World:
     """The world with these weights; the names without repetition."""
     model, vocabulary, metadata = load_model(denoiser)
     critic, words = load_judge(judge)
+    vae = load_vae(VAE_WEIGHTS)
+    for network in (model, vae, critic):  # gradients of images do not need those of weights
+        network.requires_grad_(False)
     return World(
         model,
         vocabulary,
-        load_vae(VAE_WEIGHTS),
+        vae,
         critic,
         names,
         encode_names(list(names), words),
