@@ -14,6 +14,7 @@ from .files.reference_file import write as write_references
 from .guidance.by_prompt import ByPrompt
 from .guidance.companions import FEW
 from .guidance.config import GuidanceConfig
+from .guidance.contrast import Base
 from .guidance.guidance import Guidance
 from .guidance.memory import Memory
 from .guidance.modes import MODES
@@ -33,6 +34,7 @@ from .references.references import References
 
 __all__ = [
     "BANDWIDTHS",
+    "Base",
     "FEATURE_SPACES",
     "FEW",
     "KERNELS",

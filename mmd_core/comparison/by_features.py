@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..kernels.config import KernelConfig
-from ..kernels.kernels import Gram
+from ..kernels.kernels import Gram, Kernel
 from ..kernels.mmd import mmd2_from_values, uniform
 from .coupling import Coupling
 from .feature_maps import make_features
@@ -53,8 +54,8 @@ class FeatureComparison:
         config: The kernel and the feature space.
         references: Latents with shape `(N, C, *)`.
         noise: The model's noise.
-        finished: Finished samples that belong to the same measure as the batch, with shape
-            `(m, C, *)`: those of earlier groups, of earlier runs, or of other machines.
+        finished: Further rows, with shape `(m, C, *)`: finished samples that belong to the same
+            measure as the batch, and base images.
         budget: How many bytes of device memory the references may use.
     """
 
@@ -155,6 +156,13 @@ def _to_references(gram: Gram, n: int) -> Tensor:
     return gram.sq_dist()[:, len(gram.dot) :][:, :n]
 
 
+class Pulls(Protocol):
+    """What moves samples: a `Coupling`, or a contrast."""
+
+    def velocity(self, kernel: Kernel, gram: Gram) -> Tensor:
+        """[L | F] with w' = L·w + F·z, with shape `(B, B + M)`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Compared:
     """A batch in feature space, at its start or after a move.
@@ -171,16 +179,22 @@ class Compared:
     sigma: float
     w: Combination
 
-    def flowed(self, coupling: Coupling, reach: float) -> tuple["Compared", int]:
-        """The batch after the flow w' = −Ĝ(w) for the time `reach`, and the number of sub-steps."""
+    def flowed(self, pulls: Pulls, reach: float) -> tuple["Compared", int]:
+        """The batch after the flow of `pulls` for the time `reach`, and the number of sub-steps."""
         kernel = self.comparison.kernel
         lengths = substeps(reach, kernel.singular)
-        w = flowed(self.w, lambda w: coupling.velocity(kernel, w.gram), lengths, kernel.singular)
+        w = flowed(self.w, lambda w: pulls.velocity(kernel, w.gram), lengths, kernel.singular)
         return replace(self, w=w), len(lengths)
 
     def moved(self, by: Tensor) -> "Compared":
         """The batch at w + L·w + F·z, with `by` = [L | F] of shape `(B, B + M)`."""
         return replace(self, w=self.w.moved(by))
+
+    def at(self, displacement: Tensor) -> "Compared":
+        """The batch with its latents moved by `displacement`, with shape `(B, *shape)`."""
+        comparison, lacking = self.comparison, self.w.projection.lacking
+        rows = comparison.features(self.x0 + displacement)
+        return replace(self, w=comparison.space.project(rows, lacking).start())
 
     def displacement(self) -> Tensor:
         """The displacement of the latents, with shape `(B, *shape)`.

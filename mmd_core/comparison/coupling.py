@@ -12,6 +12,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..kernels.kernels import Gram, Kernel
 
@@ -39,6 +40,13 @@ class Coupling:
         zz: Tensor | None = None,
     ) -> None:
         self.p, self.s, self.ww, self.wz, self.zz = p, s, ww, wz, zz
+
+    def padded(self, rows: int) -> "Coupling":
+        """With `rows` further rows z, whose weights are 0."""
+        s, wz, zz = self.s, self.wz, self.zz
+        if wz is not None and zz is not None:
+            wz, zz = pad(wz, (0, rows)), pad(zz, (0, rows, 0, rows))
+        return Coupling(self.p, pad(s, (0, rows)), self.ww, wz, zz)
 
     @cached_property
     def pairs(self) -> Tensor:

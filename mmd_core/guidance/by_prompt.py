@@ -1,7 +1,8 @@
 """How far guidance moves x̂0, compared with how far the prompt moves it.
 
 Classifier-free guidance (cfg) moves the estimate by p = x̂0 − x̂0(unconditional). MMD guidance moves
-it further by d. The part of d along p supports the prompt or takes it back.
+it further by d. The part of d along p supports the prompt or takes it back. Mode `keep_prompt`
+leaves out what would take it back.
 """
 
 from collections.abc import Callable
@@ -32,6 +33,21 @@ class ByPrompt:
     def gathered(self, gather: Callable[[Tensor], Tensor]) -> "ByPrompt":
         """That of all workers."""
         return ByPrompt(gather(self.move), None if self.mask is None else gather(self.mask))
+
+    def kept(self, displacement: Tensor, factors: Tensor) -> Tensor:
+        """d without the part that takes the prompt back: d − min(0, ⟨d, p⟩ / ‖p‖²) p.
+
+        Arguments:
+            displacement: With shape `(B, *shape)`; d is `factors · displacement`. It is changed.
+            factors: One for each sample, with shape `(B,)`.
+        """
+        p = self.move.to(displacement)
+        seen = p if self.mask is None else p * self.mask.to(p)
+        length = seen.flatten(1).square().sum(1).clamp_min(torch.finfo(p.dtype).tiny)
+        seen = seen if self.mask is None else seen * self.mask.to(p)
+        along = (displacement * seen).flatten(1).sum(1)
+        share = torch.where(along * factors < 0, along / length, 0)
+        return displacement.addcmul_(p, share.reshape(-1, *[1] * (p.ndim - 1)), value=-1)
 
     def compared(self, displacement: Tensor, factors: Tensor, step: Tensor) -> Tensor:
         """Σ‖d‖ / Σ‖p‖ and Σ⟨d, p⟩ / Σ‖p‖², with shape `(2,)`; NaN where the prompt moves nothing.

@@ -57,9 +57,14 @@ class GuidanceConfig:
                 "MMDKernel to latent, or mode to flow"
             )
 
-    def for_batch(self, batch: int) -> "GuidanceConfig":
-        """The settings for a batch of that many samples; small batches follow companions."""
-        if batch >= FEW or not self.rules.companions or self.patches:
+    def for_batch(self, batch: int, contrast: bool = False) -> "GuidanceConfig":
+        """The settings for a batch of that many samples; small batches follow companions.
+
+        Arguments:
+            batch: The number of samples.
+            contrast: Whether they follow a contrast, in which samples do not act on each other.
+        """
+        if batch >= FEW or not self.rules.companions or self.patches or contrast:
             return self  # even one image has many patches
         return replace(self, companions=True, strength=self.strength * STRENGTH_SHARE)
 

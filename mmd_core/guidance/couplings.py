@@ -1,24 +1,27 @@
-"""The weights of samples, references and finished samples in MMD², for the batches of one run."""
+"""The weights of samples and of all rows in MMD² and in a contrast, for the batches of one run."""
 
 import torch
 from torch import Tensor
 
+from ..comparison.by_features import FeatureComparison
 from ..comparison.coupling import Coupling
 from ..kernels.prompts import balanced, caption_bandwidth, prompt_weights
 from .config import GuidanceConfig
+from .contrast import Base, Contrast, shares
 from .memory import Memory
 
 __all__ = ["Couplings"]
 
 
 class Couplings:
-    """The couplings of one run; the last one is cached.
+    """The couplings of one run, or its contrasts; the last ones are cached.
 
     Arguments:
         config: What the user set.
         weights: The weights of the references, with shape `(N,)`.
         captions: The prompt features of the references, with shape `(N, E)`, or None.
         memory: The finished samples, or None.
+        base: The base images, or None.
     """
 
     def __init__(
@@ -27,10 +30,12 @@ class Couplings:
         weights: Tensor,
         captions: Tensor | None = None,
         memory: Memory | None = None,
+        base: Base | None = None,
     ) -> None:
         self.kernel, self.mode = config.kernel_config, config.rules
-        self.weights, self.captions, self.memory = weights, captions, memory
+        self.weights, self.captions, self.memory, self.base = weights, captions, memory, base
         self._cached: list[tuple[int, Tensor | None, Coupling]] = []
+        self._contrasts: list[tuple[Tensor | None, Contrast]] = []
 
     def of(self, batch: int, prompts: Tensor | None) -> Coupling:
         """The coupling of a batch.
@@ -40,12 +45,11 @@ class Couplings:
             prompts: Their prompt features, with shape `(B, E)`, or None.
         """
         for b, known, coupling in self._cached:
-            same = known is prompts or (
-                None not in (known, prompts) and torch.equal(known, prompts)
-            )
-            if b == batch and same:
+            if b == batch and _equal(known, prompts):
                 return coupling
         coupling = self._new(batch, prompts)
+        if self.base is not None:  # base images do not count in MMD²
+            coupling = coupling.padded(len(self.base.latents))
         self._cached = [(batch, prompts, coupling)]
         return coupling
 
@@ -63,10 +67,36 @@ class Couplings:
         pairs = (drawn, drawn), (drawn, captions), (captions, captions)
         dd, dc, cc = (prompt_weights(name, a, b, bandwidth) for a, b in pairs)
         if self.mode.balanced:
-            shares = torch.cat([p, s[len(captions) :]])
-            dd, dc, cc = balanced(dd, dc, cc, shares, self.weights)
+            both = torch.cat([p, s[len(captions) :]])
+            dd, dc, cc = balanced(dd, dc, cc, both, self.weights)
         across = dc[batch:].T
         zz = torch.cat([torch.cat([cc, across], 1), torch.cat([across.T, dd[batch:, batch:]], 1)])
         return Coupling(
             p, s, dd[:batch, :batch], torch.cat([dc[:batch], dd[:batch, batch:]], 1), zz
         )
+
+    def contrast(self, prompts: Tensor | None, comparison: FeatureComparison) -> Contrast:
+        """The contrast of references and base images.
+
+        Arguments:
+            prompts: Prompt features of the samples, with shape `(B, E)`, or None.
+            comparison: The references, then finished samples, then base images.
+        """
+        for known, contrast in self._contrasts:
+            if _equal(known, prompts):
+                return contrast
+        name, similar = self.kernel.prompt_kernel, (None, None)
+        if name != "none" and prompts is not None:
+            drawn, captions = prompts.to(self.weights), self.captions.to(self.weights)
+            bandwidth = self.kernel.prompt_bandwidth or caption_bandwidth(captions)
+            both = captions, self.base.captions.to(captions)
+            similar = tuple(prompt_weights(name, drawn, each, bandwidth) for each in both)
+        u = shares(self.weights, similar[0])
+        t = shares(self.base.weights.to(self.weights), similar[1])
+        contrast = Contrast.between(comparison.space, comparison.kernel, u, t)
+        self._contrasts = [(prompts, contrast)]
+        return contrast
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b or (a is not None and b is not None and torch.equal(a, b))

@@ -20,7 +20,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..comparison.by_features import FeatureComparison
+from ..comparison.by_features import Compared, FeatureComparison, Pulls
 from ..comparison.by_patches import PatchComparison
 from ..comparison.coupling import Coupling
 from ..comparison.latents import Latents
@@ -30,6 +30,7 @@ from ..kernels.precision import full_precision
 from .by_prompt import ByPrompt
 from .companions import MIN_OPEN, Finished, companions
 from .config import GuidanceConfig
+from .contrast import Base, check_base
 from .couplings import Couplings
 from .memory import Memory
 from .modes import Move, norms
@@ -64,6 +65,8 @@ class Guidance:
         captions: Prompt features of the references, with shape `(N, E)`, if the kernel compares
             prompts.
         execution: How guidance is carried out.
+        base: What the model itself draws for the captions of the references. Samples then follow
+            the contrast of both (`contrast.py`).
 
     Attributes:
         trace: One row for each model call, if `execution.record`.
@@ -80,7 +83,9 @@ class Guidance:
         memory: Memory | None = None,
         captions: Tensor | None = None,
         execution: Execution = PLAIN,
+        base: Base | None = None,
     ) -> None:
+        check_base(config, base)
         self.config, self.schedule, self.noise = config, schedule, schedule.noise
         self.mode, self.captions = config.rules, captions
         self.record, self.workers = execution.record, execution.workers
@@ -88,21 +93,23 @@ class Guidance:
         self.weights, self.spread = references.weights, references.spread
         self.trace: list[TraceRow] = []
         self.chosen = torch.empty(0, dtype=torch.long)
-        self.couplings = Couplings(config, self.weights, captions, self.memory)
-        finished = None if self.memory is None else self.memory.latents.to(self.weights)
+        self.base = base
+        self.couplings = Couplings(config, self.weights, captions, self.memory, base)
+        rows = [part.latents.to(self.weights) for part in (self.memory, base) if part is not None]
+        added = torch.cat(rows) if rows else None
         self.workers.agree(
             self.weights.device,
             references=len(references),
-            remembered=0 if finished is None else len(finished),
+            remembered=0 if added is None else len(added),
             strength=config.strength,
             record=self.record,
         )
         kernel = config.kernel_config
         if config.patches:
-            self.comparison = PatchComparison(kernel, references, finished)
+            self.comparison = PatchComparison(kernel, references, added)
         else:
             budget = self.workers.least(execution.budget, self.weights.device)
-            self.comparison = FeatureComparison(kernel, references, self.noise, finished, budget)
+            self.comparison = FeatureComparison(kernel, references, self.noise, added, budget)
 
     @full_precision()
     def __call__(
@@ -153,12 +160,13 @@ class Guidance:
             start = self.mode.seen(self, x0_, x, sigma)
             move = Move(start, start, None, self.weights.new_zeros(len(x0)), 0)
         else:
-            pulls = coupling
-            if self.config.companions:
-                pulls = self._each_to_its_companion(coupling, x0_, x, sigma)
-            move = self.mode.move(self, x0_, x, step, pulls)
+            move = self.mode.move(self, x0_, x, step, self._pulls(coupling, x0_, x, sigma, prompts))
         carried = 1.0 if step is None else euler_carry(step) / self.schedule.carry(step)
         factors = move.scale * carried
+        if self.mode.keeps_prompt and by_prompt is not None and step is not None:
+            by_prompt.kept(move.displacement, factors)
+            if self.record and isinstance(move.end, Compared):
+                move = move._replace(end=move.start.at(move.displacement))
         if self.record:
             compared = self.weights.new_full((2,), math.nan)
             if by_prompt is not None and step is not None:
@@ -208,6 +216,16 @@ class Guidance:
         if self.config.companions and self.comparison.posterior.open(sigma) < MIN_OPEN:
             return None
         return self.schedule.step(sigma)
+
+    def _pulls(
+        self, coupling: Coupling, x0: Tensor, x: Tensor, sigma: float, prompts: Tensor | None
+    ) -> Pulls:
+        """What moves the samples."""
+        if self.base is not None:
+            return self.couplings.contrast(prompts, self.comparison)
+        if self.config.companions:
+            return self._each_to_its_companion(coupling, x0, x, sigma)
+        return coupling
 
     def _each_to_its_companion(
         self, coupling: Coupling, x0: Tensor, x: Tensor, sigma: float

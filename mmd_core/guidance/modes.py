@@ -3,13 +3,13 @@
 Everything that differs between modes is here, so nothing else compares names of modes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ..comparison.by_features import Compared, FeatureComparison
+from ..comparison.by_features import Compared, FeatureComparison, Pulls
 from ..comparison.by_patches import PatchComparison, Patched
 from ..comparison.coupling import Coupling
 from ..comparison.noise import NoiseModel, Step
@@ -78,12 +78,16 @@ class Mode:
         features: Whether it can compare features of latents, not only whole latents.
         companions: Whether each image of a small batch may follow a reference of its own.
         balanced: Whether prompt weights are balanced between samples and references.
+        contrast: Whether base images can be compared with.
+        keeps_prompt: Whether a move leaves out what would take the prompt back.
         kernel: The kernel that it uses if the user chooses none.
     """
 
     features: bool = False
     companions: bool = False
     balanced: bool = False
+    contrast: bool = False
+    keeps_prompt: bool = False
     kernel: str = "rbf"
 
     def recalled(self, memory: Memory) -> Memory:
@@ -106,14 +110,15 @@ class Mode:
         """The samples as this mode compares them with the references, before any move."""
         raise TypeError("a mode defines `seen`")
 
-    def move(self, run: Run, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
+    def move(self, run: Run, x0: Tensor, x: Tensor, step: Step, pulls: Pulls) -> Move:
         """The change of x̂0 at one model call.
 
         Arguments:
             x0: The denoised estimates, with shape `(B, *shape)`.
             x: The noisy samples, with the same shape.
             step: The sampler's step.
-            coupling: The weights of all samples, references and finished samples.
+            pulls: What moves the samples: in published modes the coupling of all samples,
+                references and finished samples.
         """
         raise TypeError("a mode defines `move`")
 
@@ -137,12 +142,12 @@ class Flow(Mode):
     def seen(self, run: Run, x0: Tensor, x: Tensor, sigma: float) -> Compared | Patched:
         return run.comparison.start(x0, _residual(run, x0, x, sigma), sigma)
 
-    def move(self, run: Run, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
+    def move(self, run: Run, x0: Tensor, x: Tensor, step: Step, pulls: Pulls) -> Move:
         residual = _residual(run, x0, x, step.sigma)
         own = None if residual is None else norms(residual)
         start = run.comparison.start(x0, residual, step.sigma)
         del residual  # as large as the batch
-        end, substeps = start.flowed(coupling, min(run.config.strength * step.rate, MAX_REACH))
+        end, substeps = start.flowed(pulls, min(run.config.strength * step.rate, MAX_REACH))
         displacement = end.displacement()
         share = torch.ones(len(x0)).to(run.weights)
         preserve = run.config.preserve
@@ -223,8 +228,10 @@ def _residual(run: Run, x0: Tensor, x: Tensor, sigma: float) -> Tensor | None:
     return torch.sub(x, x0, alpha=signal).div_(signal) if signal > 0 else None
 
 
+_FLOW = Flow(features=True, companions=True, balanced=True, contrast=True)
 MODES = {
-    "flow": Flow(features=True, companions=True, balanced=True),
+    "flow": _FLOW,
     "paper": Paper(),
     "official": Official(kernel="polynomial"),
+    "keep_prompt": replace(_FLOW, keeps_prompt=True),
 }
