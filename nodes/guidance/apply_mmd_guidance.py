@@ -59,11 +59,13 @@ class ApplyMMDGuidance(io.ComfyNode):
         cls, model: ModelPatcher, references: References, strength: float, start_percent: float,
         end_percent: float, mode: str, kernel: KernelConfig | None = None, micro_batch: int = 0,
         preserve: float = DEFAULTS.preserve, preview_batch: bool = False, vae: VAE | None = None,
-        memory: SharedMemory | None = None,
+        memory: SharedMemory | None = None, base: References | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         node = "ApplyMMDGuidance"
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
         trace = new_trace(config, references, vae)
-        request = Request(node, references, config, trace, memory, preview_batch, executing_node())
+        request = Request(
+            node, references, config, trace, memory, preview_batch, executing_node(), base
+        )
         guided = apply_guidance(micro_batched(model, micro_batch), request)
         return io.NodeOutput(guided, trace)

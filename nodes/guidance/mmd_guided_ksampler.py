@@ -127,14 +127,16 @@ class MMDGuidedKSampler(io.ComfyNode):
         latent_image: dict[str, Any], denoise: float, strength: float, start_percent: float,
         end_percent: float, mode: str, group_size: int = 0, kernel: KernelConfig | None = None,
         micro_batch: int = 0, preserve: float = DEFAULTS.preserve, preview_batch: bool = False,
-        vae: VAE | None = None, memory: SharedMemory | None = None,
+        vae: VAE | None = None, memory: SharedMemory | None = None, base: References | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         from nodes import common_ksampler  # here: ComfyUI may load custom nodes before it
 
         node = "MMDGuidedKSampler"
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
         trace = new_trace(config, references, vae)
-        request = Request(node, references, config, trace, memory, preview_batch, executing_node())
+        request = Request(
+            node, references, config, trace, memory, preview_batch, executing_node(), base
+        )
         guided = apply_guidance(micro_batched(model, micro_batch), request, grouped=True)
         batch = len(latent_image["samples"])
         parts = []

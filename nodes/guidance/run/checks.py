@@ -5,7 +5,8 @@ from typing import Any
 from comfy.latent_formats import LatentFormat
 from torch import Tensor
 
-from ....mmd_core import GuidanceConfig, References
+from ....mmd_core import Base, GuidanceConfig, References
+from ....mmd_core.guidance import contrast
 from ...host.prompts import entry_feature
 from ...host.vae_match import wrong_vae
 
@@ -25,6 +26,20 @@ def check_captions(references: References, config: GuidanceConfig, node: str) ->
         )
 
 
+def check_base(base: References | None, config: GuidanceConfig, node: str) -> None:
+    """Checks that the settings allow base images.
+
+    Raises:
+        ValueError: They do not. The message begins with the name of the node.
+    """
+    if base is None:
+        return
+    try:
+        contrast.check_base(config, Base(base.latents, base.weights, base.prompts))
+    except ValueError as error:
+        raise ValueError(f"{node}: {error}") from error
+
+
 def check_prompts(references: References, entries: list[dict[str, Any]], node: str) -> None:
     """Checks that captions and prompts were encoded by text encoders of the same kind.
 
@@ -41,9 +56,13 @@ def check_prompts(references: References, entries: list[dict[str, Any]], node: s
 
 
 def check_fit(
-    references: References, noise: Tensor, latent_format: LatentFormat, node: str
+    references: References,
+    noise: Tensor,
+    latent_format: LatentFormat,
+    node: str,
+    base: References | None = None,
 ) -> None:
-    """Checks that the references can be compared with the images.
+    """Checks that the references, and base images if any, can be compared with the images.
 
     Raises:
         ValueError: They come from another VAE, or have another size.
@@ -51,6 +70,12 @@ def check_fit(
     trouble = wrong_vae(references, latent_format)
     if trouble:
         raise ValueError(f"{node}: {trouble}")
+    if base is not None and base.latents.shape[1:] != references.latents.shape[1:]:
+        have, want = base.latents.shape[1:], references.latents.shape[1:]
+        raise ValueError(
+            f"{node}: base: its latents have the shape {tuple(have)}, those of the references "
+            f"{tuple(want)}: make both with the same checkpoint and for the same image size"
+        )
     have, want = references.latents.shape[-2:], noise.shape[-2:]
     if have != want:
         raise ValueError(

@@ -107,8 +107,9 @@ class GuidedRun:
 
     @property
     def compares_with_prompt(self) -> bool:
-        """Whether it is recorded how guidance compares with the prompt."""
-        return self.request.trace is not None and self.request.guides
+        """Whether guidance needs to know how the prompt moves the images."""
+        wanted = self.request.trace is not None or self.request.config.rules.keeps_prompt
+        return wanted and self.request.guides
 
     def denoised(
         self,
@@ -174,7 +175,8 @@ class GuidedRun:
         """
         references, node = self.request.references, self.request.node
         try:
-            check_fit(references, noise, self.inner_model.latent_format, node)
+            latent_format = self.inner_model.latent_format
+            check_fit(references, noise, latent_format, node, self.request.base)
             if self.request.compares_prompts:
                 check_prompts(references, positive_entries(guider), node)
         except ValueError:

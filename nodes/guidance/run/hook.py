@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...host.faults import with_memory_advice
 from ...host.progress import BatchPreview
-from .checks import check_captions
+from .checks import check_base, check_captions
 from .guided_run import GuidedRun
 from .request import Request
 from .session import Session
@@ -42,6 +42,7 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
             references do not fit it, or the memory cannot be read.
     """
     check_captions(request.references, request.config, request.node)
+    check_base(request.base, request.config, request.node)
     if request.idle:
         return model
     group = Session(request.memory) if grouped else None

@@ -74,8 +74,9 @@ def setting_inputs() -> list[io.Input]:
                 "mode",
                 options=list(MODES),
                 default=DEFAULTS.mode,
-                tooltip="Keep flow. paper and official are for comparison: the published method "
-                "(arXiv 2601.08379) as in its equation 5 and as in its authors' code.",
+                tooltip="keep_prompt: as flow, but never against the prompt (needs cfg above 1). "
+                "paper and official are for comparison: the published method (arXiv 2601.08379) "
+                "as in its equation 5 and as in its authors' code.",
             )
         ),
     ]
@@ -123,6 +124,13 @@ def later_inputs() -> list[io.Input]:
             optional=True,
             tooltip="Images of earlier runs or other machines that count as drawn together with "
             "these, from MMDMemory. Unconnected: none.",
+        ),
+        ReferencesSocket.Input(
+            "base",
+            optional=True,
+            tooltip="What the model itself draws of the same things, from MMDBaseImages. Guidance "
+            "then follows only what is different in the references: their style. Every image is "
+            "guided by itself, in batches of any size. Unconnected: the batch is compared.",
         ),
     ]
 

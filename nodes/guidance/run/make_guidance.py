@@ -8,6 +8,7 @@ from comfy.model_base import BaseModel
 from torch import Tensor
 
 from ....mmd_core import (
+    Base,
     Execution,
     Guidance,
     GuidanceConfig,
@@ -80,11 +81,18 @@ def make_guidance(
     def prepare(latents: Tensor) -> Tensor:
         return inner_model.process_latent_in(latents.unsqueeze(2) if frame else latents)
 
+    base = None
+    if request.base is not None:
+        latents, weights = (
+            part.to(noise.device, dtype) for part in (request.base.latents, request.base.weights)
+        )
+        base = Base(prepare(latents), weights, request.base.prompts)
     return Guidance(
-        request.config.for_batch(len(noise)),
+        request.config.for_batch(len(noise), contrast=base is not None),
         Latents(references.latents, references.weights.to(noise.device, dtype), prepare),
         schedule,
         memory,
         references.prompts if request.compares_prompts else None,
         Execution(request.trace is not None, budget),
+        base,
     )

@@ -19,6 +19,7 @@ class Request:
         memory: The memory that these runs share with other runs, or None.
         preview_batch: Whether the preview shows the whole batch.
         node_id: The node on which progress is shown, or None.
+        base: What the model itself draws for the captions of the references, or None.
     """
 
     node: str
@@ -28,6 +29,7 @@ class Request:
     memory: SharedMemory | None = None
     preview_batch: bool = False
     node_id: str | None = None
+    base: References | None = None
 
     @property
     def idle(self) -> bool:
