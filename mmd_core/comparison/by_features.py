@@ -157,7 +157,13 @@ def _to_references(gram: Gram, n: int) -> Tensor:
 
 
 class Pulls(Protocol):
-    """What moves samples: a `Coupling`, or a contrast."""
+    """What moves samples: a `Coupling`, or a contrast.
+
+    Attributes:
+        resting: Whether samples come to rest on the way.
+    """
+
+    resting: bool
 
     def velocity(self, kernel: Kernel, gram: Gram) -> Tensor:
         """[L | F] with w' = L·w + F·z, with shape `(B, B + M)`."""
@@ -182,7 +188,7 @@ class Compared:
     def flowed(self, pulls: Pulls, reach: float) -> tuple["Compared", int]:
         """The batch after the flow of `pulls` for the time `reach`, and the number of sub-steps."""
         kernel = self.comparison.kernel
-        lengths = substeps(reach, kernel.singular)
+        lengths = substeps(reach, kernel.singular, pulls.resting)
         w = flowed(self.w, lambda w: pulls.velocity(kernel, w.gram), lengths, kernel.singular)
         return replace(self, w=w), len(lengths)
 

@@ -31,6 +31,8 @@ class Coupling:
         ww, wz, zz: Prompt weights κ, with shapes `(B, B)`, `(B, M)`, `(M, M)`; or None for 1.
     """
 
+    resting = False
+
     def __init__(
         self,
         p: Tensor,

@@ -33,20 +33,24 @@ __all__ = ["flowed", "substeps"]
 # three quarters as many sub-steps as Euler's method.
 FIRST, GROWTH, LONGEST = 0.4, 1.5, 2.0
 SINGULAR = 0.7
+# Samples that slow down as they come to rest must not run past it: first, growth and longest.
+RESTING = 0.1, 1.3, 0.5
 TERMS = 4  # terms of the series of φ: enough for matrices of norms up to 1/2
 
 
-def substeps(reach: float, singular: bool = False) -> list[float]:
+def substeps(reach: float, singular: bool = False, resting: bool = False) -> list[float]:
     """The lengths of the sub-steps, which sum to `reach`.
 
     Arguments:
         reach: The time of the flow.
         singular: As in `RadialKernel`.
+        resting: Whether samples come to rest on the way.
     """
     first, longest = (FIRST / 2, SINGULAR) if singular else (FIRST, LONGEST)
+    first, growth, longest = RESTING if resting else (first, GROWTH, longest)
     lengths = []
     while sum(lengths) < reach * (1 - 1e-9):
-        lengths.append(min(first * GROWTH ** len(lengths), longest))
+        lengths.append(min(first * growth ** len(lengths), longest))
     return [length * reach / sum(lengths) for length in lengths]
 
 

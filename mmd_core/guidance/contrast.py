@@ -91,6 +91,8 @@ class Contrast:
     start: Tensor
     goal: Tensor
 
+    resting = True
+
     @classmethod
     def between(cls, space: GramSpace, kernel: Kernel, u: Tensor, t: Tensor) -> "Contrast":
         """The contrast of the references of `space` and its last rows.
