@@ -15,7 +15,8 @@ from .trace import Trace
 if TYPE_CHECKING:
     from comfy.sd import VAE
 
-DEFAULTS = GuidanceConfig()
+# Of new nodes. Saved workflows carry their own numbers.
+DEFAULTS = GuidanceConfig(strength=30.0, mode="keep_prompt")
 
 
 def source_inputs() -> list[io.Input]:
@@ -46,10 +47,11 @@ def setting_inputs() -> list[io.Input]:
             max=10000.0,
             step=1.0,
             round=0.001,
-            tooltip="10 is a nudge, 30 clear, 100 the default; 0 is off. Above 100 the proportions "
-            "match still better, but images come close to single references. The same value suits "
-            "all models and numbers of steps. Modes paper and official need other values "
-            "(official: 0.002 to 0.1). In formulas λ, a rate per unit of log-noise; in official α.",
+            tooltip="10 is a nudge, 30 the default; 0 is off. 100 matches kinds and proportions "
+            "best, but images come close to single references. The same value suits all models "
+            "and numbers of steps. Other modes need other values (flow with a prompt of your own: "
+            "3; official: 0.002 to 0.1). In formulas λ, a rate per unit of log-noise; in official "
+            "α.",
         ),
         io.Float.Input(
             "start_percent",
@@ -74,9 +76,10 @@ def setting_inputs() -> list[io.Input]:
                 "mode",
                 options=list(MODES),
                 default=DEFAULTS.mode,
-                tooltip="keep_prompt: as flow, but never against the prompt (needs cfg above 1). "
-                "paper and official are for comparison: the published method (arXiv 2601.08379) "
-                "as in its equation 5 and as in its authors' code.",
+                tooltip="keep_prompt: never moves images against the prompt (with cfg above 1; at "
+                "cfg 1 it is flow). flow: may take the prompt back. paper and official are for "
+                "comparison: the published method (arXiv 2601.08379) as in its equation 5 and as "
+                "in its authors' code.",
             )
         ),
     ]
