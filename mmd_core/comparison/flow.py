@@ -34,7 +34,7 @@ __all__ = ["flowed", "substeps"]
 FIRST, GROWTH, LONGEST = 0.4, 1.5, 2.0
 SINGULAR = 0.7
 # Samples that slow down as they come to rest must not run past it: first, growth and longest.
-RESTING = 0.1, 1.3, 0.5
+RESTING = 0.05, 1.2, 0.3
 TERMS = 4  # terms of the series of φ: enough for matrices of norms up to 1/2
 
 

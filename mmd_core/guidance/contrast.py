@@ -8,11 +8,10 @@ cancel, and style is left. Samples climb the witness function of references agai
     f(w) = Σ_j u_j k(w, y_j) − Σ_b t_b k(w, b)      w' = 2 · unit · ∇f(w) · rest(w)
 
 A witness has no maximum near the references: samples would run on and exaggerate. Each sample rests
-once its witness is where it should be. f is high at references and low at base images, on average
-f_Y and f_B (each image left out of its own average). A sample goes twice that way, because one that
-shows something else has a lower witness than a reference at equal style:
+once its witness is that of the references. f is high at references and low at base images, on
+average f_Y and f_B (each image left out of its own average):
 
-    rest(w) = clamp((g − f(w)) / (g − f_B), 0, 1)      g = f_B + 2 (f_Y − f_B)
+    rest(w) = clamp((f_Y − f(w)) / (f_Y − f_B), 0, 1)
 
 Samples do not act on each other, so an image is the same in every batch, and a batch of one too.
 
@@ -32,8 +31,6 @@ from ..kernels.kernels import Gram, Kernel
 from .config import GuidanceConfig
 
 __all__ = ["Base", "Contrast", "check_base", "shares"]
-
-REACH = 2.0  # (g − f_B) / (f_Y − f_B)
 
 
 class Base(NamedTuple):
@@ -84,7 +81,7 @@ class Contrast:
         weights: Signed weights of the rows z for each sample, or one row for all: u for references,
             −t for base images, 0 for finished samples, with shape `(B, M)` or `(1, M)`.
         start: f_B for each sample, with shape `(B,)` or `(1,)`.
-        goal: g, with the same shape.
+        goal: f_Y, with the same shape.
     """
 
     weights: Tensor
@@ -112,8 +109,7 @@ class Contrast:
         of_references = (some * (_others(some, yy) - t @ yb.T)).sum(1)
         of_base = (t * (some @ yb - _others(t, bb))).sum(1)
         between = u.new_zeros(len(u), len(space) - u.shape[1] - m)
-        goal = of_base + REACH * (of_references - of_base)
-        return cls(torch.cat([u, between, -t], 1), of_base, goal)
+        return cls(torch.cat([u, between, -t], 1), of_base, of_references)
 
     def velocity(self, kernel: Kernel, gram: Gram) -> Tensor:
         """[L | F] with w' = L·w + F·z, with shape `(B, B + M)`; arguments as in `Coupling`."""

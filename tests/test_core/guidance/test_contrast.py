@@ -36,7 +36,6 @@ def contrast_directly(x0, y, b, h, reach, lacking, steps=2000):
 
     f_y = torch.stack([witness(y[i : i + 1], without(y, i), b, h) for i in range(len(y))]).mean()
     f_b = torch.stack([witness(b[i : i + 1], y, without(b, i), h) for i in range(len(b))]).mean()
-    goal = f_b + 2 * (f_y - f_b)
     assert f_y > f_b
     for _ in range(steps):
         velocity = torch.zeros_like(w)
@@ -45,7 +44,7 @@ def contrast_directly(x0, y, b, h, reach, lacking, steps=2000):
             for each in h:
                 pull = torch.exp(-(way.square().sum(2) + lacking) / 2 / each**2) / len(h)
                 velocity += sign * 2 / len(rows) * (pull[:, :, None] * way).sum(1)
-        rest = ((goal - witness(w, y, b, h, lacking)) / (goal - f_b)).clamp(0, 1)
+        rest = ((f_y - witness(w, y, b, h, lacking)) / (f_y - f_b)).clamp(0, 1)
         w = w + reach / steps * rest[:, None] * velocity
     return w.reshape(x0.shape)
 
