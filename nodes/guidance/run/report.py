@@ -123,8 +123,8 @@ def _prompt_remarks(trace: Trace) -> list[Remark]:
     return [
         Remark(
             "outweighs the prompt",
-            f"Lower strength to about {strength:g}, or raise start_percent, if the images shall "
-            f"show the prompt: guidance took back {-along:.0%} of what the prompt gave.",
+            f"Set mode to keep_prompt, or lower strength to about {strength:g}, if the images "
+            f"shall show the prompt: guidance took back {-along:.0%} of what the prompt gave.",
         )
     ]
 
