@@ -10,7 +10,7 @@ import torch
 from mmd_demo.emoji.denoiser import EmojiModel
 from mmd_demo.emoji.vae import EmojiVAE
 from mmd_tests.studies.quality.emoji.gradient import LOSSES, GradientConfig, by_gradient, decoded
-from mmd_tests.studies.quality.emoji.sampling import Run, estimate, sample
+from mmd_tests.studies.quality.emoji.sampling import Estimates, Run, estimate, sample
 from mmd_tests.studies.quality.universal import moved
 
 IMAGES, GIVEN, SIDE = 3, 4, 4
@@ -73,7 +73,7 @@ def test_images_move_against_the_gradient_of_the_loss(tiny, name, weighted):
     sigma, rho, deviation = 0.6, 0.2, 1.3
 
     def loss(x):
-        clean = estimate(RUN, tiny.model, tiny.words, sigma, x)
+        clean = estimate(RUN, tiny.model, tiny.words, sigma, x).clean
         return written_out(name, *rows_of(name, tiny, clean), *matrices)
 
     def clean_of(x):
@@ -83,7 +83,7 @@ def test_images_move_against_the_gradient_of_the_loss(tiny, name, weighted):
     config = GradientConfig(name, rho)
     rule = by_gradient(RUN, config, tiny.vae, tiny.pictures, deviation, weights)
     with torch.no_grad():
-        move = (rule(clean_of, tiny.x, sigma) - clean_of(tiny.x))[0].flatten()
+        move = (rule(clean_of, tiny.x, sigma) - clean_of(tiny.x).clean)[0].flatten()
         slopes, step = [], 1e-5
         for i in COORDINATES:
             change = torch.zeros_like(tiny.x).view(-1)
@@ -104,7 +104,7 @@ def test_a_small_step_lowers_the_loss(tiny, name):
     rule = by_gradient(RUN, GradientConfig(name, 0.01), tiny.vae, tiny.pictures, 1.0)
     with torch.no_grad():
         loss = LOSSES[name](tiny.vae, tiny.pictures, (None, None), False)
-        after = rule(lambda x: x, tiny.x, 0.5)
+        after = rule(lambda x: Estimates(x, None), tiny.x, 0.5)
         assert loss(after) < loss(tiny.x)
 
 

@@ -33,14 +33,14 @@ def rows(setup):
 
 
 def test_all_figures_are_finite(rows):
-    assert list(rows) == ["real", "decoded", "copies", "none", "30"]
+    assert list(rows) == ["real", "decoded", "copies", "none", "keep-30"]
     for row in rows.values():
         assert all(map(math.isfinite, row.figures.values())), row
         assert row.features.isfinite().all()
 
 
 def test_guidance_comes_closer_to_the_set(rows):
-    none, guided = rows["none"].figures, rows["30"].figures
+    none, guided = rows["none"].figures, rows["keep-30"].figures
     assert guided["MMD2 set"] < none["MMD2 set"]
     assert guided["nearest by fresh"] < none["nearest by fresh"]
     assert guided["style"] >= none["style"]
@@ -76,14 +76,14 @@ def test_what_was_drawn_is_not_drawn_again(rows, setup, monkeypatch):
     monkeypatch.setattr(easel, "sample", refuse)
     for row in quick(setup):
         assert row.figures == rows[row.method].figures
-    monkeypatch.setitem(methods.METHODS, "30", methods.METHODS["10"])
+    monkeypatch.setitem(methods.METHODS, "keep-30", methods.METHODS["10"])
     with pytest.raises(AssertionError, match="drawn again"):
         quick(setup)
 
 
 def test_tables_and_json_are_written(rows, tmp_path):
     text = write(Results({"steps": "8"}, list(rows.values())), tmp_path).read_text("utf-8")
-    assert "| no guidance |" in text and "| strength 30 |" in text
+    assert "| no guidance |" in text and "| keep_prompt, strength 30 |" in text
     assert (tmp_path / "emoji.json").exists()
 
 

@@ -86,7 +86,7 @@ def test_the_strength_is_chosen_at_seeds_of_its_own():
     assert choice["energy"] == "energy-0.3"
     assert choice["paper"] == tuning.FAMILIES["paper"][0]
     hidden = tuning.hidden(rows)
-    assert "energy-1" in hidden and not hidden & {"energy-0.3", "default", "10"}
+    assert "energy-1" in hidden and not hidden & {"energy-0.3", "keep-30", "10"}
     some = [each for each in rows if each.method != "energy-0.1"]
     assert "energy" not in tuning.chosen(some)
     assert "energy-1" not in tuning.hidden(some)
@@ -96,7 +96,7 @@ def test_tables_show_the_chosen_strength_of_other_guidance():
     text = markdown(Results(ABOUT, [*tuned(), row("a fluent", 0, "none")]))
     before, after = text.split("## Strengths")
     assert "| energy guidance, 0.3 |" in before and "energy guidance, 1 |" not in before
-    assert "| default, strength 100 |" in before and "| strength 30 |" in before
+    assert "| flow, strength 100 |" in before and "| keep_prompt, strength 30 |" in before
     assert "**energy guidance, 0.3: 100.0**" in after
     assert "Seeds 0." in before
 
@@ -105,7 +105,7 @@ def test_the_bar_beside_energy_guidance():
     results = Results(ABOUT, tuned())
     assert comparison(results) == ""  # no images without guidance to compare with
     for seed in (0, 1):
-        for name, value in (("none", 1.0), ("energy-0.3", 0.5), ("default", 0.6)):
+        for name, value in (("none", 1.0), ("energy-0.3", 0.5), ("keep-30", 0.6)):
             results.add([row("b openmoji", seed, name, value)])
     plain, energy, ours = comparison(results).splitlines()[-3:]  # FD is the same for all
     assert plain.startswith("| no guidance |") and plain.endswith("| – |")
@@ -157,7 +157,7 @@ def test_one_setting_changes_in_a_sweep(name):
         if line == sweeps.UNGUIDED:
             assert setting.config is None
         else:
-            assert changed - {"strength"} <= set(SWEEPS[name].points[value])
+            assert changed - set(SWEEPS[name].lines[line]) <= set(SWEEPS[name].points[value])
             assert setting.config.strength == setting.strength
 
 
@@ -168,7 +168,7 @@ def test_lines_are_means_over_seeds(tmp_path):
         for seed, style in ((0, 0.25), (1, 0.5)):
             name = sweeps.row_name(line, value)
             results.add([row("strength", seed, name, **figures | {"style": style})])
-    level, guided = lines(results, "strength", "style")
+    level, guided, _ = lines(results, "strength", "style")
     assert level.points == [(0.0, 0.375), (1.0, 0.375)]
     assert [y for _, y in guided.points] == [0.375] * len(SWEEPS["strength"].points)
     assert 0 < guided.points[0][0] < guided.points[-1][0] < 1

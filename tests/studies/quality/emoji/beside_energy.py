@@ -47,7 +47,7 @@ def comparison(results: Results) -> str:
     chosen, parts = tuning.chosen(results.rows), []
     if not {"ours", "energy"} <= set(chosen):
         return ""
-    names = dict.fromkeys(("none", chosen["energy"], "default", chosen["ours"]))
+    names = dict.fromkeys(("none", chosen["energy"], "keep-30", chosen["ours"]))
     for case in CASES:
         rows = [row for row in results.of(case) if row.seed < tuning.FIRST]
         own = {name: [row for row in rows if row.method == name] for name in names}

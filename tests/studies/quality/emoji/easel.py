@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from mmd_demo.emoji.precision import FAST
-from mmd_pack.mmd_core import GuidanceConfig, KernelConfig
+from mmd_pack.mmd_core import Base, GuidanceConfig, KernelConfig
 from mmd_pack.mmd_core.kernels.prompts import prompt_weights
 from mmd_tests.demo.emoji.pictures import to_float
 from mmd_tests.studies.quality import universal
@@ -24,6 +24,7 @@ OURS = tuple(ROOT / "mmd_core" / name for name in ("guidance", "comparison", "ke
 BY_GRADIENT = tuple(Path(part.__file__) for part in (gradient, universal))
 """The files that images depend on."""
 
+BASE_NOISE = 900  # the number of the noise of base images
 Config = GuidanceConfig | GradientConfig | None
 """How to guide; None draws without guidance."""
 
@@ -60,12 +61,20 @@ class Easel:
         """How a batch is drawn."""
         return Run(self.steps, self.trial.cfg, self.family)
 
-    def draw(self, config: Config = None, prompts: tuple[str, ...] = (), number: int = 0) -> Drawn:
+    def draw(
+        self,
+        config: Config = None,
+        prompts: tuple[str, ...] = (),
+        number: int = 0,
+        contrast: bool = False,
+    ) -> Drawn:
         """The images of all prompts.
 
         Arguments:
             prompts: Others than those of the trial.
             number: Which noise of the seed.
+            contrast: Whether guidance compares with what the model draws for the names of the set.
+                The time it takes to draw that once for the set is not counted.
         """
         prompts = prompts or self.trial.prompts
         plain = (self.world.drawing, prompts, self.run, self._seed(number), str(FAST))
@@ -75,9 +84,12 @@ class Easel:
             size = self.together if 0 < self.together < len(prompts) else 0
             guided = (config, self.trial.given.digest, size, store.code_digest(*files))
             key = (*key[:-1], guided)
+        base = self._base() if contrast else None
+        if base:
+            key = (*key, store.tensor_digest(base.latents))
 
         def compute() -> tuple[Tensor, dict[str, float]]:
-            latents, seconds = self._timed(config, prompts, number)
+            latents, seconds = self._timed(config, prompts, number, base)
             return latents, {"time": seconds / self._unguided_seconds()}
 
         latents, facts = store.stored(self.folder, key, compute)
@@ -99,7 +111,16 @@ class Easel:
             self._timed(None, self.trial.prompts, 0)
         return self.seconds[key]
 
-    def _timed(self, config: Config, prompts: tuple[str, ...], number: int) -> tuple[Tensor, float]:
+    def _base(self) -> Base:
+        """What the model draws for the names of the set, from a noise of its own."""
+        names = self.trial.given.names
+        latents = self.draw(prompts=names, number=BASE_NOISE).latents
+        weights = torch.full((len(names),), 1 / len(names))
+        return Base(latents, weights, self.world.prompt_features(names))
+
+    def _timed(
+        self, config: Config, prompts: tuple[str, ...], number: int, base: Base | None = None
+    ) -> tuple[Tensor, float]:
         """Latents, and the processor's seconds they took; other processes hardly change these."""
         generator = torch.Generator().manual_seed(self._seed(number))
         noise = torch.randn(len(prompts), 4, 16, 16, generator=generator)
@@ -108,14 +129,14 @@ class Easel:
         started, found = time.process_time(), []
         for first in range(0, len(prompts), size):
             part = slice(first, first + size)
-            rule = self._rule(config, prompts[part])
+            rule = self._rule(config, prompts[part], base)
             found.append(sample(self.run, self.world.model, words[part], noise[part], rule))
         seconds = time.process_time() - started
         if config is None:
             self.seconds.setdefault((prompts, self.run, self.together), seconds)
         return torch.cat(found), seconds
 
-    def _rule(self, config: Config, prompts: tuple[str, ...]) -> Rule | None:
+    def _rule(self, config: Config, prompts: tuple[str, ...], base: Base | None) -> Rule | None:
         """The guidance of a batch with these prompts."""
         world, given = self.world, self.trial.given
         texts = (prompts, given.names)
@@ -123,7 +144,7 @@ class Easel:
             features = (None, None)
             if config.kernel_config.prompt_kernel != "none":
                 features = tuple(map(world.prompt_features, texts))
-            return by_mmd(self.run, config, self.given, len(prompts), *features)
+            return by_mmd(self.run, config, self.given, len(prompts), *features, base)
         if isinstance(config, GradientConfig):
             weights = (None, None)
             if self.trial.aware:

@@ -107,7 +107,7 @@ def by_gradient(
     def rule(estimate: Estimate, x: Tensor, sigma: float) -> Tensor:
         with torch.enable_grad():
             noisy = x.detach().requires_grad_()
-            clean = estimate(noisy)
+            clean = estimate(noisy).clean
             (gradient,) = torch.autograd.grad(loss(clean), noisy)
         level = run.rules.noise.level(sigma)
         return moved(clean.detach(), gradient, config.strength, level, deviation)

@@ -30,8 +30,26 @@ def _flow(**settings: float) -> Callable[[Easel], Drawn]:
     return lambda easel: easel.draw(GuidanceConfig(kernel=easel.kernel(), **settings))
 
 
+def _contrast(strength: float) -> Method:
+    def draw(easel: Easel) -> Drawn:
+        config = GuidanceConfig(strength, mode="keep_prompt", kernel=easel.kernel())
+        return easel.draw(config, contrast=True)
+
+    return Method(
+        draw, f"keep_prompt with base images, {strength:g}", lambda trial: any(trial.prompts)
+    )
+
+
+def _keep_prompt(strength: float) -> Method:
+    return Method(
+        _flow(strength=strength, mode="keep_prompt"),
+        f"keep_prompt, strength {strength:g}",
+        lambda trial: trial.cfg > 1,  # else it is flow
+    )
+
+
 def _blind(easel: Easel) -> Drawn:
-    return easel.draw(GuidanceConfig())
+    return easel.draw(GuidanceConfig(NODE_STRENGTH, mode="keep_prompt"))
 
 
 def _official(strength: float, kernel: str) -> Method:
@@ -91,12 +109,11 @@ def _style_word(easel: Easel) -> Drawn:
     return easel.draw(prompts=tuple(f"{style} {prompt}".strip() for style, prompt in pairs))
 
 
+NODE_STRENGTH = 30.0  # with which a new node begins
 OURS = {
-    "default": Method(_flow(), f"default, strength {GuidanceConfig().strength:g}"),
-    "1": Method(_flow(strength=1.0), "strength 1"),
-    "3": Method(_flow(strength=3.0), "strength 3"),
-    "10": Method(_flow(strength=10.0), "strength 10"),
-    "30": Method(_flow(strength=30.0), "strength 30"),
+    **{f"{s:g}": Method(_flow(strength=s), f"flow, strength {s:g}") for s in (3.0, 10.0, 100.0)},
+    **{f"keep-{s:g}": _keep_prompt(s) for s in (10.0, NODE_STRENGTH, 100.0)},
+    **{f"base-{s:g}": _contrast(s) for s in (10.0, NODE_STRENGTH)},
 }
 """Our guidance, of which the tables have all."""
 
@@ -115,7 +132,9 @@ TUNED = {
 METHODS = {
     "none": Method(_none, "no guidance"),
     **OURS,
-    "blind": Method(_blind, "default, prompts not compared", lambda trial: trial.aware),
+    "blind": Method(
+        _blind, "keep_prompt, strength 30, prompts not compared", lambda trial: trial.aware
+    ),
     **{name: method for family in TUNED.values() for name, method in family.items()},
     "best-of-4": Method(_best_of_4, "best of 4 batches"),
     "style-word": Method(

@@ -19,7 +19,7 @@ PROMPTS = (
     "house",
 )
 STEPS = 8
-METHODS = ["none", "30"]
+METHODS = ["none", "keep-30"]
 
 
 def read_set() -> Shown:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 FIGURES = ("style", "own name first", "sharpness", "nearest by fresh")
 TITLES = {"nearest by fresh": "nearest of the set, by fresh"}
 SIZE, GAP, HEAD = (480, 290), 10, 44
-LINE_COLORS = {UNGUIDED: NEUTRAL, "guided": COLORS[0]} | dict(zip(BOTH, COLORS[1:], strict=False))
+LINE_COLORS = {UNGUIDED: NEUTRAL, **dict(zip(BOTH, COLORS, strict=False))}
 
 
 def lines(results: Results, name: str, figure: str) -> list[Line]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mmd_tests.demo.emoji.files import write_at_once
+from mmd_tests.studies.quality.emoji.methods import NODE_STRENGTH
 from mmd_tests.studies.quality.emoji.report import table
 from mmd_tests.studies.quality.emoji.results import Results
 from mmd_tests.studies.quality.emoji.sweep_plot import plot
@@ -13,8 +14,9 @@ JSON = "emoji_sweeps.json"
 PICTURE = "emoji_sweeps.png"
 ABOUT = f"""\
 The case "a {STYLE}" of [EMOJI.md](EMOJI.md), which explains the figures: varied prompts, a set of 64 varied pictures
-in one style that the model has not seen, 16 images, cfg 4, 25 steps. In each table one setting changes. Means over seeds ±
-standard deviations.
+in one style that the model has not seen, 16 images, cfg 4, 25 steps. In each table one setting changes, in two modes:
+keep_prompt at strength {NODE_STRENGTH:g}, with which a new node begins, and flow at strength 100. Means over seeds ± standard
+deviations.
 
 ![The sweeps]({PICTURE})"""
 

@@ -8,14 +8,16 @@ from mmd_pack.mmd_core import GuidanceConfig, KernelConfig
 from mmd_pack.mmd_core.kernels.config import FEATURE_SPACES
 from mmd_tests.studies.quality.emoji.cases import BATCH, SET, Atlas, shuffled, varied
 from mmd_tests.studies.quality.emoji.easel import Drawn, Easel
+from mmd_tests.studies.quality.emoji.methods import NODE_STRENGTH
 from mmd_tests.studies.quality.emoji.results import Row
 from mmd_tests.studies.quality.emoji.tasks import Gauge, Setup, make_easel, opened
 from mmd_tests.studies.quality.emoji.trial import Shown, Trial
 
 STYLE = "fluent"
 UNGUIDED = "no guidance"
-BOTH = {f"strength {strength:g}": {"strength": strength} for strength in (10.0, 100.0)}
-"""The lines of most sweeps: at a strength that keeps some of the prompts, and at the default."""
+KEEPING, FLOW = "keep_prompt", "flow"
+BOTH = {KEEPING: {}, FLOW: {"strength": 100.0, "mode": "flow"}}
+"""The lines of most sweeps: as new nodes begin, and as they began before."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Setting:
         steps: 0 stands for those of the run.
     """
 
-    strength: float = GuidanceConfig.strength
+    strength: float = NODE_STRENGTH
+    mode: str = "keep_prompt"
     start_percent: float = GuidanceConfig.start_percent
     end_percent: float = GuidanceConfig.end_percent
     feature_space: str = KernelConfig.feature_space
@@ -44,7 +47,8 @@ class Setting:
             return None
         kernel = KernelConfig(feature_space=self.feature_space)
         kernel = None if kernel == GuidanceConfig().kernel_config else kernel
-        return GuidanceConfig(self.strength, self.start_percent, self.end_percent, kernel=kernel)
+        window = self.start_percent, self.end_percent
+        return GuidanceConfig(self.strength, *window, self.mode, kernel)
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,9 @@ def values_of(name: str, *values: float) -> dict[str, dict]:
 WINDOWS = ((0, 0.25), (0, 0.5), (0, 0.75), (0, 1), (0.25, 0.75), (0.25, 1), (0.5, 1))
 SWEEPS = {
     "strength": Sweep(
-        "All other settings are the defaults.",
+        "Both modes at each strength; all other settings are the defaults.",
         values_of("strength", 1, 3, 10, 30, 100, 300),
-        {"guided": {}},
+        {KEEPING: {}, FLOW: {"mode": "flow"}},
     ),
     "window": Sweep(
         "From start_percent to end_percent of the noise schedule.",
