@@ -57,6 +57,7 @@ class FeatureComparison:
         finished: Further rows, with shape `(m, C, *)`: finished samples that belong to the same
             measure as the batch, and base images.
         budget: How many bytes of device memory the references may use.
+        each: Whether the posterior variance of each sample is measured by itself.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class FeatureComparison:
         noise: NoiseModel,
         finished: Tensor | None = None,
         budget: float = math.inf,
+        each: bool = False,
     ) -> None:
-        self.weights = references.weights
+        self.weights, self.each = references.weights, each
         self.features = make_features(config.feature_space, references.shape, config.pool)
         compared = self.features.fit(references, noise)
         self.posterior = self.features.whole
@@ -93,7 +95,7 @@ class FeatureComparison:
             residual: As in `Posterior.lacking`.
             sigma: The noise level.
         """
-        seen, lacking = self.features.seen(x0, residual, sigma)
+        seen, lacking = self.features.seen(x0, residual, sigma, self.each)
         return Compared(self, x0, sigma, self.space.project(seen, lacking).start())
 
     def as_it_is(self, x: Tensor, sigma: float) -> "Compared":

@@ -48,16 +48,16 @@ class Whole:
         return x
 
     def seen(
-        self, x0: Tensor, residual: Tensor | None, sigma: float
+        self, x0: Tensor, residual: Tensor | None, sigma: float, each: bool = False
     ) -> tuple[Tensor, float | Tensor]:
         """The features of denoised estimates, and their posterior variance E in feature space.
 
         Arguments:
             x0: The estimates, with shape `(B, C, *)`.
-            residual, sigma: As in `Posterior.lacking`.
+            residual, sigma, each: As in `Posterior.lacking`.
         """
         residual = None if residual is None else self(residual)  # this map is linear
-        return self(x0), self.posterior.lacking(residual, sigma)
+        return self(x0), self.posterior.lacking(residual, sigma, each)
 
     def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
         """J(x)ᵀ g, with the shape of `x`.
@@ -156,7 +156,7 @@ class ChannelStats(Whole):
         return 0.0 if sigma is None else self.whole.open(sigma) * self.typical
 
     def seen(
-        self, x0: Tensor, residual: Tensor | None, sigma: float
+        self, x0: Tensor, residual: Tensor | None, sigma: float, each: bool = False
     ) -> tuple[Tensor, float | Tensor]:
         return self(x0, sigma), self.posterior.lacking(None, sigma)
 

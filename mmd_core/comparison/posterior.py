@@ -84,22 +84,24 @@ class Posterior:
         total = self.bound(math.inf)
         return self.bound(self.noise.level(sigma)) / total if total > 0 else 1.0
 
-    def lacking(self, residual: Tensor | None, sigma: float) -> float | Tensor:
+    def lacking(self, residual: Tensor | None, sigma: float, each: bool = False) -> float | Tensor:
         """E of a batch: the bound, moved towards the measurement as far as this is reliable.
 
         Arguments:
             residual: x − x̂0 with x per unit of signal, with shape `(B, *)`; None if there is no
                 signal.
             sigma: The noise level.
+            each: Whether each sample is measured by itself: E then has the shape `(B,)`.
         """
         level = self.noise.level(sigma)
         bound = self.bound(level)
         if residual is None or bound == 0:
             return bound
         left = torch.linalg.vector_norm(residual.flatten(1), dim=1).square()
-        dim = residual[0].numel()
-        measured = (dim * level**2 - left.mean()).clamp(LEAST * bound, bound)
-        spread = level**2 * math.sqrt(2 * dim / len(left))  # standard deviation of the measurement
+        dim, count = residual[0].numel(), 1 if each else len(left)
+        measured = dim * level**2 - (left if each else left.mean())
+        measured = measured.clamp(LEAST * bound, bound)
+        spread = level**2 * math.sqrt(2 * dim / count)  # standard deviation of the measurement
         trust = bound**2 / (bound**2 + spread**2)
         return bound + trust * (measured - bound)
 

@@ -13,7 +13,8 @@ average f_Y and f_B (each image left out of its own average):
 
     rest(w) = clamp((f_Y − f(w)) / (f_Y − f_B), 0, 1)
 
-Samples do not act on each other, so an image is the same in every batch, and a batch of one too.
+Samples do not act on each other, and what each estimate lacks (`posterior.py`) is measured by
+itself. So an image is the same in every batch, and in a batch of one too.
 
 References:
     Witness function: Gretton et al., A Kernel Two-Sample Test, JMLR 2012, section 2.3.

@@ -109,7 +109,9 @@ class Guidance:
             self.comparison = PatchComparison(kernel, references, added)
         else:
             budget = self.workers.least(execution.budget, self.weights.device)
-            self.comparison = FeatureComparison(kernel, references, self.noise, added, budget)
+            self.comparison = FeatureComparison(
+                kernel, references, self.noise, added, budget, each=base is not None
+            )
 
     @full_precision()
     def __call__(

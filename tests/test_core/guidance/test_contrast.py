@@ -12,16 +12,18 @@ from mmd_pack.mmd_core import (
 )
 from mmd_tests.support.guidance_runs import F64, equal, guidance, latents, make
 
+NOTHING = torch.zeros(1, dtype=F64)
+
 
 def base_images(rng, count=7, shift=-0.5):
     return Base(latents(rng, count, shift), equal(count))
 
 
-def witness(w, y, b, h, lacking=0.0):
+def witness(w, y, b, h, lacking=NOTHING):
     """Σ k(w, y)/N − Σ k(w, b)/M by plain differences, for rows w (B, D)."""
 
     def near(z):
-        d2 = (w[:, None] - z).square().sum(2) + lacking
+        d2 = (w[:, None] - z).square().sum(2) + lacking[:, None]
         return sum(torch.exp(-d2 / 2 / each**2) for each in h) / len(h)
 
     return near(y).mean(1) - near(b).mean(1)
@@ -42,7 +44,8 @@ def contrast_directly(x0, y, b, h, reach, lacking, steps=2000):
         for rows, sign in ((y, 1), (b, -1)):
             way = rows - w[:, None]
             for each in h:
-                pull = torch.exp(-(way.square().sum(2) + lacking) / 2 / each**2) / len(h)
+                d2 = way.square().sum(2) + lacking[:, None]
+                pull = torch.exp(-d2 / 2 / each**2) / len(h)
                 velocity += sign * 2 / len(rows) * (pull[:, :, None] * way).sum(1)
         rest = ((f_y - witness(w, y, b, h, lacking)) / (f_y - f_b)).clamp(0, 1)
         w = w + reach / steps * rest[:, None] * velocity
@@ -58,7 +61,7 @@ def test_contrast_is_its_flow_computed_directly(strength, tolerance, rng):
     fraction = 1 - 1.0 / 2.5
     h, lacking = (
         run.comparison.kernel.bandwidths,
-        float(run.comparison.posterior.lacking(x - x0, 2.5)),
+        run.comparison.posterior.lacking(x - x0, 2.5, each=True),
     )
     expected = contrast_directly(x0, y, base.latents, h, strength * fraction, lacking) - x0
     assert ((guided - x0) * fraction - expected).norm() / expected.norm() < tolerance
@@ -68,14 +71,12 @@ def test_contrast_is_its_flow_computed_directly(strength, tolerance, rng):
 @pytest.mark.parametrize("space", [name for name in FEATURE_SPACES if name != "patches"])
 def test_images_do_not_act_on_each_other(kernel, space, rng):
     """Each of a batch is drawn as it is alone, also beside finished images."""
-    y, x0, _ = make(rng)
+    y, x0, x = make(rng)
     config = GuidanceConfig(kernel=KernelConfig(kernel, feature_space=space), preserve=0)
     base, finished = base_images(rng), Memory(latents(rng, 3))
-    at_most = [1e9, 14.0, 0.0]  # x is nearly noise: what the model lacks is then known by its bound
-    together = guidance(config, y, at_most, base=base, memory=finished)(x0, x0 * 1e9, 1e9)
+    together = guidance(config, y, base=base, memory=finished)(x0, x, 2.5)
     for i in range(len(x0)):
-        run = guidance(config, y, at_most, base=base)
-        alone = run(x0[i : i + 1], x0[i : i + 1] * 1e9, 1e9)
+        alone = guidance(config, y, base=base)(x0[i : i + 1], x[i : i + 1], 2.5)
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-6, atol=1e-6)
 
 
@@ -104,6 +105,9 @@ def test_base_images_do_not_count_in_mmd2(rng):
     y, x0, x = make(rng)
     plain = guidance(GuidanceConfig(), y, record=True)
     with_base = guidance(GuidanceConfig(), y, base=base_images(rng), record=True)
+    plain.comparison.each = (
+        True  # what estimates lack counts in it, and is measured as in a contrast
+    )
     for run in (plain, with_base):
         run(x0, x, 2.5)
     assert with_base.trace[0].mmd2_before == pytest.approx(plain.trace[0].mmd2_before, rel=1e-9)
