@@ -17,6 +17,7 @@ from .references.encode_reference_latents import EncodeReferenceLatents
 from .references.load_reference_latents import LoadReferenceLatents
 from .references.load_reference_set import LoadReferenceSet
 from .references.merge_references import MergeReferences
+from .references.mmd_base_images import MMDBaseImages
 from .references.reference_preview import ReferencePreview
 from .references.save_reference_latents import SaveReferenceLatents
 from .tsmc.reward_clip_vision import TSMCRewardCLIPVision
@@ -38,6 +39,7 @@ NODES = [
     MergeReferences,
     CompressReferences,
     ReferencePreview,
+    MMDBaseImages,
     MMDKernel,
     ApplyMMDGuidance,
     MMDGuidedKSampler,

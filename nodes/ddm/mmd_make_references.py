@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_management as management
 import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
-import comfy.utils
 import torch
 from comfy_api.latest import io
 
@@ -16,9 +14,9 @@ from ...mmd_core import References
 from ..base.counted import counted
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket
-from ..host.groups import group_conditioning
-from ..host.particle_noise import ParticleNoise
-from ..host.progress import executing_node, show_text
+from ..host.draw_images import Part, Settings, draw_images
+from ..host.groups import group_indices
+from ..host.prompt_rows import prompts_in_turn
 from ..host.prompts import batch_features, prompt_count
 
 if TYPE_CHECKING:
@@ -127,44 +125,17 @@ class MMDMakeReferences(io.ComfyNode):
         empty = comfy.sample.fix_empty_latent_channels(model, empty, **ratios)[:1]
         entries = comfy.sampler_helpers.convert_cond(positive)
         prompts = prompt_count(entries)
-        bar, node_id = comfy.utils.ProgressBar(count), executing_node()
-        latents = []
-        for first in range(0, count, micro_batch):
-            management.throw_exception_if_processing_interrupted()
-            index = list(range(first, min(first + micro_batch, count)))
-            rows = empty.repeat(len(index), *[1] * (empty.ndim - 1))
-            latents.append(
-                comfy.sample.sample(
-                    model, ParticleNoise(seed, index)(rows), steps, cfg, sampler_name, scheduler,
-                    _prompts_of(positive, index), _prompts_of(negative, index), rows,
-                    seed=(seed + first) % 2**64, disable_pbar=True, callback=_check_interrupt,
-                ).float().cpu()
-            )  # fmt: skip
-            bar.update_absolute(index[-1] + 1, count)
-            show_text(f"{index[-1] + 1} of {count} references", node_id)
-        drawn = torch.cat(latents)
+        settings = Settings(steps, cfg, sampler_name, scheduler, seed)
+        parts = (
+            Part(index, prompts_in_turn(positive, index), prompts_in_turn(negative, index))
+            for index in group_indices(count, micro_batch)
+        )
+        drawn = draw_images(model, empty, parts, count, settings, "references")
         features = batch_features(entries, prompts, float("inf"))
         if features is not None:
             features = features[torch.arange(count) % prompts]
         references = References(
             drawn, prompts=features, names=tuple(f"drawn {i + 1}" for i in range(count))
         )
-        text = (
-            f"{count} references drawn with {steps} steps of {sampler_name}, {scheduler}, cfg "
-            f"{cfg:g}, {counted(prompts, 'prompt')}."
-        )
+        text = f"{count} references drawn with {settings}, {counted(prompts, 'prompt')}."
         return io.NodeOutput(references, {"samples": drawn}, text)
-
-
-def _check_interrupt(*_: Any) -> None:
-    """A sampler callback. ComfyUI checks for an interrupt only when it shows progress.
-
-    Progress here is shown once for each micro-batch.
-    """
-    management.throw_exception_if_processing_interrupted()
-
-
-def _prompts_of(conditioning: list, index: list[int]) -> list:
-    """The prompts of the images `index`. Image i uses prompt i mod P."""
-    prompts = max((len(tokens) for tokens, _ in conditioning if tokens is not None), default=1)
-    return group_conditioning(conditioning, index, prompts) if prompts > 1 else conditioning

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY
+from ..host.prompt_rows import as_rows
 
 if TYPE_CHECKING:
     from comfy.sd import CLIP
@@ -76,17 +77,17 @@ def stacked(encoded: list[list]) -> list:
     length = math.lcm(*lengths)
     masked = any("attention_mask" in entry[0][1] for entry in encoded)
     fit = length <= MAX_STRETCH * max(lengths) and not (masked and len(lengths) > 1)
-    options = {}
     for name, value in first[1].items():
-        parts = [entry[0][1].get(name) for entry in encoded]
-        options[name] = value
         if isinstance(value, torch.Tensor):
+            parts = [entry[0][1].get(name) for entry in encoded]
             fit = fit and all(getattr(part, "shape", None) == value.shape for part in parts)
-            options[name] = torch.cat(parts) if fit else value
     if not fit:
         raise ValueError(
             f"{NODE}: the prompts are {', '.join(map(str, sorted(lengths)))} tokens long, and this "
             "text encoder cannot combine different lengths: make them about equally long"
         )
-    tokens = [entry[0][0].repeat(1, length // entry[0][0].shape[1], 1) for entry in encoded]
-    return [[torch.cat(tokens), options]]
+    stretched = [
+        [[tokens.repeat(1, length // tokens.shape[1], 1), options]]
+        for ((tokens, options), *_) in encoded
+    ]
+    return as_rows(stretched)

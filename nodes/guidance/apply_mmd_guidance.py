@@ -63,7 +63,7 @@ class ApplyMMDGuidance(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         node = "ApplyMMDGuidance"
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
-        trace = new_trace(config, references, vae)
+        trace = new_trace(config, references, vae, base)
         request = Request(
             node, references, config, trace, memory, preview_batch, executing_node(), base
         )

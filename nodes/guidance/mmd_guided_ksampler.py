@@ -133,7 +133,7 @@ class MMDGuidedKSampler(io.ComfyNode):
 
         node = "MMDGuidedKSampler"
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
-        trace = new_trace(config, references, vae)
+        trace = new_trace(config, references, vae, base)
         request = Request(
             node, references, config, trace, memory, preview_batch, executing_node(), base
         )

@@ -40,7 +40,12 @@ def check_base(base: References | None, config: GuidanceConfig, node: str) -> No
         raise ValueError(f"{node}: {error}") from error
 
 
-def check_prompts(references: References, entries: list[dict[str, Any]], node: str) -> None:
+def check_prompts(
+    references: References,
+    entries: list[dict[str, Any]],
+    node: str,
+    base: References | None = None,
+) -> None:
     """Checks that captions and prompts were encoded by text encoders of the same kind.
 
     Raises:
@@ -52,6 +57,13 @@ def check_prompts(references: References, entries: list[dict[str, Any]], node: s
             f"{node}: the captions of the references have {have} features, the prompts "
             f"{want}: they come from different text encoders. Connect the clip of the checkpoint "
             "that draws to EncodeReferenceLatents."
+        )
+    have = want if base is None else base.prompts.shape[1]
+    if have != want:
+        raise ValueError(
+            f"{node}: the captions of base have {have} features, the prompts {want}: they come "
+            "from different text encoders. Connect the clip of the checkpoint that draws to "
+            "MMDBaseImages."
         )
 
 
@@ -70,16 +82,35 @@ def check_fit(
     trouble = wrong_vae(references, latent_format)
     if trouble:
         raise ValueError(f"{node}: {trouble}")
-    if base is not None and base.latents.shape[1:] != references.latents.shape[1:]:
-        have, want = base.latents.shape[1:], references.latents.shape[1:]
-        raise ValueError(
-            f"{node}: base: its latents have the shape {tuple(have)}, those of the references "
-            f"{tuple(want)}: make both with the same checkpoint and for the same image size"
-        )
+    if base is not None:
+        _check_alike(references, base, latent_format, node)
     have, want = references.latents.shape[-2:], noise.shape[-2:]
     if have != want:
         raise ValueError(
             f"{node}: the references were encoded for another image size: their latents are "
             f"{have[1]}×{have[0]}, those being drawn {want[1]}×{want[0]}. Connect the latent_image "
             "of the sampler to target of EncodeReferenceLatents."
+        )
+
+
+def _check_alike(
+    references: References, base: References, latent_format: LatentFormat, node: str
+) -> None:
+    """Checks that base images can be compared with the references.
+
+    Raises:
+        ValueError: They come from another VAE, or have another size.
+    """
+    other = references.vae and base.vae and references.vae != base.vae
+    if other or wrong_vae(base, latent_format):
+        raise ValueError(
+            f"{node}: the images of base and the references come from different VAEs. Connect "
+            "MMDBaseImages to base, with the model and the references of this node."
+        )
+    have, want = base.latents.shape[-2:], references.latents.shape[-2:]
+    if have != want:
+        raise ValueError(
+            f"{node}: the images of base have another size than the references: their latents are "
+            f"{have[1]}×{have[0]}, those of the references {want[1]}×{want[0]}. Connect the "
+            "references of this node to MMDBaseImages, too."
         )

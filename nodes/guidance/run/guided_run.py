@@ -178,7 +178,7 @@ class GuidedRun:
             latent_format = self.inner_model.latent_format
             check_fit(references, noise, latent_format, node, self.request.base)
             if self.request.compares_prompts:
-                check_prompts(references, positive_entries(guider), node)
+                check_prompts(references, positive_entries(guider), node, self.request.base)
         except ValueError:
             if self.request.guides:
                 raise

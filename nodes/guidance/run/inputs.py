@@ -158,13 +158,20 @@ def guidance_config(
         raise ValueError(f"{node}: {error}") from error
 
 
-def new_trace(config: GuidanceConfig, references: References, vae: VAE | None) -> Trace:
+def new_trace(
+    config: GuidanceConfig,
+    references: References,
+    vae: VAE | None,
+    base: References | None = None,
+) -> Trace:
     """An empty trace.
 
     Arguments:
         config: The settings.
         references: The references.
         vae: The VAE of the checkpoint, to check that it encoded the references, or None.
+        base: The base images, or None.
     """
     trouble = other_vae(references, vae)
-    return Trace(config, references.names, () if trouble is None else (trouble,))
+    warnings = () if trouble is None else (trouble,)
+    return Trace(config, references.names, warnings, base=0 if base is None else len(base))

@@ -75,10 +75,10 @@ def make_guidance(
         budget: How many bytes of device memory the references may use.
     """
     references = request.references
-    frame = noise.ndim == references.latents.ndim + 1  # video models take images as one frame
     dtype = torch.promote_types(noise.dtype, torch.float32)
 
     def prepare(latents: Tensor) -> Tensor:
+        frame = latents.ndim < noise.ndim  # video models take images as one frame
         return inner_model.process_latent_in(latents.unsqueeze(2) if frame else latents)
 
     base = None

@@ -51,8 +51,9 @@ def summary(trace: Trace) -> str:
     """The last run, in one line for the log."""
     config, run = trace.config, trace.runs[-1]  # not run.config: small batches have less strength
     acted = run.acted
+    base = f", {counted(trace.base, 'base image')}" if trace.base else ""
     line = (
-        f"{counted(run.batch, 'image')}, {counted(run.references, 'reference')}, mode "
+        f"{counted(run.batch, 'image')}, {counted(run.references, 'reference')}{base}, mode "
         f"{config.mode}, strength {config.strength:g}"
     )
     if not acted:
@@ -177,12 +178,20 @@ def run_report(trace: Trace, references: int) -> str:
         references: The number of references.
     """
     lines = [_heading(trace, references)]
-    if trace.remembered:
-        lines.append(
-            f"{counted(trace.remembered, 'remembered image counts', 'remembered images count')} as "
-            "drawn together with them."
-        )
     acted = trace.acted
+    if trace.base and acted:
+        lines.append(
+            f"Guidance followed the contrast with {counted(trace.base, 'base image')}: what "
+            "differs between these and the references."
+        )
+    if trace.remembered:
+        how = "as drawn together with them"
+        if trace.base:
+            how = "in MMD² only, because base is connected"
+        lines.append(
+            f"{counted(trace.remembered, 'remembered image counts', 'remembered images count')} "
+            f"{how}."
+        )
     if acted:
         lines.append(
             f"Guidance acted at {len(acted)} of {counted(len(trace.rows), 'model call')}, from "

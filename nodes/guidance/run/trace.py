@@ -23,6 +23,7 @@ class Trace:
         remembered: How many images of a memory counted as drawn together with those of the first
             run.
         problems: Problems of the runs, apart from those that the records show.
+        base: How many base images the references are contrasted with; 0 if there are none.
     """
 
     config: GuidanceConfig
@@ -32,6 +33,7 @@ class Trace:
     prompt_id: str | None = None
     remembered: int = 0
     problems: list[Remark] = field(default_factory=list)
+    base: int = 0
 
     def begin(self) -> None:
         """Begins a run. The first run of a queued workflow removes the records of earlier ones."""
