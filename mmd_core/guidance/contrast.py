@@ -70,7 +70,7 @@ def check_base(config: GuidanceConfig, base: Base | None) -> None:
     if config.kernel_config.prompt_kernel != "none" and base.captions is None:
         raise ValueError(
             "the kernel compares prompts, but the base images carry none: make them with "
-            "MMDMakeReferences from the captions, or set prompt_kernel of MMDKernel to none"
+            "MMDBaseImages, or set prompt_kernel of MMDKernel to none"
         )
 
 
