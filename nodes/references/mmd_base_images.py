@@ -226,6 +226,6 @@ def report(drawn: int, references: int, without: int, prompt: str, settings: Set
     return (
         f"{text}\n{are} no caption, so what they show was drawn {told}. Where base images show "
         "other things than the references, guidance follows the difference in things, too, and "
-        "pulls images away from their prompts. Give each picture a caption that says what it "
+        "can pull images away from their prompts. Give each picture a caption that says what it "
         "shows: LoadReferenceSet reads it from a text file of the same name."
     )

@@ -39,7 +39,7 @@ SHOWS_PICTURES = (
 )
 SHOWS_TEXT = ("PreviewAny",)
 SAMPLERS = ("KSampler", "MMDGuidedKSampler", "MMDTrainLoRA", "TRITSMCSampler", "TSMCPropose")
-TELLS = (*SAMPLERS, "MMDLoRAInfo", "MMDMakeReferences", "MMDSaveLoRA")
+TELLS = (*SAMPLERS, "MMDBaseImages", "MMDLoRAInfo", "MMDMakeReferences", "MMDSaveLoRA")
 LIVE = "MMD² 0.0563 → 0.0421 · ⚠ possible copies"
 DRAWN = {False: "classic nodes", True: "Nodes 2.0"}
 PATIENCE = 600.0  # seconds for the digits

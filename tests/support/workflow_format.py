@@ -27,6 +27,7 @@ PREVIEW = {
     "TSMCPropose": 280,
     "MMDTrainLoRA": 300,
     "MMDMakeReferences": 40,
+    "MMDBaseImages": 40,
     "MMDSaveLoRA": 60,
 }  # pixels for the live preview; ours has spare ones
 FRAME = {"color": "#3f789e", "font_size": 24, "flags": {}}

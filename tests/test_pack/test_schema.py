@@ -107,6 +107,7 @@ def test_a_static_scanner_finds_our_nodes_and_no_others():
         "TSMCRewardReference", "TSMCRewardCLIPVision", "TSMCRewardImageStats", "TSMCScoreImages",
         "TRITSMCSampler", "TSMCInit", "TSMCPropose", "TSMCUpdate", "TSMCSelect", "TSMCPlot",
         "MMDPrompts", "MMDMakeReferences", "MMDTrainLoRA", "MMDSaveLoRA", "MMDLoRAInfo",
+        "MMDBaseImages",
     }  # fmt: skip
 
 
