@@ -15,7 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["FEW", "MIN_OPEN", "STRENGTH_SHARE", "Finished", "companions"]
+from ..comparison.coupling import Coupling
+
+__all__ = ["FEW", "MIN_OPEN", "STRENGTH_SHARE", "Finished", "companions", "followed"]
 
 FEW = 8  # batches below this size follow companions
 STRENGTH_SHARE = 0.02  # share of the strength with which a companion is followed
@@ -80,3 +82,18 @@ def companions(noise: Tensor, weights: Tensor, finished: Finished | None = None)
             best = rest.topk(min(CANDIDATES, int(rest.isfinite().sum()))).indices
             chosen.append(int(best[finished.witness(chosen)[best].argmin()]))
     return torch.tensor(chosen, device=noise.device)
+
+
+def followed(coupling: Coupling, chosen: Tensor, weights: Tensor) -> Coupling:
+    """A coupling in which each sample is a batch of one, compared with its companion alone.
+
+    Arguments:
+        coupling: The coupling of the batch.
+        chosen: The index of the companion of each sample, with shape `(B,)`.
+        weights: The weights of the references, with shape `(N,)`.
+    """
+    batch = len(coupling.p)
+    alone = torch.eye(batch).to(coupling.p) / coupling.p
+    only = torch.zeros(batch, len(coupling.s)).to(coupling.p)
+    only[torch.arange(batch), chosen] = 1 / weights[chosen]
+    return Coupling(coupling.p, coupling.s, alone, only, coupling.zz)

@@ -28,7 +28,7 @@ from ..comparison.noise import Step, euler_carry
 from ..kernels.kernels import Gram
 from ..kernels.precision import full_precision
 from .by_prompt import ByPrompt
-from .companions import MIN_OPEN, Finished, companions
+from .companions import MIN_OPEN, Finished, companions, followed
 from .config import GuidanceConfig
 from .contrast import Base, check_base
 from .couplings import Couplings
@@ -233,18 +233,14 @@ class Guidance:
         self, coupling: Coupling, x0: Tensor, x: Tensor, sigma: float
     ) -> Coupling:
         """A coupling in which each sample is compared with its companion alone."""
-        n = len(self.weights)
-        batch = len(coupling.p)
         if not len(self.chosen):
-            weights = self.weights.expand(batch, n)
+            n = len(self.weights)
+            weights = self.weights.expand(len(x0), n)
             if coupling.wz is not None and (coupling.wz[:, :n] > 0).any(1).all():
                 weights = weights * coupling.wz[:, :n]
             noise = (x - self.noise.signal(sigma) * x0) / sigma
             self.chosen = companions(noise, weights, self._finished_for_companions(coupling))
-        alone = torch.eye(batch).to(x0) / coupling.p  # a batch of one each
-        only = torch.zeros(batch, len(coupling.s)).to(x0)
-        only[torch.arange(batch), self.chosen] = 1 / self.weights[self.chosen]
-        return Coupling(coupling.p, coupling.s, alone, only, coupling.zz)
+        return followed(coupling, self.chosen, self.weights)
 
     def _finished_for_companions(self, coupling: Coupling) -> Finished | None:
         space, n = self.comparison.space, len(self.weights)
