@@ -226,12 +226,10 @@ class Guidance:
         if self.base is not None:
             return self.couplings.contrast(prompts, self.comparison)
         if self.config.companions:
-            return self._each_to_its_companion(coupling, x0, x, sigma)
+            return self._to_companions(coupling, x0, x, sigma)
         return coupling
 
-    def _each_to_its_companion(
-        self, coupling: Coupling, x0: Tensor, x: Tensor, sigma: float
-    ) -> Coupling:
+    def _to_companions(self, coupling: Coupling, x0: Tensor, x: Tensor, sigma: float) -> Coupling:
         """A coupling in which each sample is compared with its companion alone."""
         if not len(self.chosen):
             n = len(self.weights)

@@ -32,7 +32,7 @@ the gray one.
 
 **Try next**
 
-- Other settings in place of *Without guidance*: strength 30 against 100, or another end_percent. Up \
+- Other settings in place of *Without guidance*: strength 100 against 30, or another end_percent. Up \
 to four runs fit into one plot.
 """
 
@@ -44,7 +44,7 @@ def describe(flow: Workflow) -> None:
     begun = parts.start(flow, "a painting of a landscape", seed_title="Seed of both")
     found = parts.references(flow, begun)
     runs = []
-    for title, short, strength in (("With", "with", 100.0), ("Without", "without", 0.0)):
+    for title, short, strength in (("With", "with", 30.0), ("Without", "without", 0.0)):
         number = 4 if runs else 3
         flow.group(f"{number} · {title} guidance (strength {strength:g})", below=bool(runs))
         wires = {**begun.wires(), "references": found, "strength": strength}

@@ -25,7 +25,7 @@ as a whole does, and your prompt still counts for all.
 
 **Settings that work**
 
-- 16 images or more; strength 100. If your prompt suffers: 30, or end_percent 0.5.
+- 16 images or more; strength 30, and 100 for more variety. If images fade: end_percent 0.5.
 - For 4 to 8 steps (distilled models) set the same steps in all samplers, or draw the varied pictures \
 with the full model: it only must have the same VAE.
 

@@ -20,7 +20,8 @@ under `input` and name it in *Load Reference Set*.
 
 **Strength** (in *MMD Guided KSampler*)
 
-- 0 is off, 10 is a nudge, 30 to 100 is usual.
+- 0 is off, 10 is a nudge, 30 is usual. 100 matches kinds and proportions best.
+- Mode keep_prompt (advanced) keeps your prompt; it needs a cfg above 1.
 - Too little effect: raise it.
 - Images damaged, or too close to single references: lower it, or lower end_percent to 0.5.
 
@@ -52,7 +53,7 @@ SDXL draws 16 images that are distributed like your reference images. Nothing is
 
 - Batch 16 and micro_batch 4: all 16 images balance each other, and the card needs the memory of 4. \
 Out of memory: micro_batch 1. With 24 GB or more: 8, which is a little faster.
-- strength 100. Images too close to single references: 30, or end_percent 0.5.
+- strength 30. Images too close to single references: 10, or end_percent 0.5.
 - 20 to 30 steps, cfg 5 to 7.
 
 **Try next**

@@ -19,7 +19,7 @@ be drawn anew. Without a mask everything is kept.
 **Settings that work**
 
 - denoise 1 draws the masked part from nothing; 0.6 keeps its rough shape.
-- strength 100. The picture around the mask counts in the comparison, so what is drawn fits both it \
+- strength 30; 100 for more. The picture around the mask counts in the comparison, so what is drawn fits both it \
 and the references.
 - Edges that show: a softer mask, or a checkpoint made for inpainting with *InpaintModelConditioning*.
 
