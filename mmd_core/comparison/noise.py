@@ -1,8 +1,8 @@
 """The noise level of a model call, and the step of the schedule that it begins.
 
 Noise models: x = x0 + σ·n (eps, v and EDM models as samplers see them), or x = (1 − σ)·x0 + σ·n
-(flow matching). The second becomes the first if x and σ are divided by 1 − σ, and it is treated
-that way.
+(flow matching), with n of standard deviation s, which is 1 for nearly all models. The second
+becomes the first if x and σ are divided by 1 − σ, and it is treated that way.
 """
 
 import math
@@ -18,23 +18,35 @@ class NoiseModel(NamedTuple):
     Arguments:
         flow_matching: Whether x = (1 − σ)·x0 + σ·n; otherwise x = x0 + σ·n.
         sigma_data: The standard deviation that the model assumes for latents.
+        scale: The standard deviation s of n.
     """
 
     flow_matching: bool = False
     sigma_data: float = 1.0
+    scale: float = 1.0
 
     def signal(self, sigma: float) -> float:
         """The factor of x0 in x."""
         return 1 - sigma if self.flow_matching else 1.0
 
+    def deviation(self, sigma: float) -> float:
+        """The standard deviation of the noise in x."""
+        return self.scale * sigma
+
     def level(self, sigma: float) -> float:
         """The noise per unit of signal; infinite if there is no signal."""
         signal = self.signal(sigma)
-        return sigma / signal if signal > 0 else math.inf
+        return self.deviation(sigma) / signal if signal > 0 else math.inf
 
     def published_scale(self, sigma: float) -> float:
-        """The factor from x to the paper's noisy latent, whose variance does not grow with σ."""
-        return 1.0 if self.flow_matching else self.sigma_data / math.hypot(self.sigma_data, sigma)
+        """The factor from x to the paper's noisy latent, whose variance does not grow with σ.
+
+        With flow matching this is x itself if s is 1. For another s it is the x that a model of
+        s = 1 has at this `level`.
+        """
+        if not self.flow_matching:
+            return self.sigma_data / math.hypot(self.sigma_data, self.deviation(sigma))
+        return 1.0 if self.scale == 1 else 1 / (self.signal(sigma) + self.deviation(sigma))
 
 
 class Window(NamedTuple):

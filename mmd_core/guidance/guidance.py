@@ -236,7 +236,7 @@ class Guidance:
             weights = self.weights.expand(len(x0), n)
             if coupling.wz is not None and (coupling.wz[:, :n] > 0).any(1).all():
                 weights = weights * coupling.wz[:, :n]
-            noise = (x - self.noise.signal(sigma) * x0) / sigma
+            noise = (x - self.noise.signal(sigma) * x0) / self.noise.deviation(sigma)
             self.chosen = companions(noise, weights, self._finished_for_companions(coupling))
         return followed(coupling, self.chosen, self.weights)
 

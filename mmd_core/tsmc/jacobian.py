@@ -1,8 +1,8 @@
 """The Jacobian ∂x̂0/∂x of the denoiser, estimated from samples of the model.
 
 For x = α x0 + σ n, the estimate x̂0 = E[x0 | x] has the Jacobian α Cov(x0 | x)/σ² (Tweedie's
-formula). It converts a gradient at x̂0 into a gradient at x. If x0 is Gaussian with variance v along
-a direction, the Jacobian along it is
+formula; σ is here the standard deviation of the noise in x). It converts a gradient at x̂0 into a
+gradient at x. If x0 is Gaussian with variance v along a direction, the Jacobian along it is
 
     α v / (α² v + σ²)
 
@@ -41,5 +41,5 @@ class DenoiserJacobian:
         g = gradient.to(self.rows).flatten(1)
         squares = g.square().sum(1).clamp_min(torch.finfo(g.dtype).tiny)
         variance = (g @ self.rows.T).square().sum(1) / squares
-        factor = step.signal * variance / (step.signal**2 * variance + step.sigma**2)
+        factor = step.signal * variance / (step.signal**2 * variance + step.deviation**2)
         return (factor[:, None] * g).reshape(gradient.shape).to(gradient)

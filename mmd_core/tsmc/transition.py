@@ -13,8 +13,9 @@ samples that this sampler draws.
                     s² = σ'² − (σ_d (1 − σ')/(1 − σ_d))²
                     μ = (1 − σ')/(1 − σ_d) · (x̂0 + (σ_d/σ)(x − x̂0))
 
-as in `euler_ancestral` of ComfyUI (k-diffusion) and in its version for flow matching. In the first
-case, η = 1 gives the posterior of DDPM. The last step, to σ' = 0, returns x̂0 and draws no noise.
+as in `euler_ancestral` of ComfyUI (k-diffusion) and in its version for flow matching. If the
+model's noise has another standard deviation than 1, s is multiplied by it. In the first case, η = 1
+gives the posterior of DDPM. The last step, to σ' = 0, returns x̂0 and draws no noise.
 """
 
 import math
@@ -23,6 +24,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from torch import Tensor
+
+from ..comparison.noise import NoiseModel
 
 __all__ = ["Transition", "transitions"]
 
@@ -37,9 +40,10 @@ class Transition(NamedTuple):
         of_x0: b, the coefficient of the denoised estimate x̂0 in the mean.
         noise: s, the standard deviation of the noise that is drawn; 0 on the last step.
         signal: α, the coefficient of x0 in x = α x0 + σ n.
-        slope: c(σ) = ∂x̂0/∂x for clean samples of variance 1. It converts a gradient at x̂0 into a
-            gradient at x.
+        slope: c(σ) = ∂x̂0/∂x for clean samples of the variance that the model assumes (1 for most).
+            It converts a gradient at x̂0 into a gradient at x.
         certainty: κ(σ), the fraction of that variance which x determines, in [0, 1].
+        deviation: The standard deviation of the noise in x before the step.
     """
 
     sigma: float
@@ -50,6 +54,7 @@ class Transition(NamedTuple):
     signal: float
     slope: float
     certainty: float
+    deviation: float
 
     def mean(self, x: Tensor, x0: Tensor) -> Tensor:
         """μ, with the shape of `x`."""
@@ -57,15 +62,16 @@ class Transition(NamedTuple):
 
 
 def transitions(
-    sigmas: Iterable[float], flow_matching: bool = False, eta: float = 1.0, noise_scale: float = 1.0
+    sigmas: Iterable[float],
+    noise: NoiseModel = NoiseModel(),  # noqa: B008  it cannot be changed
+    eta: float = 1.0,
 ) -> tuple[Transition, ...]:
     """The transitions of a decreasing schedule of noise levels.
 
     Arguments:
         sigmas: σ_0 > … > σ_T = 0.
-        flow_matching: True for x = (1 − σ) x0 + σ n, False for x = x0 + σ n.
+        noise: The model's noise.
         eta: η in ]0, 1], the amount of noise that each step replaces by new noise.
-        noise_scale: The factor by which the sampler multiplies `s`.
 
     Raises:
         ValueError: The schedule has fewer than two steps or does not decrease to 0, or η is not in
@@ -82,16 +88,16 @@ def transitions(
             f"eta must be above 0 and at most 1, not {eta}: set it to 1. Steering needs the noise "
             "that each step draws"
         )
-    return tuple(_transition(a, b, flow_matching, eta, noise_scale) for a, b in pairwise(levels))
+    return tuple(_transition(a, b, noise, eta) for a, b in pairwise(levels))
 
 
-def _transition(sigma: float, after: float, flow: bool, eta: float, scale: float) -> Transition:
-    signal = 1 - sigma if flow else 1.0
-    spread = signal**2 + sigma**2
-    slope, certainty = signal / spread, signal**2 / spread
+def _transition(sigma: float, after: float, model: NoiseModel, eta: float) -> Transition:
+    signal, deviation, variance = model.signal(sigma), model.deviation(sigma), model.sigma_data**2
+    total = variance * signal**2 + deviation**2
+    of_state = signal, variance * signal / total, variance * signal**2 / total, deviation
     if after == 0:
-        return Transition(sigma, after, 0.0, 1.0, 0.0, signal, slope, certainty)
-    if flow:
+        return Transition(sigma, after, 0.0, 1.0, 0.0, *of_state)
+    if model.flow_matching:
         down = after * (1 + (after / sigma - 1) * eta)
         shrink = (1 - after) / (1 - down)
         noise = math.sqrt(max(after**2 - (down * shrink) ** 2, 0.0))
@@ -100,5 +106,5 @@ def _transition(sigma: float, after: float, flow: bool, eta: float, scale: float
         down, shrink = math.sqrt(max(after**2 - noise**2, 0.0)), 1.0
     keep = down / sigma
     return Transition(
-        sigma, after, shrink * keep, shrink * (1 - keep), scale * noise, signal, slope, certainty
+        sigma, after, shrink * keep, shrink * (1 - keep), model.scale * noise, *of_state
     )

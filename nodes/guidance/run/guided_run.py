@@ -15,11 +15,12 @@ from ....mmd_core.guidance.guidance import NotFinite
 from ...base.remark import Remark
 from ...host.device_memory import room
 from ...host.faults import check_latent_image, explained
+from ...host.noise_model import noise_model
 from ...host.progress import show_text
 from ...host.prompts import batch_features, positive_entries
 from .checks import check_fit, check_prompts
 from .make_guidance import make_guidance, make_schedule
-from .report import FEW_IMAGES, ending, remarks, status, summary
+from .report import FEW_IMAGES, NO_NOISE, ending, remarks, status, summary
 from .request import Request
 from .session import Session
 from .trace import Trace
@@ -88,12 +89,17 @@ class GuidedRun:
             check_latent_image(self.latent_image, request.node)
         if not self._fits(guider, noise):
             return
+        model = noise_model(self.inner_model.model_sampling)
+        if model is None:
+            if request.guides:
+                self._report(logging.WARNING, NO_NOISE)
+            return
         prompts = request.references.prompts.shape[1] if request.compares_prompts else None
         try:
             self.earlier, recalled = self.session.recall(self.inner_model, noise, prompts)
         except ValueError as error:
             raise ValueError(f"{request.node}: memory: {error}") from error
-        schedule = make_schedule(self.inner_model, request.config, sampler, sigmas)
+        schedule = make_schedule(self.inner_model, model, request.config, sampler, sigmas)
         budget = room(self.inner_model, noise, options)
         self.guidance = make_guidance(
             self.inner_model, request, schedule, noise, self.earlier, budget

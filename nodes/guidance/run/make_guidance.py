@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import comfy.model_sampling
 import torch
 from comfy.model_base import BaseModel
 from torch import Tensor
@@ -23,12 +22,17 @@ from .request import Request
 
 
 def make_schedule(
-    inner_model: BaseModel, config: GuidanceConfig, sampler: object, sigmas: Tensor
+    inner_model: BaseModel,
+    noise: NoiseModel,
+    config: GuidanceConfig,
+    sampler: object,
+    sigmas: Tensor,
 ) -> Schedule:
     """The noise levels of a run.
 
     Arguments:
         inner_model: ComfyUI's model.
+        noise: The model's noise.
         config: The settings, which say where guidance acts.
         sampler: ComfyUI's sampler.
         sigmas: The noise schedule, with shape `(steps + 1,)`.
@@ -40,10 +44,7 @@ def make_schedule(
             float(sampling.percent_to_sigma(config.start_percent)),
             float(sampling.percent_to_sigma(config.end_percent)),
         ),
-        NoiseModel(
-            flow_matching=isinstance(sampling, comfy.model_sampling.CONST),
-            sigma_data=float(getattr(sampling, "sigma_data", 1.0)),
-        ),
+        noise,
         carry_of(sampler),
     )
 

@@ -28,6 +28,12 @@ FEW_IMAGES = Remark(
     "drawn by its noise.",
 )
 
+NO_NOISE = Remark(
+    "not guided",
+    "Draw with a model that removes noise: this one maps an image to an image, so guidance cannot "
+    "act on the way.",
+)
+
 
 def status(row: TraceRow) -> str:
     """What guidance does at one model call, in a short line for the node."""
@@ -215,6 +221,8 @@ def _heading(trace: Trace, references: int) -> str:
     config = trace.config
     if config.strength == 0:
         return "Strength is 0: drawn without guidance, as by KSampler."
+    if NO_NOISE in trace.problems:
+        return "Drawn without guidance."
     if not trace.runs:
         return "Drawn without guidance: latents of several kinds at once cannot be compared."
     groups = f" in {len(trace.runs)} groups" if len(trace.runs) > 1 else ""

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
-import comfy.model_sampling
 import comfy.samplers
 import torch
 from torch import Tensor
@@ -34,6 +33,7 @@ from ...base.counted import counted
 from ...guidance.run.hook import is_coupled
 from ...host.faults import out_of_memory
 from ...host.micro_batch import micro_batched
+from ...host.noise_model import noise_model
 from ...host.particle_noise import ParticleNoise, uniforms
 from .plan import ModelInfo
 from .state import Batch, Learned, Pilot, PilotBatch, PilotProposed, Planned, Proposed, Running
@@ -56,7 +56,8 @@ def with_model(state: Planned | Learned, guider: CFGGuider, node: str) -> Pilot 
     """The state with the facts about the model of the guider. Checks all inputs before sampling.
 
     Raises:
-        ValueError: The schedule does not decrease to 0, or the conditioning holds several prompts.
+        ValueError: The schedule does not decrease to 0, the conditioning holds several prompts, or
+            the model adds no noise.
     """
     for entries in getattr(guider, "original_conds", {}).values():
         for entry in entries:
@@ -67,11 +68,14 @@ def with_model(state: Planned | Learned, guider: CFGGuider, node: str) -> Pilot 
                     "images of a run have the same prompt: connect a single prompt"
                 )
     patcher = guider.model_patcher
-    sampling = patcher.get_model_object("model_sampling")
-    flow = isinstance(sampling, comfy.model_sampling.CONST)
-    scale = float(getattr(sampling, "noise_scale", 1.0)) if flow else 1.0  # as core's sampler does
+    noise = noise_model(patcher.get_model_object("model_sampling"))
+    if noise is None:
+        raise ValueError(
+            f"{node}: the model of guider maps an image to an image, so there is no noise that "
+            "could steer: connect a model that draws from noise"
+        )
     try:
-        steps = transitions(state.plan.sigmas.tolist(), flow, state.config.eta, scale)
+        steps = transitions(state.plan.sigmas.tolist(), noise, state.config.eta)
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from error
     notices = state.notices

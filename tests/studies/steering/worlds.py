@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from mmd_pack.mmd_core import KernelConfig
+from mmd_pack.mmd_core import KernelConfig, NoiseModel
 from mmd_pack.mmd_core.tsmc import (
     GradientTwist,
     Transition,
@@ -146,7 +146,7 @@ class World:
 
 
 def chain(flow: bool = False, eta: float = 1.0, steps: int = STEPS) -> tuple[Transition, ...]:
-    return transitions(even(steps) if flow else karras(steps), flow, eta)
+    return transitions(even(steps) if flow else karras(steps), NoiseModel(flow), eta)
 
 
 def normals(seed: int, *shape: int) -> Tensor:

@@ -242,6 +242,28 @@ def test_flow_matching_models_move_by_the_same_displacement(rng):
 
 
 @pytest.mark.parametrize(
+    "options", [{"mode": m, "strength": 0.05} for m in MODES] + [{"companions": True}], ids=str
+)
+def test_the_scale_of_the_noise_is_only_another_unit_of_sigma(options, rng):
+    """As in HiDream-O1, x = (1 − σ)·x0 + 8σ·n: at equal noise per signal, x0 moves alike."""
+    y, x0, x = make(rng)  # x per unit of signal
+    levels, config = [3.0, 1.5, 0.5, 0.0], GuidanceConfig(**options)
+
+    def moved(scale, i):
+        sigmas = [v / (scale + v) for v in levels]
+        run = guidance(config, y, sigmas=sigmas, noise=NoiseModel(True, scale=scale))
+        s, after = sigmas[i : i + 2]
+        change = (run(x0, (1 - s) * x, s) - x0) * (1 - after / s) / (1 - after)
+        return change, run.chosen
+
+    for i in (0, 1):
+        change, chosen = moved(8.0, i)
+        expected, companions = moved(1.0, i)
+        torch.testing.assert_close(change, expected)
+        assert change.any() and torch.equal(chosen, companions)
+
+
+@pytest.mark.parametrize(
     "options, word",
     [
         ({"mode": "kick"}, "kick"),

@@ -2,18 +2,20 @@
 
 import pytest
 import torch
+from mmd_pack.mmd_core import NoiseModel
 from mmd_pack.mmd_core.tsmc import DenoiserJacobian, transitions, white
 
 F64 = torch.float64
 CHAINS = {
     "eps": transitions([14.0, 3.0, 1.0, 0.2, 0.0]),
-    "flow": transitions([1.0, 0.8, 0.5, 0.1, 0.0], flow_matching=True),
+    "flow": transitions([1.0, 0.8, 0.5, 0.1, 0.0], NoiseModel(flow_matching=True)),
+    "noise of standard deviation 8": transitions([1.0, 0.8, 0.1, 0.0], NoiseModel(True, scale=8.0)),
 }
 
 
 def exact(covariance, step):
     """∂ E[x0 | x] / ∂x for Gaussian x0 and x = α x0 + σ n."""
-    noisy = step.signal**2 * covariance + step.sigma**2 * torch.eye(len(covariance), dtype=F64)
+    noisy = step.signal**2 * covariance + step.deviation**2 * torch.eye(len(covariance), dtype=F64)
     return step.signal * covariance @ torch.linalg.inv(noisy)
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmd_pack.mmd_core import NoiseModel
 from mmd_pack.mmd_core.tsmc import propose, transitions
 from mmd_tests.studies.steering.worlds import F64, even, karras
 
@@ -14,7 +15,7 @@ ETAS = [1.0, 0.7, 0.2]
 
 
 def step_of(sigma, after, flow, eta=1.0, scale=1.0):
-    return transitions([sigma, after, 0.0], flow, eta, scale)[0]
+    return transitions([sigma, after, 0.0], NoiseModel(flow, scale=scale), eta)[0]
 
 
 @pytest.mark.parametrize("eta", ETAS)
@@ -67,25 +68,28 @@ def test_a_step_keeps_the_marginal_of_one_clean_sample(flow, eta):
 
 @pytest.mark.parametrize("flow", [False, True])
 def test_the_last_step_ends_at_the_estimate(flow):
-    last = transitions(even() if flow else karras(), flow)[-1]
+    last = transitions(even() if flow else karras(), NoiseModel(flow))[-1]
     assert (last.of_x, last.of_x0, last.noise, last.sigma_next) == (0, 1, 0, 0)
 
 
-@pytest.mark.parametrize("flow", [False, True])
-def test_slope_and_share_settled_are_those_of_clean_samples_of_variance_1(flow):
+@pytest.mark.parametrize("noise", [NoiseModel(), NoiseModel(True), NoiseModel(sigma_data=0.5)])
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_slope_and_share_settled_are_those_of_clean_samples(noise, scale):
+    """Of the variance that the model assumes."""
+    noise, v = noise._replace(scale=scale), noise.sigma_data**2
     for sigma in (0.9, 0.5, 0.1):
-        signal = 1 - sigma if flow else 1
-        step = step_of(sigma, 0.05, flow)
-        kept = signal / (signal**2 + sigma**2)  # x̂0 = kept · x for x0 ~ N(0, 1)
+        signal = 1 - sigma if noise.flow_matching else 1
+        step = transitions([sigma, 0.05, 0.0], noise)[0]
+        variance = signal**2 * v + (scale * sigma) ** 2  # of x
+        kept = signal * v / variance  # x̂0 = kept · x for x0 ~ N(0, v)
         assert step.slope == pytest.approx(kept)
-        assert step.certainty == pytest.approx(
-            kept**2 * (signal**2 + sigma**2)
-        )  # the variance of x̂0
+        assert step.certainty == pytest.approx(kept**2 * variance / v)  # that of x̂0, by v
 
 
-def test_noise_scale_multiplies_what_is_drawn_and_nothing_else():
-    once, twice = step_of(0.8, 0.4, True), step_of(0.8, 0.4, True, scale=2.0)
-    assert twice == once._replace(noise=2 * once.noise)
+@pytest.mark.parametrize("flow", [False, True])
+def test_the_scale_of_the_noise_multiplies_what_is_drawn_and_not_the_mean(flow):
+    once, twice = step_of(0.8, 0.4, flow), step_of(0.8, 0.4, flow, scale=2.0)
+    assert twice.noise == 2 * once.noise and twice.mean(1.3, -0.4) == once.mean(1.3, -0.4)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +145,6 @@ def test_as_euler_ancestral_of_comfyui(flow, eta, scale, rng):
         comfy_model(denoise, flow), x, sigmas, {}, disable=True, eta=eta, s_noise=scale,
         noise_sampler=lambda sigma, after: next(theirs),
     )  # fmt: skip
-    steps = transitions(sigmas.tolist(), flow, eta, scale)
+    steps = transitions(sigmas.tolist(), NoiseModel(flow, scale=scale), eta)
     paths = propose(lambda x, i: denoise(x, sigmas[i]), x, steps, lambda i: drawn[i])
     torch.testing.assert_close(paths.z, expected, rtol=1e-10, atol=1e-10)
