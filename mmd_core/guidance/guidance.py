@@ -34,7 +34,7 @@ from .contrast import Base, check_base
 from .couplings import Couplings
 from .memory import Memory
 from .modes import Move, norms
-from .schedule import PLAIN, Execution, Schedule
+from .schedule import PLAIN, Course, Execution, Schedule
 from .trace import RunTrace, TraceRow
 
 __all__ = ["Guidance", "NotFinite"]
@@ -87,6 +87,7 @@ class Guidance:
     ) -> None:
         check_base(config, base)
         self.config, self.schedule, self.noise = config, schedule, schedule.noise
+        self.course = Course(schedule)
         self.mode, self.captions = config.rules, captions
         self.record, self.workers = execution.record, execution.workers
         self.memory = None if memory is None else self.mode.recalled(memory)
@@ -136,6 +137,7 @@ class Guidance:
             NotFinite: If `record`, and `x0` or `x` is not finite.
         """
         self._agree(x0, sigma, prompts)
+        self.course.reach(sigma)
         step = self._step(sigma)
         if step is None and not self.record:
             return x0
@@ -217,7 +219,7 @@ class Guidance:
             return None
         if self.config.companions and self.comparison.posterior.open(sigma) < MIN_OPEN:
             return None
-        return self.schedule.step(sigma)
+        return self.course.step(sigma)
 
     def _pulls(
         self, coupling: Coupling, x0: Tensor, x: Tensor, sigma: float, prompts: Tensor | None
@@ -284,7 +286,7 @@ class Guidance:
             raise NotFinite(sigma, (bad + 1).tolist())
         return TraceRow(
             sigma,
-            self.schedule.progress(sigma),
+            self.course.progress(sigma),
             before,
             after,
             change,

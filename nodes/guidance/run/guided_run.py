@@ -20,7 +20,7 @@ from ...host.progress import show_text
 from ...host.prompts import batch_features, positive_entries
 from .checks import check_fit, check_prompts
 from .make_guidance import make_guidance, make_schedule
-from .report import FEW_IMAGES, NO_NOISE, ending, remarks, status, summary
+from .report import FEW_IMAGES, NO_NOISE, RISING, ending, remarks, status, summary
 from .request import Request
 from .session import Session
 from .trace import Trace
@@ -44,6 +44,9 @@ class GuidedRun:
         prompts: The features of the prompts that act now, with shape `(B, E)`, or None.
         earlier: Samples finished earlier that count as drawn together with this batch, or None.
         broken: Whether an estimate was not finite, so that nothing more is recorded.
+
+    A deep copy is the run itself: samplers that copy the model options for each call still guide
+    this run.
     """
 
     def __init__(
@@ -60,6 +63,9 @@ class GuidedRun:
         self.prompts: Tensor | None = None
         self.earlier: Memory | None = None
         self.broken = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "GuidedRun":
+        return self
 
     def begin(
         self,
@@ -100,6 +106,8 @@ class GuidedRun:
         except ValueError as error:
             raise ValueError(f"{request.node}: memory: {error}") from error
         schedule = make_schedule(self.inner_model, model, request.config, sampler, sigmas)
+        if schedule.rises and request.guides:
+            self._report(logging.WARNING, RISING)
         budget = room(self.inner_model, noise, options)
         self.guidance = make_guidance(
             self.inner_model, request, schedule, noise, self.earlier, budget

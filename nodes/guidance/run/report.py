@@ -34,6 +34,12 @@ NO_NOISE = Remark(
     "act on the way.",
 )
 
+RISING = Remark(
+    "noise rises",
+    "Where the noise of a schedule rises (unsampling, FlipSigmas), guidance does not act: it would "
+    "push the images away from the references.",
+)
+
 
 def status(row: TraceRow) -> str:
     """What guidance does at one model call, in a short line for the node."""
@@ -92,6 +98,17 @@ def _effect_remarks(trace: Trace, few: bool) -> list[Remark]:
         few: Whether the images followed companions, which moves them less.
     """
     acted = trace.acted
+    if not trace.rows:
+        return [
+            Remark(
+                "no model call",
+                "Draw with another sampler, or more steps: guidance saw no call of the model. "
+                "Either the schedule has no step, or this sampler calls the model without what "
+                "ComfyUI gave it for this run (model_options).",
+            )
+        ]
+    if not acted and RISING in trace.problems:
+        return []
     if not acted:
         return [
             Remark(
