@@ -32,6 +32,8 @@ from mmd_tests.support.workflow_format import Workflow
 DEMO = Path(__file__).absolute().parent
 ROOT = DEMO.parent.parent
 UNCONDITIONAL = {"cfg": 1.0, "sampler_name": "euler_ancestral", "scheduler": "karras"}
+# Matches kinds and proportions best, and there is no prompt to keep.
+PROPORTIONS = {"strength": 100.0, "mode": "flow"}
 PROMPTS = (  # none of them is the name of a reference
     "grinning face",
     "cat face",
@@ -58,21 +60,21 @@ DEMOS = {
         many=True,
         batch=16,
         seed=1,
-        sampler={**UNCONDITIONAL, "steps": 25, "cfg": 4.0, "strength": 3.0},
+        sampler={**UNCONDITIONAL, "steps": 25, "cfg": 4.0},
     ),
     "shapes": Settings(
         "MMD Guidance - demo shapes",
         world="shapes",
         batch=32,
         seed=1,
-        sampler={"steps": 25, **UNCONDITIONAL},
+        sampler={"steps": 25, **UNCONDITIONAL, **PROPORTIONS},
     ),
     "digits": Settings(
         "MMD Guidance - demo digits",
         world="digits",
         batch=128,
         seed=1,
-        sampler={"steps": 40, **UNCONDITIONAL},
+        sampler={"steps": 40, **UNCONDITIONAL, **PROPORTIONS},
     ),
 }
 PATIENCE = 24 * 3600.0  # seconds: a checkpoint on a CPU takes its time
