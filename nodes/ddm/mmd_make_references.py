@@ -122,6 +122,11 @@ class MMDMakeReferences(io.ComfyNode):
         # The empty latent may have the channels and size of another VAE.
         ratios = {name: n for name, n in latent_image.items() if name.startswith("downscale_ratio")}
         empty = latent_image["samples"]
+        if empty.is_nested:
+            raise ValueError(
+                "MMDMakeReferences: latent_image holds latents of several kinds at once (images "
+                "and sound): connect a latent of images alone"
+            )
         empty = comfy.sample.fix_empty_latent_channels(model, empty, **ratios)[:1]
         entries = comfy.sampler_helpers.convert_cond(positive)
         prompts = prompt_count(entries)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import comfy.nested_tensor
 import comfy.samplers
 import torch
 from comfy_api.latest import io
@@ -138,7 +139,7 @@ class MMDGuidedKSampler(io.ComfyNode):
             node, references, config, trace, memory, preview_batch, executing_node(), base
         )
         guided = apply_guidance(micro_batched(model, micro_batch), request, grouped=True)
-        batch = len(latent_image["samples"])
+        batch = latent_image["samples"].shape[0]  # latents of several kinds have no len
         parts = []
         for indices in group_indices(batch, group_size):
             whole = len(indices) == batch
@@ -168,4 +169,6 @@ def joined(parts: list[dict[str, Any]], latent_image: dict[str, Any]) -> dict[st
     if len(parts) == 1:
         return parts[0]
     whole = {name: value for name, value in latent_image.items() if name in parts[0]}
-    return {**whole, "samples": torch.cat([part["samples"] for part in parts])}
+    samples = [part["samples"] for part in parts]
+    together = comfy.nested_tensor.cat_nested if samples[0].is_nested else torch.cat
+    return {**whole, "samples": together(samples)}

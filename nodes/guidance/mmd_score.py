@@ -15,6 +15,7 @@ from ...mmd_core.comparison.score import TESTABLE, Score, score
 from ..base.counted import counted
 from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, KernelSocket, ReferencesSocket
+from ..host.picture import picture
 from ..host.vae_match import other_vae, pixel_unit
 from ..pictures.fit_image import fit_image
 from ..pictures.picture_grid import Cell, captioned_sheet
@@ -57,7 +58,7 @@ def to_score(
         ValueError: There are none, or they cannot be compared with the references.
     """
     if latent is not None:
-        samples = latent["samples"].float().cpu()
+        samples = picture(latent["samples"]).float().cpu()
     elif images is None:
         raise ValueError(f"{NODE}: there is nothing to score: connect latent or images")
     elif vae is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from comfy.latent_formats import LatentFormat
+
+
+log = logging.getLogger("mmd_guidance")
 
 
 def executing_node() -> str | None:
@@ -52,6 +56,7 @@ class BatchPreview:
         callback: The sampler's own callback, which is called first; or None.
         device: The device of the latents.
         latent_format: The latent format of the model.
+        pictures: What of the latents are pictures.
     """
 
     def __init__(
@@ -59,8 +64,9 @@ class BatchPreview:
         callback: Callable[[int, Tensor, Tensor, int], None] | None,
         device: torch.device,
         latent_format: LatentFormat,
+        pictures: Callable[[Tensor], Tensor] = lambda latents: latents,
     ) -> None:
-        self.callback, self.bar = callback, None
+        self.callback, self.bar, self.pictures = callback, None, pictures
         self.previewer = latent_preview.get_previewer(device, latent_format)
         # Previews may be off in ComfyUI. This one is always shown if the format allows it.
         if self.previewer is None and latent_format.latent_rgb_factors is not None:
@@ -73,7 +79,14 @@ class BatchPreview:
     def __call__(self, step: int, x0: Tensor, x: Tensor, total_steps: int) -> None:
         if self.callback is not None:
             self.callback(step, x0, x, total_steps)
-        if self.previewer is not None:
-            self.bar = self.bar or comfy.utils.ProgressBar(total_steps)
-            preview = self.previewer.decode_latent_to_preview_image("JPEG", tiled(x0))
+        if self.previewer is None:
+            return
+        self.bar = self.bar or comfy.utils.ProgressBar(total_steps)
+        grid = tiled(self.pictures(x0))
+        try:
+            preview = self.previewer.decode_latent_to_preview_image("JPEG", grid)
+        except RuntimeError as error:  # the latents are not as the format says: draw without it
+            log.warning("The batch cannot be previewed: %s", error)
+            self.previewer = None
+        else:
             self.bar.update_absolute(step + 1, total_steps, preview)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...mmd_core import References
 from ..base.counted import counted
 from .fingerprint import vae_fingerprint
+from .picture import picture
 
 if TYPE_CHECKING:
     from comfy.latent_formats import LatentFormat
@@ -57,7 +58,7 @@ def target_size(target: dict[str, Any], unit: int) -> tuple[int, int]:
     Raises:
         ValueError: `target` holds no latents of images.
     """
-    samples = target["samples"]
+    samples = picture(target["samples"])
     if getattr(samples, "ndim", 0) not in (4, 5):
         raise ValueError(
             "EncodeReferenceLatents: target holds no images: connect the latent_image of the "
@@ -144,7 +145,9 @@ def known_formats(channels: int) -> Iterator[LatentFormat]:
                 continue
 
 
-def wrong_vae(references: References, latent_format: LatentFormat) -> str | None:
+def wrong_vae(
+    references: References, latent_format: LatentFormat, channels: int | None = None
+) -> str | None:
     """A warning if the references clearly come from another VAE than the model expects, else None.
 
     A different number of channels is always a mismatch. If the numbers are equal (SD 1.5 and SDXL),
@@ -158,8 +161,14 @@ def wrong_vae(references: References, latent_format: LatentFormat) -> str | None
     down to an agreement of 0.74 with the own format, in 6 of 10 single images, and never in grey
     images. (The distilled encoder of Flux 2 has an agreement of 0.83 with its format.) Alarms for
     untrained encoders: 0 of 240. Alarms for random mixtures of RGB: 3 of 100.
+
+    Arguments:
+        references: The references.
+        latent_format: The latent format of the model.
+        channels: How many channels pictures have, if that is not what the format says: a format of
+            latents of several kinds may name the channels of another kind.
     """
-    have, want = references.latents.shape[1], latent_format.latent_channels
+    have, want = references.latents.shape[1], channels or latent_format.latent_channels
     if have != want:
         return (
             f"the references have {counted(have, 'latent channel')}, but the model expects {want}: "

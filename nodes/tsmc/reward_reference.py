@@ -14,6 +14,7 @@ from ...mmd_core.tsmc import Witness
 from ..base.counted import counted
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, KernelSocket, ReferencesSocket, RewardSocket
+from ..host.picture import picture
 from ..host.vae_match import wrong_vae
 from .rewards.reward import fixed_witness
 
@@ -225,6 +226,6 @@ class TSMCRewardReference(io.ComfyNode):
             )
         if base is None:
             return io.NodeOutput(ReferenceReward(references, kernel))
-        samples = base["samples"].float().cpu()
+        samples = picture(base["samples"]).float().cpu()
         check_base(samples, references)
         return io.NodeOutput(ReferenceReward(references, kernel, samples))

@@ -38,9 +38,9 @@ def patched(model, references, **settings):
 
 def guided_draw(model, references, latent=None, sampler="euler", steps=4, **options):
     """Our sampler node: (samples, trace, report)."""
-    options = {**SETTINGS, "denoise": 1.0, "positive": prompt(1), **options}
+    options = {**SETTINGS, "denoise": 1.0, "positive": prompt(1), "negative": prompt(2), **options}
     latent, trace, report = MMDGuidedKSampler.execute(
-        model, references, 7, steps, 2.0, sampler, "normal", negative=prompt(2),
+        model, references, 7, steps, 2.0, sampler, "normal",
         latent_image=latent or empty_latent(), **options,
     ).result  # fmt: skip
     return latent["samples"], trace, report

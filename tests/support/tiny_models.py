@@ -148,3 +148,40 @@ def family_latent(family: str, batch: int = 8, side: int = 4):
     """An empty LATENT of the family's shape; video models get one frame."""
     shape = {"SD3": (16,), "Flux": (16,), "WAN21_T2V": (16, 1)}.get(family, (4,))
     return {"samples": torch.zeros(batch, *shape, side, side)}
+
+
+def picture_and_sound_model():
+    """A MODEL that draws films with their sound: a network for the film, and none for the sound."""
+    import comfy.conds
+    import comfy.latent_formats
+
+    class FilmAndSound(comfy.latent_formats.LatentFormat):
+        latent_channels, latent_dimensions = 16, 3
+        latent_rgb_factors = [[0.1, 0.0, -0.1]] * 16
+        latent_rgb_factors_bias = [0.0, 0.0, 0.0]
+
+    model = tiny_family("WAN21_T2V")
+    network = model.model.diffusion_model
+    of_film = network.forward
+
+    def forward(x, *args, **options):
+        if isinstance(x, list):
+            return [of_film(x[0], *args, **options), x[1] / 2]
+        return of_film(x, *args, **options)
+
+    def extra_conds(cross_attn, latent_shapes, **options):
+        tokens = {"c_crossattn": comfy.conds.CONDRegular(cross_attn)}
+        kinds = {"latent_shapes": comfy.conds.CONDConstant(latent_shapes)}
+        return {**tokens, **kinds} if len(latent_shapes) > 1 else tokens
+
+    network.forward, model.model.extra_conds = forward, extra_conds
+    model.model.latent_format = FilmAndSound()
+    return model
+
+
+def film_and_sound(batch: int = 8, frames: int = 1, side: int = 4):
+    """An empty LATENT for it."""
+    import comfy.nested_tensor
+
+    film, sound = torch.zeros(batch, 16, frames, side, side), torch.zeros(batch, 8, 10)
+    return {"samples": comfy.nested_tensor.NestedTensor([film, sound])}

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ....mmd_core import Base, GuidanceConfig, References
 from ....mmd_core.guidance import contrast
+from ...base.counted import counted
 from ...host.prompts import entry_feature
 from ...host.vae_match import wrong_vae
 
@@ -69,28 +70,46 @@ def check_prompts(
 
 def check_fit(
     references: References,
-    noise: Tensor,
+    pictures: Tensor,
     latent_format: LatentFormat,
     node: str,
     base: References | None = None,
 ) -> None:
     """Checks that the references, and base images if any, can be compared with the images.
 
+    Arguments:
+        references: The references.
+        pictures: Latents with the shape of the images, `(B, C, *)`.
+        latent_format: The latent format of the model.
+        node: The name of the node, for messages.
+        base: The base images, or None.
+
     Raises:
-        ValueError: They come from another VAE, or have another size.
+        ValueError: They come from another VAE, or have another size or number of frames.
     """
-    trouble = wrong_vae(references, latent_format)
+    trouble = wrong_vae(references, latent_format, pictures.shape[1])
     if trouble:
         raise ValueError(f"{node}: {trouble}")
     if base is not None:
         _check_alike(references, base, latent_format, node)
-    have, want = references.latents.shape[-2:], noise.shape[-2:]
+    have, want = references.latents.shape[-2:], pictures.shape[-2:]
     if have != want:
         raise ValueError(
             f"{node}: the references were encoded for another image size: their latents are "
             f"{have[1]}×{have[0]}, those being drawn {want[1]}×{want[0]}. Connect the latent_image "
             "of the sampler to target of EncodeReferenceLatents."
         )
+    have, want = frames(references.latents), frames(pictures)
+    if have != want:
+        raise ValueError(
+            f"{node}: the latents of a reference have {counted(have, 'frame')}, those being drawn "
+            f"{want}: encode references with as many frames as are drawn."
+        )
+
+
+def frames(latents: Tensor) -> int:
+    """How many frames each of the latents has; pictures have one."""
+    return latents.shape[2] if latents.ndim == 5 else 1
 
 
 def _check_alike(
@@ -107,8 +126,8 @@ def _check_alike(
             f"{node}: the images of base and the references come from different VAEs. Connect "
             "MMDBaseImages to base, with the model and the references of this node."
         )
-    have, want = base.latents.shape[-2:], references.latents.shape[-2:]
-    if have != want:
+    if base.latents.shape[1:] != references.latents.shape[1:]:
+        have, want = base.latents.shape[-2:], references.latents.shape[-2:]
         raise ValueError(
             f"{node}: the images of base have another size than the references: their latents are "
             f"{have[1]}×{have[0]}, those of the references {want[1]}×{want[0]}. Connect the "

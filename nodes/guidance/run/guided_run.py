@@ -19,6 +19,7 @@ from ...host.noise_model import noise_model
 from ...host.progress import show_text
 from ...host.prompts import batch_features, positive_entries
 from .checks import check_fit, check_prompts
+from .compared_part import ComparedPart
 from .make_guidance import make_guidance, make_schedule
 from .report import FEW_IMAGES, NO_NOISE, RISING, ending, remarks, status, summary
 from .request import Request
@@ -36,6 +37,7 @@ class GuidedRun:
         request: What the node asks for.
         session: What the run shares with other runs of its batch.
         inner_model: ComfyUI's model, loaded for this run.
+        part: What of the latents is compared with the references.
         latent_image: The latents from which the run starts, with shape `(B, *shape)`, or None.
         mask: Where the run may change `latent_image`, or None.
 
@@ -54,10 +56,12 @@ class GuidedRun:
         request: Request,
         session: Session,
         inner_model: BaseModel,
+        part: ComparedPart,
         latent_image: Tensor | None,
         mask: Tensor | None,
     ) -> None:
         self.request, self.session, self.inner_model = request, session, inner_model
+        self.part = part
         self.latent_image, self.mask = latent_image, mask
         self.guidance: Guidance | None = None
         self.prompts: Tensor | None = None
@@ -102,7 +106,9 @@ class GuidedRun:
             return
         prompts = request.references.prompts.shape[1] if request.compares_prompts else None
         try:
-            self.earlier, recalled = self.session.recall(self.inner_model, noise, prompts)
+            self.earlier, recalled = self.session.recall(
+                self.inner_model, self.part.of(noise), prompts
+            )
         except ValueError as error:
             raise ValueError(f"{request.node}: memory: {error}") from error
         schedule = make_schedule(self.inner_model, model, request.config, sampler, sigmas)
@@ -110,7 +116,7 @@ class GuidedRun:
             self._report(logging.WARNING, RISING)
         budget = room(self.inner_model, noise, options)
         self.guidance = make_guidance(
-            self.inner_model, request, schedule, noise, self.earlier, budget
+            self.inner_model, request, schedule, self.part.of(noise), self.earlier, budget
         )
         if self.guidance.config.companions and request.guides:
             log.warning("%s: %s", request.node, FEW_IMAGES.text)
@@ -167,6 +173,7 @@ class GuidedRun:
             sigmas: The noise schedule, with shape `(steps + 1,)`.
         """
         request, trace, record = self.request, self.request.trace, None
+        samples = self.part.of(samples)
         # Recorded before they are remembered: an error here then leaves the memory unchanged.
         if trace is not None and self.guidance is not None:
             finished = Memory(samples.detach().float(), self.prompts)
@@ -190,7 +197,8 @@ class GuidedRun:
         references, node = self.request.references, self.request.node
         try:
             latent_format = self.inner_model.latent_format
-            check_fit(references, noise, latent_format, node, self.request.base)
+            pictures = self.part.of(noise)
+            check_fit(references, pictures, latent_format, node, self.request.base)
             if self.request.compares_prompts:
                 check_prompts(references, positive_entries(guider), node, self.request.base)
         except ValueError:
@@ -213,12 +221,15 @@ class GuidedRun:
         seen = x0
         if self.mask is not None:
             seen = x0 * self.mask + self.latent_image * (1 - self.mask)
-        by_prompt = unconditional.by_prompt(x0, self.mask)
-        guided = self.guidance(seen, x, sigma, self.prompts, by_prompt)
+        of, seen = self.part.of, self.part.of(seen)
+        by_prompt = unconditional.by_prompt(x0, self.mask, of)
+        guided = self.guidance(seen, of(x), sigma, self.prompts, by_prompt)
         rows = self.guidance.trace
         if rows:
             show_text(status(rows[-1]), self.request.node_id)
-        return guided if self.mask is None else x0 + (guided - seen).to(x0.dtype)
+        if self.mask is None and self.part == ComparedPart():
+            return guided
+        return self.part.moved(x0, (guided - seen).to(x0.dtype))
 
     def _report(self, level: int, problem: Remark) -> None:
         """Writes a problem into the log and the report."""

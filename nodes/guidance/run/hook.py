@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from comfy.latent_formats import LatentFormat
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from comfy.samplers import CFGGuider
@@ -20,6 +19,7 @@ from torch import Tensor
 from ...host.faults import with_memory_advice
 from ...host.progress import BatchPreview
 from .checks import check_base, check_captions
+from .compared_part import compared_part
 from .guided_run import GuidedRun
 from .request import Request
 from .session import Session
@@ -60,10 +60,12 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
         disable_pbar: bool = False,
     ) -> Tensor:
         inner_model = guider.inner_model
-        if request.preview_batch:
-            callback = BatchPreview(callback, noise.device, inner_model.latent_format)
+        channels = request.references.latents.shape[1]
+        part = compared_part(guider, noise, inner_model.latent_format, channels)
+        if request.preview_batch and part is not None:
+            callback = BatchPreview(callback, noise.device, inner_model.latent_format, part.of)
         rest = callback, noise, latent_image, denoise_mask, disable_pbar
-        if _several_kinds(noise, inner_model.latent_format):
+        if part is None:
             forgotten = "" if request.memory is None else " and not remembered"
             log.warning(
                 "%s: latents of several kinds at once are drawn without guidance%s.",
@@ -72,7 +74,7 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
             )
             return executor(guider, sigmas, extra_args, *rest)
         session = group or Session(request.memory)
-        run = GuidedRun(request, session, inner_model, latent_image, denoise_mask)
+        run = GuidedRun(request, session, inner_model, part, latent_image, denoise_mask)
         options = extra_args["model_options"]["transformer_options"]
         run.begin(guider, executor.class_obj, sigmas, noise, options)
         options[key] = run
@@ -108,11 +110,6 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
 def is_coupled(model: ModelPatcher) -> bool:
     """Whether the model has MMD guidance."""
     return any(str(key).startswith(KEY) for key in model.wrappers.get(WrappersMP.PREDICT_NOISE, {}))
-
-
-def _several_kinds(noise: Tensor, latent_format: LatentFormat) -> bool:
-    """Whether one tensor holds latents of several kinds, for example of video and sound."""
-    return noise.ndim == 3 and latent_format.latent_dimensions >= 2
 
 
 def _add_outermost(model: ModelPatcher, kind: str, key: str, wrapper: Callable) -> None:

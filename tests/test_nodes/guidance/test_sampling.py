@@ -16,6 +16,7 @@ from mmd_pack.nodes.guidance.mmd_kernel import MMDKernel
 from mmd_pack.nodes.guidance.run import guided_run
 from mmd_pack.nodes.guidance.run.make_guidance import carry_of, make_guidance, make_schedule
 from mmd_pack.nodes.guidance.run.request import Request
+from mmd_pack.nodes.host.noise_model import noise_model
 from mmd_pack.nodes.host.prompts import batch_features, entry_feature
 from mmd_tests.support.guided_runs import SETTINGS, core_draw, guided_draw, make_references, patched
 from mmd_tests.support.tiny_models import empty_latent, prompt, tiny_model
@@ -343,7 +344,8 @@ def test_images_guide_a_model_of_video(references):
     inner, config = tiny_model().model, patched_config()
     noise = torch.zeros(4, 4, 1, 8, 8)
     sampler = comfy.samplers.sampler_object("euler")
-    schedule = make_schedule(inner, config, sampler, torch.tensor([5.0, 1.0, 0.0]))
+    model_noise = noise_model(inner.model_sampling)
+    schedule = make_schedule(inner, model_noise, config, sampler, torch.tensor([5.0, 1.0, 0.0]))
     guidance = make_guidance(
         inner, Request("test", references, config), schedule, noise, None, torch.inf
     )
