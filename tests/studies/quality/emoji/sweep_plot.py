@@ -1,10 +1,10 @@
 """One picture of all sweeps: a row of small charts for each."""
 
-from mmd_pictures.chart import COLORS, NEUTRAL, Axis, Line, bounds, chart
-from mmd_pictures.lettering import BACKGROUND, Color, length, write
+from mmd_pictures.chart import COLORS, LEFT, NEUTRAL, RIGHT, Axis, Line, bounds, chart
+from mmd_pictures.lettering import BACKGROUND, Color, length, shortened, write
 from mmd_tests.studies.quality.emoji.report import COLUMNS
 from mmd_tests.studies.quality.emoji.results import Results
-from mmd_tests.studies.quality.emoji.sweeps import BOTH, SWEEPS, UNGUIDED, Sweep, row_name
+from mmd_tests.studies.quality.emoji.sweeps import BOTH, SWEEPS, UNGUIDED, row_name
 from mmd_tests.studies.tables import mean, unique
 from PIL import Image, ImageDraw
 
@@ -29,10 +29,12 @@ def lines(results: Results, name: str, figure: str) -> list[Line]:
     return found
 
 
-def axis_of(sweep: Sweep, name: str) -> Axis:
-    """The values, evenly spaced."""
-    values = list(sweep.points)
-    return Axis([((i + 0.5) / len(values), value) for i, value in enumerate(values)], name)
+def axis_of(name: str) -> Axis:
+    """The values of a sweep, evenly spaced."""
+    values = list(SWEEPS[name].points)
+    room = 1.1 * (SIZE[0] - LEFT - RIGHT) / len(values)
+    marks = [((i + 0.5) / len(values), shortened(text, 15, room)) for i, text in enumerate(values)]
+    return Axis(marks, name)
 
 
 def legend(draw: ImageDraw.ImageDraw, names: dict[str, Color]) -> None:
@@ -48,13 +50,14 @@ def plot(results: Results) -> Image.Image:
     """A row for each sweep that there are rows of, a column for each figure."""
     names = results.cases(SWEEPS)
     width, height = (side + GAP for side in SIZE)
-    picture = Image.new("RGB", (GAP + len(FIGURES) * width, HEAD + len(names) * height), BACKGROUND)
-    for row, name in enumerate(names):
-        for column, figure in enumerate(FIGURES):
-            found = lines(results, name, figure)
-            title = TITLES.get(figure, COLUMNS[figure].heading)
-            span = (0.0, max(1.0, bounds(found, False)[1])) if figure != "own name first" else None
-            small = chart(title, found, SIZE, axis=axis_of(SWEEPS[name], name), span=span)
+    size = (GAP + len(FIGURES) * width, HEAD + len(names) * height)
+    picture = Image.new("RGB", size, BACKGROUND)
+    for column, figure in enumerate(FIGURES):
+        title = TITLES.get(figure, COLUMNS[figure].heading)
+        found = [lines(results, name, figure) for name in names]
+        span = bounds([line for each in found for line in each], False)  # the same for a column
+        for row, (name, each) in enumerate(zip(names, found, strict=True)):
+            small = chart(title, each, SIZE, axis=axis_of(name), span=span)
             picture.paste(small, (GAP + column * width, HEAD + row * height))
     legend(ImageDraw.Draw(picture), LINE_COLORS)
     return picture

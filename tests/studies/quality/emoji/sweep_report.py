@@ -14,9 +14,9 @@ JSON = "emoji_sweeps.json"
 PICTURE = "emoji_sweeps.png"
 ABOUT = f"""\
 The case "a {STYLE}" of [EMOJI.md](EMOJI.md), which explains the figures: varied prompts, a set of 64 varied pictures
-in one style that the model has not seen, 16 images, cfg 4, 25 steps. In each table one setting changes, in two modes:
-keep_prompt at strength {NODE_STRENGTH:g}, with which a new node begins, and flow at strength 100. Means over seeds ± standard
-deviations.
+that the model has not seen, 16 images, cfg 4. In each table one setting changes, in two modes: keep_prompt at strength
+{NODE_STRENGTH:g}, with which a new node begins, and flow at strength 100. Means over seeds ± standard deviations. The picture shows
+the means; the nearest picture of the set is compared as in the column "by fresh".
 
 ![The sweeps]({PICTURE})"""
 

@@ -83,7 +83,7 @@ def values_of(name: str, *values: float) -> dict[str, dict]:
     return {f"{value:g}": {name: value} for value in values}
 
 
-WINDOWS = ((0, 0.25), (0, 0.5), (0, 0.75), (0, 1), (0.25, 0.75), (0.25, 1), (0.5, 1))
+WINDOWS = ((0, 0.25), (0, 0.5), (0, 0.75), (0, 1), (0.25, 1), (0.5, 1))
 SWEEPS = {
     "strength": Sweep(
         "Both modes at each strength; all other settings are the defaults.",
@@ -91,8 +91,8 @@ SWEEPS = {
         {KEEPING: {}, FLOW: {"mode": "flow"}},
     ),
     "window": Sweep(
-        "From start_percent to end_percent of the noise schedule.",
-        {f"{a:g} to {b:g}": {"start_percent": a, "end_percent": b} for a, b in WINDOWS},
+        "From start_percent to end_percent.",
+        {f"{a:g}-{b:g}": {"start_percent": a, "end_percent": b} for a, b in WINDOWS},
         BOTH,
     ),
     "features": Sweep(
