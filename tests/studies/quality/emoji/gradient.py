@@ -3,7 +3,8 @@
 At each model call the estimates x̂0 are decoded, and the gradient of a loss between the decoded batch
 and the set is taken with respect to the noisy x, through the decoder and the denoiser. The estimates
 then move against it, as far as `universal.py` says. This is the forward part of universal guidance;
-its backward part and its recurrence, which take more model calls, are left out.
+its backward part (more passes through the decoder) and its recurrence (more model calls) are left
+out.
 
 References:
     Bansal et al., Universal Guidance for Diffusion Models, 2023. https://arxiv.org/abs/2302.07121

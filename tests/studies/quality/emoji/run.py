@@ -5,8 +5,9 @@
 
 What is drawn is kept in the cache folder: a run that is stopped goes on where it was, and one that
 is started again only draws what has changed. Rows of earlier runs with the same weights stay in the
-results, so that a long run can be made in parts. All but --quick needs `emoji.npz` in the cache
-folder, which `python tests/demo/emoji/data.py` makes.
+results, so that a long run can be made in parts. (Only the FD of all seeds together needs a method's
+seeds in one run: run them once more, nothing is drawn again.) All but --quick needs `emoji.npz` in
+the cache folder, which `python tests/demo/emoji/data.py` makes.
 """
 
 from __future__ import annotations
