@@ -17,7 +17,15 @@ from torch import Tensor
 
 from ..comparison.coupling import Coupling
 
-__all__ = ["FEW", "MIN_OPEN", "STRENGTH_SHARE", "Finished", "companions", "followed"]
+__all__ = [
+    "FEW",
+    "MIN_OPEN",
+    "STRENGTH_SHARE",
+    "Finished",
+    "companions",
+    "followed",
+    "some_numbers",
+]
 
 FEW = 8  # batches below this size follow companions
 STRENGTH_SHARE = 0.02  # share of the strength with which a companion is followed
@@ -52,6 +60,16 @@ class Finished(NamedTuple):
         return witness.cpu()
 
 
+def some_numbers(samples: Tensor) -> Tensor:
+    """Some numbers of each sample, evenly spaced, with shape `(B, V)` and V at most 2 · `VALUES`.
+
+    Arguments:
+        samples: With shape `(B, *)`.
+    """
+    rows = samples.flatten(1)
+    return rows[:, :: max(rows.shape[1] // VALUES, 1)]
+
+
 def companions(noise: Tensor, weights: Tensor, finished: Finished | None = None) -> Tensor:
     """The index of the companion of each sample, with shape `(B,)`.
 
@@ -63,8 +81,7 @@ def companions(noise: Tensor, weights: Tensor, finished: Finished | None = None)
         weights: The weight of each reference for each sample, with shape `(B, N)`, not negative.
         finished: The samples finished earlier, or None.
     """
-    rows, n = noise.flatten(1).cpu().double(), weights.shape[1]
-    rows = rows[:, :: max(rows.shape[1] // VALUES, 1)]
+    rows, n = some_numbers(noise).cpu().double(), weights.shape[1]
     signs = torch.randint(0, 2, (n, rows.shape[1]), generator=torch.Generator().manual_seed(0))
     z = rows @ (2.0 * signs.double() - 1).T / math.sqrt(rows.shape[1])  # nearly independent normals
     # Gumbel-max: the index of the largest log q_j + g_j is a draw by the weights q, and the indices

@@ -32,26 +32,13 @@ from .companions import MIN_OPEN, Finished, companions, followed
 from .config import GuidanceConfig
 from .contrast import Base, check_base
 from .couplings import Couplings
+from .measured import NotFinite, measured
 from .memory import Memory
 from .modes import Move, norms
 from .schedule import PLAIN, Course, Execution, Schedule
 from .trace import RunTrace, TraceRow
 
 __all__ = ["Guidance", "NotFinite"]
-
-
-class NotFinite(ValueError):
-    """An estimate that is NaN or infinite. It would make the whole batch NaN.
-
-    Attributes:
-        sigma: The noise level.
-        images: The samples with such an estimate, counted from 1.
-    """
-
-    def __init__(self, sigma: float, images: list[int]) -> None:
-        self.sigma, self.images = sigma, images
-        which = ", ".join(map(str, images))
-        super().__init__(f"the estimate at sigma {sigma:g} is NaN or infinite for samples {which}")
 
 
 class Guidance:
@@ -67,6 +54,8 @@ class Guidance:
         execution: How guidance is carried out.
         base: What the model itself draws for the captions of the references. Samples then follow
             the contrast of both (`contrast.py`).
+        known: Companions that an earlier run of these samples chose (`unfinished.py`), negative
+            where it chose none, with shape `(B,)`; or None.
 
     Attributes:
         trace: One row for each model call, if `execution.record`.
@@ -84,6 +73,7 @@ class Guidance:
         captions: Tensor | None = None,
         execution: Execution = PLAIN,
         base: Base | None = None,
+        known: Tensor | None = None,
     ) -> None:
         check_base(config, base)
         self.config, self.schedule, self.noise = config, schedule, schedule.noise
@@ -94,7 +84,7 @@ class Guidance:
         self.weights, self.spread = references.weights, references.spread
         self.trace: list[TraceRow] = []
         self.chosen = torch.empty(0, dtype=torch.long)
-        self.base = base
+        self.base, self.known = base, known
         self.couplings = Couplings(config, self.weights, captions, self.memory, base)
         rows = [part.latents.to(self.weights) for part in (self.memory, base) if part is not None]
         added = torch.cat(rows) if rows else None
@@ -175,7 +165,9 @@ class Guidance:
             compared = self.weights.new_full((2,), math.nan)
             if by_prompt is not None and step is not None:
                 compared = by_prompt.compared(move.displacement, factors, own)
-            self.trace.append(self._row(sigma, step, move, coupling, own, compared))
+            self.trace.append(
+                measured(sigma, self.course, step, move, coupling, own, compared, self.spread)
+            )
         if step is None:
             return x0
         change = move.displacement.mul_(_per_sample(factors, x0))
@@ -203,6 +195,15 @@ class Guidance:
             tuple(index.tolist()),
             tuple(distances.tolist()),
         )
+
+    def unfinished(self, batch: int) -> RunTrace:
+        """What was done in this run, which leaves noise in its samples.
+
+        Arguments:
+            batch: The number of samples of this run.
+        """
+        drawn, references = batch * self.workers.size, len(self.weights)
+        return RunTrace(self.config, drawn, references, tuple(self.trace))
 
     def _agree(self, x: Tensor, sigma: float, prompts: Tensor | None = None) -> None:
         self.workers.agree(
@@ -234,13 +235,20 @@ class Guidance:
     def _to_companions(self, coupling: Coupling, x0: Tensor, x: Tensor, sigma: float) -> Coupling:
         """A coupling in which each sample is compared with its companion alone."""
         if not len(self.chosen):
-            n = len(self.weights)
-            weights = self.weights.expand(len(x0), n)
-            if coupling.wz is not None and (coupling.wz[:, :n] > 0).any(1).all():
-                weights = weights * coupling.wz[:, :n]
-            noise = (x - self.noise.signal(sigma) * x0) / self.noise.deviation(sigma)
-            self.chosen = companions(noise, weights, self._finished_for_companions(coupling))
+            self.chosen = self._companions(coupling, x0, x, sigma)
         return followed(coupling, self.chosen, self.weights)
+
+    def _companions(self, coupling: Coupling, x0: Tensor, x: Tensor, sigma: float) -> Tensor:
+        """The companions that are known, else those that the noise decides."""
+        n, known = len(self.weights), self.known
+        if known is not None and (known >= 0).all():
+            return known.to(x0.device)
+        weights = self.weights.expand(len(x0), n)
+        if coupling.wz is not None and (coupling.wz[:, :n] > 0).any(1).all():
+            weights = weights * coupling.wz[:, :n]
+        noise = (x - self.noise.signal(sigma) * x0) / self.noise.deviation(sigma)
+        drawn = companions(noise, weights, self._finished_for_companions(coupling))
+        return drawn if known is None else torch.where(known < 0, drawn.cpu(), known).to(drawn)
 
     def _finished_for_companions(self, coupling: Coupling) -> Finished | None:
         space, n = self.comparison.space, len(self.weights)
@@ -249,53 +257,6 @@ class Guidance:
         values = self.comparison.kernel.values(Gram.within(space.gram))[:n]
         values = values if coupling.zz is None else values * coupling.zz[:n]
         return Finished(values[:, n:], values[:, :n], self.weights)
-
-    def _row(
-        self,
-        sigma: float,
-        step: Step | None,
-        move: Move,
-        coupling: Coupling,
-        own: Tensor,
-        compared: Tensor,
-    ) -> TraceRow:
-        """What `move` did.
-
-        Arguments:
-            own: ‖x − x̂0‖ of each sample, with shape `(B,)`. An Euler step shortens it by its
-                `fraction`.
-            compared: What `ByPrompt.compared` found.
-        """
-        ours = torch.zeros_like(own) if step is None else move.lengths * move.scale.abs()
-        each = torch.stack([ours, ours / own.clamp_min(1e-30), own], 1)
-        sizes = each.mean(0)
-        before = move.start.mmd2(coupling)
-        numbers = [  # read in one transfer, because each transfer makes the host wait for the GPU
-            before,
-            before if step is None else move.end.mmd2(coupling),
-            sizes[0] * (0 if step is None else step.fraction / self.spread),
-            sizes[1],
-            move.start.saturated(),
-            move.end.nearest().mean(),
-            sizes[2],
-        ]
-        found = torch.cat([torch.stack(numbers), compared.to(before)]).tolist()
-        before, after, change, relative, saturated, nearest, far, *by_prompt = found
-        if not math.isfinite(far):
-            bad = each[:, 2].isfinite().logical_not().nonzero().flatten()
-            raise NotFinite(sigma, (bad + 1).tolist())
-        return TraceRow(
-            sigma,
-            self.course.progress(sigma),
-            before,
-            after,
-            change,
-            move.substeps,
-            relative,
-            saturated,
-            nearest,
-            *(number if math.isfinite(number) else None for number in by_prompt),
-        )
 
 
 def _per_sample(factors: Tensor, x: Tensor) -> Tensor:

@@ -54,9 +54,10 @@ class RunTrace(NamedTuple):
         references: How many references there were, N.
         rows: One for each model call.
         mmd2: MMD² between the finished samples (remembered ones included) and the references;
-            unbiased if there are at least two of each.
-        nearest: The index of the reference nearest to each sample of this run.
-        distances: The distance of each sample from that reference, in the unit of
+            unbiased if there are at least two of each. None if the run left noise in its samples:
+            these are not judged.
+        nearest: The index of the reference nearest to each finished sample of this run.
+        distances: The distance of each finished sample from that reference, in the unit of
             `TraceRow.nearest`.
     """
 
@@ -64,9 +65,14 @@ class RunTrace(NamedTuple):
     batch: int
     references: int
     rows: tuple[TraceRow, ...]
-    mmd2: float
-    nearest: tuple[int, ...]
-    distances: tuple[float, ...]
+    mmd2: float | None = None
+    nearest: tuple[int, ...] = ()
+    distances: tuple[float, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether no noise is left in the samples."""
+        return self.mmd2 is not None
 
     @property
     def acted(self) -> tuple[TraceRow, ...]:

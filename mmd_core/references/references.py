@@ -4,10 +4,12 @@ A set has N latents `y_j` with weights `w_j`, whose sum is 1, and optionally one
 each latent.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from ..guidance.unfinished import Unfinished
 
 __all__ = ["References"]
 
@@ -32,6 +34,10 @@ class References:
         sizes: Width and height of each image in pixels before it was resized, (0, 0) if unknown.
         size: Width and height in pixels at which the images were encoded, (0, 0) if unknown.
 
+    Attributes:
+        unfinished: Samples that runs towards these references left with noise, for the runs that go
+            on with them.
+
     Raises:
         ValueError: There are no references, a weight is negative or not finite, all weights are 0,
             a latent is not finite, or there is not one weight, name and so on per reference.
@@ -46,6 +52,7 @@ class References:
     vae: str = ""
     sizes: tuple[tuple[int, int], ...] = ()
     size: tuple[int, int] = (0, 0)
+    unfinished: Unfinished = field(init=False, repr=False, default_factory=Unfinished)
 
     def __post_init__(self) -> None:
         latents = self.latents.detach().to("cpu", torch.float32)
@@ -74,13 +81,13 @@ class References:
             weights = (weights / total).float()
         if self.prompts is not None and self.prompts.shape[0] != n:
             raise ValueError(_mismatch("prompt features", self.prompts.shape[0], n))
-        for field in ("names", "captions", "sizes"):
-            if len(getattr(self, field)) not in (0, n):
-                raise ValueError(_mismatch(field, len(getattr(self, field)), n))
+        for name in ("names", "captions", "sizes"):
+            if len(getattr(self, name)) not in (0, n):
+                raise ValueError(_mismatch(name, len(getattr(self, name)), n))
         prompts = self.prompts
         if prompts is not None:
             prompts = prompts.detach().float().cpu().flatten(1)
-        for field, value in {
+        for name, value in {
             "latents": latents,
             "weights": weights,
             "prompts": prompts,
@@ -88,7 +95,7 @@ class References:
             "captions": tuple(self.captions) or ("",) * n,
             "sizes": tuple(self.sizes) or ((0, 0),) * n,
         }.items():
-            object.__setattr__(self, field, value)
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return self.latents.shape[0]

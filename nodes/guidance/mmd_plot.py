@@ -70,7 +70,7 @@ def names(traces: list[Trace]) -> list[str]:
 
 def figures(trace: Trace) -> list[str]:
     """The result of the runs, as short texts."""
-    notes = [f"MMD² {trace.runs[-1].mmd2:.4f}"]
+    notes = [f"MMD² {run.mmd2:.4f}" for run in trace.finished[-1:]]
     if known := finite(trace.distances):
         notes.append(f"nearest {fmean(known):.2f}")
     return notes
@@ -111,9 +111,14 @@ def plot(traces: list[Trace], images: list[Tensor | None]) -> Image.Image:
     colors = [color_of(i) if trace.config.strength else NEUTRAL for i, trace in enumerate(traces)]
     lines: tuple[list[Line], list[Line]] = ([], [])
     for trace, color in zip(traces, colors, strict=True):
-        for run in trace.runs:
-            lines[0].append(Line([(row.progress, row.mmd2_after) for row in run.rows], color))
-            lines[1].append(Line([(row.progress, row.relative) for row in run.rows], color))
+        for stages in trace.drawings:
+            rows = [
+                ((number + row.progress) / len(stages), row)
+                for number, run in enumerate(stages)
+                for row in run.rows
+            ]
+            lines[0].append(Line([(place, row.mmd2_after) for place, row in rows], color))
+            lines[1].append(Line([(place, row.relative) for place, row in rows], color))
     each = list(zip(traces, labels, colors, images, strict=True))
     rows = [Row(i, name, figures(trace), color) for trace, name, color, i in each if i is not None]
     parts = [picture_rows(rows, WIDTH)] if rows else []

@@ -10,6 +10,7 @@ import os
 import re
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import comfy.model_management as management
@@ -167,6 +168,29 @@ def test_ksampler_advanced_in_two_stages_is_one_run(family):
 
     guided = cell.check(two_stages)
     torch.testing.assert_close(guided, cell.plain(True, STEPS), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.sampled
+@FAMILY
+@pytest.mark.parametrize("batch", range(1, 8))
+@pytest.mark.parametrize("cuts", [(0, 4, STEPS), (0, 2, 5, STEPS)], ids=["two", "three"])
+def test_few_images_in_stages_are_one_run(cuts, batch, family):
+    """Each image follows one reference, the same one in all stages."""
+    cell = bench(family)
+    latent = {"samples": cell.latent["samples"][:batch]}
+
+    def stages(model):
+        part = latent
+        for start, end in pairwise(cuts):
+            noise, leftover = ("disable", "enable")[start == 0], ("disable", "enable")[end < STEPS]
+            part = advanced(cell, model, part, start, end, noise, leftover)
+        return part["samples"]
+
+    one = cell.sample(cell.guided(cell.model), latent)
+    torch.testing.assert_close(stages(cell.guided(cell.model)), one, rtol=1e-3, atol=1e-3)
+    unguided = stages(cell.model)
+    assert not torch.allclose(unguided, one, atol=0.1)
+    assert torch.equal(stages(cell.guided(cell.model, strength=0.0)), unguided)
 
 
 def core_guiders() -> list[str]:

@@ -10,7 +10,7 @@ from comfy.model_base import BaseModel
 from comfy.samplers import CFGGuider, Sampler
 from torch import Tensor
 
-from ....mmd_core import Guidance, Memory
+from ....mmd_core import Guidance, Memory, RunTrace
 from ....mmd_core.guidance.guidance import NotFinite
 from ...base.remark import Remark
 from ...host.device_memory import room
@@ -45,6 +45,7 @@ class GuidedRun:
         guidance: None if the strength is 0 and the references do not fit: then nothing is done.
         prompts: The features of the prompts that act now, with shape `(B, E)`, or None.
         earlier: Samples finished earlier that count as drawn together with this batch, or None.
+        known: Companions that an earlier run of these images chose, or None.
         broken: Whether an estimate was not finite, so that nothing more is recorded.
 
     A deep copy is the run itself: samplers that copy the model options for each call still guide
@@ -66,6 +67,7 @@ class GuidedRun:
         self.guidance: Guidance | None = None
         self.prompts: Tensor | None = None
         self.earlier: Memory | None = None
+        self.known: Tensor | None = None
         self.broken = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GuidedRun":
@@ -111,12 +113,21 @@ class GuidedRun:
             )
         except ValueError as error:
             raise ValueError(f"{request.node}: memory: {error}") from error
+        if self.latent_image is not None and not noise.any():  # it goes on with unfinished images
+            left = self.part.of(self.latent_image)
+            self.known = request.references.unfinished.companions_of(left)
         schedule = make_schedule(self.inner_model, model, request.config, sampler, sigmas)
         if schedule.rises and request.guides:
             self._report(logging.WARNING, RISING)
         budget = room(self.inner_model, noise, options)
         self.guidance = make_guidance(
-            self.inner_model, request, schedule, self.part.of(noise), self.earlier, budget
+            self.inner_model,
+            request,
+            schedule,
+            self.part.of(noise),
+            self.earlier,
+            budget,
+            self.known,
         )
         if self.guidance.config.companions and request.guides:
             log.warning("%s: %s", request.node, FEW_IMAGES.text)
@@ -166,27 +177,41 @@ class GuidedRun:
             return x0
 
     def finish(self, samples: Tensor, sigmas: Tensor) -> None:
-        """Records and remembers the finished samples.
+        """Records and remembers finished samples; notes those in which noise is left.
 
         Arguments:
             samples: With shape `(B, *shape)`.
             sigmas: The noise schedule, with shape `(steps + 1,)`.
         """
-        request, trace, record = self.request, self.request.trace, None
-        samples = self.part.of(samples)
-        # Recorded before they are remembered: an error here then leaves the memory unchanged.
-        if trace is not None and self.guidance is not None:
-            finished = Memory(samples.detach().float(), self.prompts)
-            together = self.earlier.followed_by(finished) if self.earlier else finished
-            record = self.guidance.finished(samples, together.latents)
+        trace, guidance, samples = self.request.trace, self.guidance, self.part.of(samples)
         if sigmas[-1] > 0:
-            if request.memory is not None and request.memory.appends:
-                log.info("%s: noise is left, so these latents are not remembered", request.node)
-        elif trouble := self.session.keep(self.inner_model, samples, self.prompts):
-            self._report(logging.ERROR, Remark("not remembered", trouble))
-        if record is not None:
+            self._leave(samples)
+            record = None if guidance is None else guidance.unfinished(len(samples))
+        else:
+            # Recorded before they are remembered: an error here then leaves the memory unchanged.
+            record = self._judged(samples) if trace is not None and guidance is not None else None
+            if trouble := self.session.keep(self.inner_model, samples, self.prompts):
+                self._report(logging.ERROR, Remark("not remembered", trouble))
+        if trace is not None and record is not None:
             trace.runs.append(record)
             self._show_end(trace)
+
+    def _leave(self, samples: Tensor) -> None:
+        """Notes samples in which noise is left, for the run that goes on with them."""
+        request, guidance = self.request, self.guidance
+        if request.memory is not None and request.memory.appends:
+            log.info("%s: noise is left, so these latents are not remembered", request.node)
+        if guidance is None:
+            return
+        chosen = guidance.chosen if len(guidance.chosen) else self.known
+        if chosen is not None:
+            request.references.unfinished.keep(samples, chosen)
+
+    def _judged(self, samples: Tensor) -> RunTrace:
+        """The record of a run with finished samples."""
+        finished = Memory(samples.detach().float(), self.prompts)
+        together = self.earlier.followed_by(finished) if self.earlier else finished
+        return self.guidance.finished(samples, together.latents)
 
     def _fits(self, guider: CFGGuider, noise: Tensor) -> bool:
         """Whether the references fit.
@@ -241,7 +266,7 @@ class GuidedRun:
     def _show_end(self, trace: Trace) -> None:
         """Logs and shows how the run ended."""
         log.info("%s: %s.", self.request.node, summary(trace))
-        for remark in remarks(trace):
+        for remark in remarks(trace) if trace.runs[-1].finished else ():
             if remark != FEW_IMAGES and remark not in trace.problems:  # these are logged already
                 log.warning("%s: %s", self.request.node, remark.text)
         show_text(ending(trace), self.request.node_id)

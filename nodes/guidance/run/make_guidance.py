@@ -64,6 +64,7 @@ def make_guidance(
     noise: Tensor,
     memory: Memory | None,
     budget: float,
+    known: Tensor | None = None,
 ) -> Guidance:
     """The guidance of one run, on the device and in the space of `noise`.
 
@@ -74,6 +75,7 @@ def make_guidance(
         noise: The noise of the run, with shape `(B, *shape)`.
         memory: Samples finished earlier, or None.
         budget: How many bytes of device memory the references may use.
+        known: As in `Guidance`.
     """
     references = request.references
     dtype = torch.promote_types(noise.dtype, torch.float32)
@@ -96,4 +98,5 @@ def make_guidance(
         references.prompts if request.compares_prompts else None,
         Execution(request.trace is not None, budget),
         base,
+        known,
     )

@@ -53,6 +53,8 @@ def ending(trace: Trace) -> str:
     run = trace.runs[-1]
     rows = run.rows
     parts = [f"MMD² {rows[0].mmd2_before:.2g} → {rows[-1].mmd2_after:.2g}"] if rows else []
+    if not run.finished:
+        return " · ".join([*parts, "noise is left"])
     known = finite(run.distances)
     nearest = [f"nearest {fmean(known):.2f}"] if known else []
     problems = [f"⚠ {remark.short}" for remark in remarks(trace)]
@@ -68,8 +70,11 @@ def summary(trace: Trace) -> str:
         f"{counted(run.batch, 'image')}, {counted(run.references, 'reference')}{base}, mode "
         f"{config.mode}, strength {config.strength:g}"
     )
+    if not run.finished:
+        line += ", noise is left"
     if not acted:
-        return f"{line}: drawn without guidance, MMD² {run.mmd2:.3g}"
+        judged = f", MMD² {run.mmd2:.3g}" if run.finished else ""
+        return f"{line}: drawn without guidance{judged}"
     line += (
         f": guided at {len(acted)} of {counted(len(run.rows), 'model call')}, by "
         f"{fmean(r.relative for r in acted):.1%} of the sampler's steps, MMD² "
@@ -229,8 +234,8 @@ def run_report(trace: Trace, references: int) -> str:
             f"It moved them {size:.2g} times as far as the prompt did (cfg), and {took} what the "
             "prompt gave."
         )
-    if trace.runs:
-        lines += _result(trace, trace.runs[-1], references)
+    if trace.finished:
+        lines += _result(trace, trace.finished[-1], references)
     return "\n".join(lines + [remark.text for remark in remarks(trace)])
 
 
@@ -242,10 +247,13 @@ def _heading(trace: Trace, references: int) -> str:
         return "Drawn without guidance."
     if not trace.runs:
         return "Drawn without guidance: latents of several kinds at once cannot be compared."
-    groups = f" in {len(trace.runs)} groups" if len(trace.runs) > 1 else ""
+    groups = f" in {len(trace.drawings)} groups" if len(trace.drawings) > 1 else ""
+    drawn, left = trace.batch, ""
+    if not trace.finished:
+        drawn, left = trace.runs[-1].batch, "; noise is left in them, so they are not judged yet"
     return (
-        f"{counted(trace.batch, 'image')} drawn towards {counted(references, 'reference')}"
-        f"{groups}, mode {config.mode}, strength {config.strength:g}."
+        f"{counted(drawn, 'image')} drawn towards {counted(references, 'reference')}"
+        f"{groups}{left}, mode {config.mode}, strength {config.strength:g}."
     )
 
 

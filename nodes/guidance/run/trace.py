@@ -12,7 +12,7 @@ from ...base.remark import Remark
 
 @dataclass
 class Trace:
-    """What guidance did, run by run: groups of one batch, stages, or tiles.
+    """What guidance did, run by run: groups of one batch, stages of one drawing, or tiles.
 
     Arguments:
         config: The settings.
@@ -53,11 +53,28 @@ class Trace:
         return [row for run in self.runs for row in run.acted]
 
     @property
+    def finished(self) -> list[RunTrace]:
+        """The runs that finished their images."""
+        return [run for run in self.runs if run.finished]
+
+    @property
+    def drawings(self) -> list[list[RunTrace]]:
+        """The runs of each drawing, in order: one, or several stages."""
+        found: list[list[RunTrace]] = []
+        for run in self.runs:
+            before = found[-1][-1] if found else None
+            if before is not None and not before.finished and before.batch == run.batch:
+                found[-1].append(run)
+            else:
+                found.append([run])
+        return found
+
+    @property
     def batch(self) -> int:
-        """How many images were drawn."""
-        return sum(run.batch for run in self.runs)
+        """How many images were finished."""
+        return sum(run.batch for run in self.finished)
 
     @property
     def distances(self) -> list[float]:
-        """The distance of each image from its nearest reference."""
+        """The distance of each finished image from its nearest reference."""
         return [distance for run in self.runs for distance in run.distances]
