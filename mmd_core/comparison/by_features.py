@@ -95,18 +95,17 @@ class FeatureComparison:
             residual: As in `Posterior.lacking`.
             sigma: The noise level.
         """
-        seen, lacking = self.features.seen(x0, residual, sigma, self.each)
-        return Compared(self, x0, sigma, self.space.project(seen, lacking).start())
+        features, lacking, missing = self.features.seen(x0, residual, sigma, self.each)
+        return Compared(self, x0, missing, self.space.project(features, lacking).start())
 
-    def as_it_is(self, x: Tensor, sigma: float) -> "Compared":
+    def as_it_is(self, x: Tensor) -> "Compared":
         """The features of latents `x`, without a correction for posterior variance.
 
         Arguments:
             x: The latents, with shape `(B, *shape)`.
-            sigma: The noise level.
         """
         w = self.space.project(self.features(x)).start()
-        return Compared(self, x, sigma, w)
+        return Compared(self, x, 0.0, w)
 
     def mmd2_of_rows(self, coupling: Coupling) -> Tensor:
         """`Coupling.mmd2_of_rows`; the result for the last coupling is cached."""
@@ -178,13 +177,13 @@ class Compared:
     Arguments:
         comparison: The references and finished samples with which it is compared.
         x0: The latents before any move, with shape `(B, *shape)`.
-        sigma: Their noise level.
+        missing: As in `Seen`.
         w: The current features of the samples.
     """
 
     comparison: FeatureComparison
     x0: Tensor
-    sigma: float
+    missing: Tensor | float
     w: Combination
 
     def flowed(self, pulls: Pulls, reach: float) -> tuple["Compared", int]:
@@ -211,7 +210,7 @@ class Compared:
         """
         comparison = self.comparison
         g = self.w.displacement().reshape(-1, *comparison.space.rows.latents.shape)
-        return comparison.features.pull_back(self.x0, g, self.sigma)
+        return comparison.features.pull_back(self.x0, g, self.missing)
 
     def shortened(self, share: Tensor) -> "Compared":
         """The batch with the displacement of each sample multiplied by its `share`.

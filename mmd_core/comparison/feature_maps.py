@@ -2,7 +2,8 @@
 
     latent         x itself, as in the paper
     low_pass       the low frequencies of x: palette and composition, without detail
-    channel_stats  means and covariances of the channels: palette and contrast, without position
+    palette        means and covariances of the channels: palette and contrast, without position
+    channel_stats  the same, with a Gaussian bound for what x̂0 has lost: it washes images out
     patches        the distribution of small patches, without position (`by_patches.py`)
 
 For features f with the Jacobian J the gradient of MMD²(f(x), f(y)) is J(x)ᵀ g, where g is the
@@ -12,6 +13,7 @@ standard deviation σ in x has standard deviation σ in f(x) too.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +22,22 @@ from .latents import Latents
 from .noise import NoiseModel
 from .posterior import Posterior, cosine_basis
 
-__all__ = ["ChannelStats", "Features", "LowPass", "Whole", "make_features"]
+__all__ = ["ChannelStats", "Features", "LowPass", "Seen", "Whole", "make_features"]
+
+
+class Seen(NamedTuple):
+    """Denoised estimates in feature space.
+
+    Attributes:
+        features: Their features, with shape `(B, *)`.
+        lacking: Their posterior variance E in feature space, a scalar or with shape `(B,)`.
+        missing: The covariance of channels that was added before the features were taken, one for
+            all samples or one for each, with shape `(C, C)` or `(1 or B, C, C)`; 0 for none.
+    """
+
+    features: Tensor
+    lacking: Tensor | float
+    missing: Tensor | float = 0.0
 
 
 class Whole:
@@ -49,23 +66,23 @@ class Whole:
 
     def seen(
         self, x0: Tensor, residual: Tensor | None, sigma: float, each: bool = False
-    ) -> tuple[Tensor, float | Tensor]:
-        """The features of denoised estimates, and their posterior variance E in feature space.
+    ) -> Seen:
+        """The features of denoised estimates.
 
         Arguments:
             x0: The estimates, with shape `(B, C, *)`.
             residual, sigma, each: As in `Posterior.lacking`.
         """
         residual = None if residual is None else self(residual)  # this map is linear
-        return self(x0), self.posterior.lacking(residual, sigma, each)
+        return Seen(self(x0), self.posterior.lacking(residual, sigma, each))
 
-    def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
+    def pull_back(self, x: Tensor, g: Tensor, missing: Tensor | float = 0.0) -> Tensor:
         """J(x)ᵀ g, with the shape of `x`.
 
         Arguments:
             x: Latents with shape `(B, C, *)`.
             g: The gradient with respect to the features, with their shape.
-            sigma: With a noise level, J is the Jacobian of the features that `seen` returns.
+            missing: As in `Seen`, for the Jacobian J of the features that `seen` returns.
         """
         return g
 
@@ -101,7 +118,7 @@ class LowPass(Whole):
             x = (x.movedim(axis, -1) @ projection.to(x).T).movedim(-1, axis)
         return x
 
-    def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
+    def pull_back(self, x: Tensor, g: Tensor, missing: Tensor | float = 0.0) -> Tensor:
         for axis, projection in enumerate(self.projections, 2):
             g = (g.movedim(axis, -1) @ projection.to(g)).movedim(-1, axis)
         return g
@@ -116,8 +133,16 @@ class ChannelStats(Whole):
 
     x̂0 is blurred, so its covariance is too small. `seen` adds the missing covariance: the mean
     covariance of a reference times the share of the variance that the model has not settled at σ
-    (`Posterior.open`).
+    (`Posterior.open`). If that share is too large, images seem to have more contrast than they
+    will have, and guidance takes contrast away: they become pale.
+
+    Arguments:
+        measured: Whether that share follows the measurement of `Posterior.lacking`. If not, it is
+            the bound, which is far too large for models of distinct things.
     """
+
+    def __init__(self, measured: bool = False) -> None:
+        self.measured = measured
 
     def fit(self, references: Latents, noise: NoiseModel) -> Latents:
         super().fit(references, noise)
@@ -135,13 +160,10 @@ class ChannelStats(Whole):
         deviations = places - places.mean(2, keepdim=True)
         return places.mean(2), deviations @ deviations.transpose(1, 2) / places.shape[2]
 
-    def __call__(self, x: Tensor, sigma: float | None = None) -> Tensor:
-        """The features of latents `x`, with shape `(B, C + C²)`.
-
-        With `sigma`, the covariance that is missing at that noise level is added.
-        """
+    def __call__(self, x: Tensor, missing: Tensor | float = 0.0) -> Tensor:
+        """The features of latents `x`, with shape `(B, C + C²)`; `missing` is as in `Seen`."""
         means, covariances = self._moments(x)
-        values, vectors = self._spectrum(covariances + self._lacking(sigma))
+        values, vectors = self._spectrum(covariances + missing)
         roots = (vectors * values[:, None]) @ vectors.transpose(1, 2)
         return torch.cat([means, roots.flatten(1)], 1) * math.sqrt(x[0, 0].numel())
 
@@ -152,15 +174,16 @@ class ChannelStats(Whole):
         values, vectors = torch.linalg.eigh(covariances.nan_to_num(0, 0, 0))
         return values.clamp_min(0).sqrt(), vectors
 
-    def _lacking(self, sigma: float | None) -> Tensor | float:
-        return 0.0 if sigma is None else self.whole.open(sigma) * self.typical
-
     def seen(
         self, x0: Tensor, residual: Tensor | None, sigma: float, each: bool = False
-    ) -> tuple[Tensor, float | Tensor]:
-        return self(x0, sigma), self.posterior.lacking(None, sigma)
+    ) -> Seen:
+        share = self.whole.open(sigma, residual if self.measured else None, each)
+        if isinstance(share, Tensor):
+            share = share.reshape(-1, 1, 1)
+        missing = share * self.typical
+        return Seen(self(x0, missing), self.posterior.lacking(None, sigma), missing)
 
-    def pull_back(self, x: Tensor, g: Tensor, sigma: float | None = None) -> Tensor:
+    def pull_back(self, x: Tensor, g: Tensor, missing: Tensor | float = 0.0) -> Tensor:
         """J(x)ᵀ g, with the shape of `x`.
 
         R is the square root of the covariance C, R² = C, so that R dR + dR R = dC. The gradient G
@@ -168,7 +191,7 @@ class ChannelStats(Whole):
         = G.
         """
         means, covariances = self._moments(x)
-        values, vectors = self._spectrum(covariances + self._lacking(sigma))
+        values, vectors = self._spectrum(covariances + missing)
         c, places = means.shape[1], x[0, 0].numel()
         of_means, of_roots = g[:, :c], g[:, c:].reshape(-1, c, c)
         of_roots = (of_roots + of_roots.transpose(1, 2)) / 2
@@ -195,4 +218,6 @@ def make_features(name: str, shape: tuple[int, ...], pool: int = 4) -> Features:
     """
     if name == "low_pass":
         return LowPass(shape, pool)
-    return ChannelStats() if name == "channel_stats" else Whole()
+    if name in ("channel_stats", "palette"):
+        return ChannelStats(measured=name == "palette")
+    return Whole()

@@ -76,13 +76,20 @@ class Posterior:
         lacking = v if level == math.inf else v / (1 + v / level**2)
         return float(self.counts @ lacking)
 
-    def open(self, sigma: float) -> float:
+    def open(
+        self, sigma: float, residual: Tensor | None = None, each: bool = False
+    ) -> float | Tensor:
         """The share of the references' variance that is still open at σ, in [0, 1].
 
-        This is the share that a Gaussian model has not settled: `bound` divided by all variance.
+        It is `lacking` divided by all variance. Without a residual this is the share that a
+        Gaussian model has not settled.
+
+        Arguments:
+            sigma: The noise level.
+            residual, each: As in `lacking`.
         """
         total = self.bound(math.inf)
-        return self.bound(self.noise.level(sigma)) / total if total > 0 else 1.0
+        return self.lacking(residual, sigma, each) / total if total > 0 else 1.0
 
     def lacking(self, residual: Tensor | None, sigma: float, each: bool = False) -> float | Tensor:
         """E of a batch: the bound, moved towards the measurement as far as this is reliable.

@@ -164,7 +164,7 @@ class Published(Mode):
     """z ← z − rate(g) · g with g = ∂MMD²/∂z, at a noisy latent z."""
 
     def seen(self, run: Run, x0: Tensor, x: Tensor, sigma: float) -> Compared | Patched:
-        return run.comparison.as_it_is(x.to(x0) * run.noise.published_scale(sigma), sigma)
+        return run.comparison.as_it_is(x.to(x0) * run.noise.published_scale(sigma))
 
     def latent(self, run: Run, x0: Tensor, x: Tensor, step: Step) -> Tensor:
         """z, with shape `(B, *shape)`."""
@@ -176,7 +176,7 @@ class Published(Mode):
 
     def move(self, run: Run, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
         z = self.latent(run, x0, x, step)
-        start = end = run.comparison.as_it_is(z, step.sigma)
+        start = end = run.comparison.as_it_is(z)
         kernel = run.comparison.kernel
         by = coupling.velocity(kernel, start.w.gram, in_units=False) * -coupling.p[:, None]
         grad = start.moved(by).displacement()

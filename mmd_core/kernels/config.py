@@ -19,7 +19,7 @@ __all__ = ["BANDWIDTHS", "FEATURE_SPACES", "KERNELS", "KernelConfig"]
 
 KERNELS = (*RADIAL_PROFILES, "polynomial", "linear")
 BANDWIDTHS = ("median", "fixed")
-FEATURE_SPACES = ("latent", "low_pass", "channel_stats", "patches")
+FEATURE_SPACES = ("latent", "low_pass", "channel_stats", "patches", "palette")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Witness:
         if config.feature_space == "patches":
             raise ValueError(
                 "patches cannot score whole images: set feature_space of MMDKernel to latent, "
-                "low_pass or channel_stats"
+                "low_pass or palette"
             )
         features = make_features(config.feature_space, y.shape[1:], config.pool)
         references = features(y).flatten(1)

@@ -222,7 +222,7 @@ class TSMCRewardReference(io.ComfyNode):
         if kernel.feature_space == "patches":
             raise ValueError(
                 f"{NODE}: kernel compares patches, but a reward needs whole images: set "
-                "feature_space of MMDKernel to latent, low_pass or channel_stats"
+                "feature_space of MMDKernel to latent, low_pass or palette"
             )
         if base is None:
             return io.NodeOutput(ReferenceReward(references, kernel))

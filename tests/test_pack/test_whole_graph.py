@@ -254,7 +254,7 @@ def test_a_set_goes_through_merging_compressing_and_a_file(runner, monkeypatch, 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("space", ["low_pass", "channel_stats", "patches"])
+@pytest.mark.parametrize("space", ["low_pass", "channel_stats", "patches", "palette"])
 def test_every_feature_space_guides_in_a_graph(runner, space):
     """The report names it, and the batch differs from an unguided one."""
     graph, ids = workflow(kernel=["kernel", 0])

@@ -87,7 +87,7 @@ def planned(
     if kernel.feature_space == "patches":
         raise ValueError(
             "patches cannot be used in training: set feature_space of MMDKernel to latent, "
-            "low_pass or channel_stats"
+            "low_pass or palette"
         )
     _check_prompts(setup)
     chains = tuple(

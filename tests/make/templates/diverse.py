@@ -34,7 +34,7 @@ with the full model: it only must have the same VAE.
 - More of one kind: raise its share in *Merge References*.
 - A folder of varied pictures instead: *Load Reference Set* into *Encode Reference Latents*.
 - Keep the set: add *Save Reference Latents*.
-- No layout from the references: add *MMD Kernel* with feature_space channel_stats.
+- No layout from the references: add *MMD Kernel* with feature_space palette.
 """
 PROMPT = "a portrait of a person"
 VARIED = (

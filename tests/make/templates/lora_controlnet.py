@@ -30,7 +30,7 @@ that any sampler node can follow it.
 - ControlNet strength 0.6 to 0.8, end_percent 0.8: so much that outlines hold, so little that the \
 references still matter.
 - strength 30. If it works against the outlines, add *MMD Kernel* with feature_space \
-channel_stats (palette) or patches (strokes): these leave the layout alone.
+palette (colors) or patches (strokes): these leave the layout alone.
 
 **Try next**
 

@@ -144,6 +144,7 @@ CASES = {
     "official with memory": Case(mode="official", finished=3),
     "low_pass": Case(KernelConfig(feature_space="low_pass", pool=2)),
     "channel_stats": Case(KernelConfig(feature_space="channel_stats")),
+    "palette": Case(KernelConfig(feature_space="palette")),
     "patches": Case(KernelConfig(feature_space="patches"), strength=4.0),  # of many sub-steps
     "flow matching": Case(flow_matching=True),
     "compact": Case(compact=True, preserve=0.9),

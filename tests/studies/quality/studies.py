@@ -33,6 +33,7 @@ FEATURES = (
     {"feature_space": "latent"},
     {"feature_space": "low_pass"},
     {"feature_space": "low_pass", "pool": 8},
+    {"feature_space": "palette"},
     {"feature_space": "channel_stats"},
     {"feature_space": "patches", "patch_size": 5},
     {"feature_space": "patches", "patch_size": 5, "kernel": "energy"},

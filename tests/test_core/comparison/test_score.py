@@ -106,7 +106,7 @@ def test_few_of_anything_have_no_p_value(rng):
     assert math.isnan(single.p_value) and math.isfinite(single.mmd2)
 
 
-@pytest.mark.parametrize("space", ["low_pass", "channel_stats", "patches"])
+@pytest.mark.parametrize("space", ["low_pass", "channel_stats", "patches", "palette"])
 def test_every_feature_space_can_be_scored(space, rng):
     y, x = randn(rng, 12, 2, 8, 8).float(), randn(rng, 6, 2, 8, 8).float()
     config = KernelConfig(feature_space=space)

@@ -19,7 +19,7 @@ PATIENCE = 1800  # seconds; then workers hang
 CASES = (
     "rbf", "polynomial", "no trace", "no limit", "low limit", "companions", "companions with prompts", "prompts",
     "prompts and memory", "memory", "paper", "official", "official with memory", "low_pass", "channel_stats",
-    "patches", "flow matching", "compact", "compact, with memory", "room for some",
+    "palette", "patches", "flow matching", "compact", "compact, with memory", "room for some",
 )  # fmt: skip
 
 

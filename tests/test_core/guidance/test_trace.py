@@ -42,7 +42,7 @@ def test_every_call_is_recorded_whether_guidance_acts_or_not(mode, rng):
 
 def test_recording_changes_nothing(rng):
     y, x0, x = make(rng)
-    for space in ("latent", "low_pass", "channel_stats", "patches"):
+    for space in ("latent", "low_pass", "channel_stats", "patches", "palette"):
         config = GuidanceConfig(kernel=KernelConfig(feature_space=space))
         runs = [guidance(config, y, record=record) for record in (False, True)]
         for sigma in SIGMAS[:-1]:
@@ -95,7 +95,7 @@ def test_distance_to_the_nearest_reference(rng):
     assert run.trace[0].nearest == pytest.approx(expected.mean().item())
 
 
-@pytest.mark.parametrize("space", ["latent", "low_pass", "channel_stats", "patches"])
+@pytest.mark.parametrize("space", ["latent", "low_pass", "channel_stats", "patches", "palette"])
 def test_the_end_of_a_run(space, rng):
     y, x0, _ = make(rng)
     x0[3] = y[5]
