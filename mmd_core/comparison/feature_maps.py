@@ -64,9 +64,7 @@ class Whole:
         """The features of latents `x`, with shape `(B, C, *)`."""
         return x
 
-    def seen(
-        self, x0: Tensor, residual: Tensor | None, sigma: float, each: bool = False
-    ) -> Seen:
+    def seen(self, x0: Tensor, residual: Tensor | None, sigma: float, each: bool = False) -> Seen:
         """The features of denoised estimates.
 
         Arguments:
@@ -174,9 +172,7 @@ class ChannelStats(Whole):
         values, vectors = torch.linalg.eigh(covariances.nan_to_num(0, 0, 0))
         return values.clamp_min(0).sqrt(), vectors
 
-    def seen(
-        self, x0: Tensor, residual: Tensor | None, sigma: float, each: bool = False
-    ) -> Seen:
+    def seen(self, x0: Tensor, residual: Tensor | None, sigma: float, each: bool = False) -> Seen:
         share = self.whole.open(sigma, residual if self.measured else None, each)
         if isinstance(share, Tensor):
             share = share.reshape(-1, 1, 1)

@@ -98,10 +98,10 @@ class MMDKernel(io.ComfyNode):
                     default="latent",
                     optional=True,
                     tooltip="What is compared. latent: everything, with the layout. low_pass: "
-                    "palette and composition, without detail. palette: palette and contrast, without "
-                    "position. patches: small patches, without position, which is style without "
-                    "layout. With a prompt of your own keep strength at 3 to 10 for both. "
-                    "channel_stats: palette as it was first, which can make images pale.",
+                    "palette and composition, without detail. palette: palette and contrast, "
+                    "without position. patches: small patches, without position, which is style "
+                    "without layout. With a prompt of your own keep strength at 3 to 10 for both. "
+                    "channel_stats: as palette, but it can make images pale.",
                 ),
                 io.Int.Input(
                     "pool",

@@ -52,14 +52,15 @@ def test_pull_back_is_the_transposed_jacobian(name, shape, rng):
     torch.testing.assert_close(features.pull_back(x.detach(), g), expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("each", [False, True])
 @pytest.mark.parametrize("sigma", [0.5, 3.0])
 @pytest.mark.parametrize("name", STATISTICS)
-def test_the_residual_of_a_blur_is_a_constant_to_the_gradient(name, sigma, rng):
+def test_the_residual_of_a_blur_is_a_constant_to_the_gradient(name, sigma, each, rng):
     """The covariance that an estimate has lost is added: the pull-back is that of the sum."""
     y, x = pictures(rng, 6), (0.3 * pictures(rng, 3)).requires_grad_()
     features = features_of(name, y)
     residual = 0.9 * sigma * torch.randn(x.shape, generator=rng, dtype=F64)
-    f, _, missing = features.seen(x, residual, sigma)
+    f, _, missing = features.seen(x, residual, sigma, each)
     assert (f - features(x)).abs().max() > 0.02
     g = torch.randn(f.shape, generator=rng, dtype=F64)
     (expected,) = torch.autograd.grad((f * g).sum(), x)

@@ -26,8 +26,10 @@ def _none(easel: Easel) -> Drawn:
     return easel.draw()
 
 
-def _flow(**settings: float) -> Callable[[Easel], Drawn]:
-    return lambda easel: easel.draw(GuidanceConfig(kernel=easel.kernel(), **settings))
+def _flow(kernel: dict | None = None, **settings: float) -> Callable[[Easel], Drawn]:
+    return lambda easel: easel.draw(
+        GuidanceConfig(kernel=easel.kernel(**(kernel or {})), **settings)
+    )
 
 
 def _contrast(strength: float) -> Method:
@@ -129,6 +131,15 @@ TUNED = {
 }
 """Other guidance and the strengths that it is tried with, of which the tables have one (`tuning.py`)."""
 
+SPACES = {
+    f"{space}-{s:g}": Method(
+        _flow({"feature_space": space, **options}, strength=s), f"flow, {space}, strength {s:g}"
+    )
+    for space, options in (("palette", {}), ("channel_stats", {}), ("patches", {"patch_size": 5}))
+    for s in (3.0, 10.0, 30.0, 100.0)
+}
+"""What is compared; drawn only where it is asked for by name."""
+
 METHODS = {
     "none": Method(_none, "no guidance"),
     **OURS,
@@ -140,5 +151,6 @@ METHODS = {
     "style-word": Method(
         _style_word, "style word in the prompt", lambda trial: set(trial.styles) <= set(STYLES)
     ),
+    **SPACES,
 }
 """All, in the order of the tables."""

@@ -28,7 +28,7 @@ from mmd_demo.emoji.precision import FAST
 from mmd_tests.demo.emoji.background import step_back
 from mmd_tests.studies.quality.emoji import report, sweep_report, tuning
 from mmd_tests.studies.quality.emoji.cases import CASES
-from mmd_tests.studies.quality.emoji.methods import METHODS, TUNED
+from mmd_tests.studies.quality.emoji.methods import METHODS, SPACES, TUNED
 from mmd_tests.studies.quality.emoji.options import make_parser
 from mmd_tests.studies.quality.emoji.quick import METHODS as QUICK_METHODS
 from mmd_tests.studies.quality.emoji.quick import STEPS, quick_names, quick_trial
@@ -39,7 +39,9 @@ from mmd_tests.studies.quality.emoji.tasks import Setup, make_easel, measured, r
 from mmd_tests.studies.quality.emoji.world import file_digest, load_world
 from mmd_tests.studies.quality.options import names
 
-FIXED = [name for name in METHODS if not any(name in family for family in TUNED.values())]
+FIXED = [
+    name for name in METHODS if not any(name in family for family in (SPACES, *TUNED.values()))
+]
 """The methods that have no strength to choose."""
 
 
