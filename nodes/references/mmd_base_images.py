@@ -221,11 +221,11 @@ def report(drawn: int, references: int, without: int, prompt: str, settings: Set
     text = f"{counted(drawn, 'base image')} drawn, for {whose}, with {settings}."
     if not without:
         return text
-    told = f"with prompt “{prompt}”" if prompt.strip() else "without words, because prompt is empty"
-    are = counted(without, "of these references has", "of these references have")
+    told = f"prompt “{prompt}”" if prompt.strip() else "an empty text, because prompt is empty"
+    have = counted(without, "of these references has", "of these references have")
     return (
-        f"{text}\n{are} no caption, so what they show was drawn {told}. Where base images show "
-        "other things than the references, guidance follows the difference in things, too, and "
-        "can pull images away from their prompts. Give each picture a caption that says what it "
-        "shows: LoadReferenceSet reads it from a text file of the same name."
+        f"{text}\n{have} no caption: in its place stood {told}. Where base images show other "
+        "things than the references, guidance follows the difference in things, too, and can pull "
+        "images away from their prompts. Give each picture a caption that says what it shows: "
+        "LoadReferenceSet reads it from a text file of the same name."
     )

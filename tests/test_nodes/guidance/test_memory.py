@@ -573,8 +573,9 @@ def test_comfyui_runs_it_again_when_the_memory_has_changed(monkeypatch):
     assert Shows.seen == [1, 2]  # the first run has nothing to show, and that is no error
 
 
-def test_both_guidance_nodes_take_a_memory_last():
+def test_both_guidance_nodes_take_memory_and_base_last():
     for node in (ApplyMMDGuidance, MMDGuidedKSampler):
-        last = node.GET_SCHEMA().inputs[-1]
-        assert (last.id, last.io_type, last.optional) == ("memory", "MMD_MEMORY", True)
-        assert inspect.signature(node.execute).parameters["memory"].default is None
+        last = [(each.id, each.io_type, each.optional) for each in node.GET_SCHEMA().inputs[-2:]]
+        assert last == [("memory", "MMD_MEMORY", True), ("base", "MMD_REFERENCES", True)]
+        parameters = inspect.signature(node.execute).parameters
+        assert parameters["memory"].default is parameters["base"].default is None
