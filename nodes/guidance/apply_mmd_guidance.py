@@ -14,6 +14,7 @@ from ..host.progress import executing_node
 from .run.hook import apply_guidance
 from .run.inputs import (
     DEFAULTS,
+    OTHER_SIZES,
     guidance_config,
     later_inputs,
     new_trace,
@@ -60,12 +61,14 @@ class ApplyMMDGuidance(io.ComfyNode):
         end_percent: float, mode: str, kernel: KernelConfig | None = None, micro_batch: int = 0,
         preserve: float = DEFAULTS.preserve, preview_batch: bool = False, vae: VAE | None = None,
         memory: SharedMemory | None = None, base: References | None = None,
+        other_sizes: str = OTHER_SIZES[0],
     ) -> io.NodeOutput:  # fmt: skip
         node = "ApplyMMDGuidance"
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
         trace = new_trace(config, references, vae, base)
         request = Request(
-            node, references, config, trace, memory, preview_batch, executing_node(), base
-        )
+            node, references, config, trace, memory, preview_batch, executing_node(), base,
+            resizes=other_sizes == "resize",
+        )  # fmt: skip
         guided = apply_guidance(micro_batched(model, micro_batch), request)
         return io.NodeOutput(guided, trace)

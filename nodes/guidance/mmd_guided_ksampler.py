@@ -18,6 +18,7 @@ from ..host.progress import executing_node
 from .run.hook import apply_guidance
 from .run.inputs import (
     DEFAULTS,
+    OTHER_SIZES,
     guidance_config,
     later_inputs,
     new_trace,
@@ -129,6 +130,7 @@ class MMDGuidedKSampler(io.ComfyNode):
         end_percent: float, mode: str, group_size: int = 0, kernel: KernelConfig | None = None,
         micro_batch: int = 0, preserve: float = DEFAULTS.preserve, preview_batch: bool = False,
         vae: VAE | None = None, memory: SharedMemory | None = None, base: References | None = None,
+        other_sizes: str = OTHER_SIZES[0],
     ) -> io.NodeOutput:  # fmt: skip
         from nodes import common_ksampler  # here: ComfyUI may load custom nodes before it
 
@@ -136,8 +138,9 @@ class MMDGuidedKSampler(io.ComfyNode):
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
         trace = new_trace(config, references, vae, base)
         request = Request(
-            node, references, config, trace, memory, preview_batch, executing_node(), base
-        )
+            node, references, config, trace, memory, preview_batch, executing_node(), base,
+            resizes=other_sizes == "resize",
+        )  # fmt: skip
         guided = apply_guidance(micro_batched(model, micro_batch), request, grouped=True)
         batch = latent_image["samples"].shape[0]  # latents of several kinds have no len
         parts = []

@@ -12,11 +12,11 @@ from ..base.counted import counted
 from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, ReferenceSetSocket, ReferencesSocket
 from ..host.fingerprint import vae_fingerprint
+from ..host.fit_latent import fit_latents, needs_scaling, usual_size
 from ..host.large_tensor import spread
 from ..host.vae_match import pixel_size, pixel_unit, target_size
 from .encoding.encode_captions import encode_captions
 from .encoding.encode_images import encode_images
-from .encoding.fit_latent import fit_latents, needs_scaling, usual_size
 from .encoding.gather_references import (
     NODE,
     check_sources,

@@ -10,6 +10,8 @@ from ....mmd_core.guidance import contrast
 from ...base.counted import counted
 from ...host.prompts import entry_feature
 from ...host.vae_match import wrong_vae
+from .compared_part import frames
+from .request import Request
 
 
 def check_captions(references: References, config: GuidanceConfig, node: str) -> None:
@@ -27,32 +29,35 @@ def check_captions(references: References, config: GuidanceConfig, node: str) ->
         )
 
 
-def check_base(base: References | None, config: GuidanceConfig, node: str) -> None:
-    """Checks that the settings allow base images.
+def check_settings(request: Request) -> None:
+    """Checks that the settings suit the references, and the base images if any.
 
     Raises:
-        ValueError: They do not. The message begins with the name of the node.
+        ValueError: The references have no captions that the kernel needs, or the settings do not
+            allow base images.
     """
+    node, base = request.node, request.base
+    check_captions(request.references, request.config, node)
     if base is None:
         return
     try:
-        contrast.check_base(config, Base(base.latents, base.weights, base.prompts))
+        contrast.check_base(request.config, Base(base.latents, base.weights, base.prompts))
     except ValueError as error:
         raise ValueError(f"{node}: {error}") from error
 
 
-def check_prompts(
-    references: References,
-    entries: list[dict[str, Any]],
-    node: str,
-    base: References | None = None,
-) -> None:
+def check_prompts(request: Request, entries: list[dict[str, Any]]) -> None:
     """Checks that captions and prompts were encoded by text encoders of the same kind.
+
+    Arguments:
+        request: What the node asks for. The references have captions.
+        entries: The prompts.
 
     Raises:
         ValueError: They were not.
     """
-    have, want = references.prompts.shape[1], entry_feature(entries[0]).shape[1]
+    node, base = request.node, request.base
+    have, want = request.references.prompts.shape[1], entry_feature(entries[0]).shape[1]
     if have != want:
         raise ValueError(
             f"{node}: the captions of the references have {have} features, the prompts "
@@ -68,48 +73,37 @@ def check_prompts(
         )
 
 
-def check_fit(
-    references: References,
-    pictures: Tensor,
-    latent_format: LatentFormat,
-    node: str,
-    base: References | None = None,
-) -> None:
+def check_fit(request: Request, pictures: Tensor, latent_format: LatentFormat) -> None:
     """Checks that the references, and base images if any, can be compared with the images.
 
     Arguments:
-        references: The references.
+        request: What the node asks for.
         pictures: Latents with the shape of the images, `(B, C, *)`.
         latent_format: The latent format of the model.
-        node: The name of the node, for messages.
-        base: The base images, or None.
 
     Raises:
         ValueError: They come from another VAE, or have another size or number of frames.
     """
+    references, node = request.references, request.node
     trouble = wrong_vae(references, latent_format, pictures.shape[1])
     if trouble:
         raise ValueError(f"{node}: {trouble}")
-    if base is not None:
-        _check_alike(references, base, latent_format, node)
-    have, want = references.latents.shape[-2:], pictures.shape[-2:]
-    if have != want:
-        raise ValueError(
-            f"{node}: the references were encoded for another image size: their latents are "
-            f"{have[1]}×{have[0]}, those being drawn {want[1]}×{want[0]}. Connect the latent_image "
-            "of the sampler to target of EncodeReferenceLatents."
-        )
+    if request.base is not None:
+        _check_alike(references, request.base, latent_format, node)
     have, want = frames(references.latents), frames(pictures)
     if have != want:
         raise ValueError(
             f"{node}: the latents of a reference have {counted(have, 'frame')}, those being drawn "
-            f"{want}: encode references with as many frames as are drawn."
+            f"{want}: encode references with as many frames as are drawn, or single pictures."
         )
-
-
-def frames(latents: Tensor) -> int:
-    """How many frames each of the latents has; pictures have one."""
-    return latents.shape[2] if latents.ndim == 5 else 1
+    have, want = references.latents.shape[-2:], pictures.shape[-2:]
+    if have != want and not request.resizes:
+        raise ValueError(
+            f"{node}: the references were encoded for another image size: their latents are "
+            f"{have[1]}×{have[0]}, those being drawn {want[1]}×{want[0]}. Connect the latent_image "
+            "of the sampler to target of EncodeReferenceLatents. If the node that draws chooses "
+            "sizes of its own, as detailers and tiled upscalers do, set other_sizes to resize."
+        )
 
 
 def _check_alike(
@@ -121,7 +115,7 @@ def _check_alike(
         ValueError: They come from another VAE, or have another size.
     """
     other = references.vae and base.vae and references.vae != base.vae
-    if other or wrong_vae(base, latent_format):
+    if other or wrong_vae(base, latent_format, references.latents.shape[1]):
         raise ValueError(
             f"{node}: the images of base and the references come from different VAEs. Connect "
             "MMDBaseImages to base, with the model and the references of this node."

@@ -1,7 +1,11 @@
-"""The part of a run's latents that is compared with references: the picture.
+"""The part of a run's latents that is compared with references.
 
 Some models draw latents of several kinds at once, for example a film and its sound. ComfyUI packs
 them into one tensor. The picture among them is guided, and the rest is left to the model.
+
+A film is compared with pictures by its mean over time. With x = x̂0 + σ·n for each of T frames, the
+mean times √T has the same noise σ, and the references are multiplied by √T as well. All frames of a
+film are moved equally, so guidance changes how the film looks, and its motion is the model's.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ if TYPE_CHECKING:
     from comfy.latent_formats import LatentFormat
     from comfy.samplers import CFGGuider
 
-__all__ = ["ComparedPart", "compared_part"]
+__all__ = ["ComparedPart", "compared_part", "frames"]
 
 
 @dataclass(frozen=True)
@@ -27,19 +31,43 @@ class ComparedPart:
         shape: The shape `(C, *)` of a picture that is packed with other latents into `(B, 1, P)`;
             None if the latents are the pictures.
         first: Where a packed picture begins.
+        frames: The number of frames T of films that are compared with pictures; otherwise 1.
     """
 
     shape: tuple[int, ...] | None = None
     first: int = 0
+    frames: int = 1
 
-    def of(self, latents: Tensor) -> Tensor:
-        """The pictures, with shape `(B, C, *)`."""
+    @property
+    def is_all(self) -> bool:
+        """Whether latents are compared as they are."""
+        return self.shape is None and self.frames == 1
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """The pictures or films among the latents, with shape `(B, C, *)`."""
         if self.shape is None:
             return latents
         return latents[:, 0, self._numbers].reshape(-1, *self.shape)
 
+    def still(self, pictures: Tensor) -> Tensor:
+        """What of the pictures is compared: of films `(B, C, T, H, W)`, `(B, C, 1, H, W)`."""
+        if self.frames == 1:
+            return pictures
+        return pictures.mean(2, keepdim=True) * math.sqrt(self.frames)
+
+    def of(self, latents: Tensor) -> Tensor:
+        """What of the latents is compared, with shape `(B, C, *)`."""
+        return self.still(self.pictures(latents))
+
+    def open(self, mask: Tensor) -> Tensor:
+        """How far each number of `of` may change; `mask` says it of the latents."""
+        return self.of(mask) / math.sqrt(self.frames)
+
     def moved(self, latents: Tensor, displacement: Tensor) -> Tensor:
-        """The latents, in which each picture is moved by its `displacement`."""
+        """The latents, of which the compared part is moved by its `displacement`."""
+        if self.frames > 1:
+            frame = displacement / math.sqrt(self.frames)
+            displacement = frame.expand(-1, -1, self.frames, *frame.shape[3:])
         if self.shape is None:
             return latents + displacement
         latents = latents.clone()
@@ -52,7 +80,7 @@ class ComparedPart:
 
 
 def compared_part(
-    guider: CFGGuider, noise: Tensor, latent_format: LatentFormat, channels: int
+    guider: CFGGuider, noise: Tensor, latent_format: LatentFormat, references: Tensor
 ) -> ComparedPart | None:
     """What of the latents of a run is compared; None if no picture can be told apart in them.
 
@@ -60,24 +88,48 @@ def compared_part(
         guider: ComfyUI's guider of this run.
         noise: The noise of the run.
         latent_format: The latent format of the model.
-        channels: The number of channels of the references. It decides between several pictures.
+        references: Latents with the shape of the references, `(N, C, *)`.
     """
-    dimensions = latent_format.latent_dimensions
-    if noise.ndim != 3 or dimensions < 2:
-        return ComparedPart()
-    shapes = packed_shapes(guider)
-    if sum(map(math.prod, shapes)) != noise.shape[-1]:
+    dimensions, shape, first = latent_format.latent_dimensions, None, 0
+    if noise.ndim == 3 and dimensions >= 2:
+        packed = _packed_picture(guider, noise.shape[-1], dimensions, references.shape[1])
+        if packed is None:
+            return None
+        shape, first = packed
+    drawn = (1, *shape) if shape else noise.shape
+    count = drawn[2] if len(drawn) == 5 and frames(references) == 1 else 1
+    return ComparedPart(shape, first, count)
+
+
+def frames(latents: Tensor) -> int:
+    """How many frames each of the latents has; pictures have one."""
+    return latents.shape[2] if latents.ndim == 5 else 1
+
+
+def _packed_picture(
+    guider: CFGGuider, numbers: int, dimensions: int, channels: int
+) -> tuple[tuple[int, ...], int] | None:
+    """The shape and the first number of the picture that is packed with other latents.
+
+    Arguments:
+        guider: ComfyUI's guider of this run.
+        numbers: How many numbers are packed.
+        dimensions: How many dimensions pictures have.
+        channels: The channels of the references, which decide between several pictures.
+    """
+    shapes = _packed_shapes(guider)
+    if sum(map(math.prod, shapes)) != numbers:
         return None
     pictures, first = [], 0
     for shape in shapes:
         if len(shape) == dimensions + 1:
-            pictures.append(ComparedPart(shape, first))
+            pictures.append((shape, first))
         first += math.prod(shape)
-    fitting = [part for part in pictures if part.shape[0] == channels]
+    fitting = [picture for picture in pictures if picture[0][0] == channels]
     return next(iter(fitting + pictures), None)
 
 
-def packed_shapes(guider: CFGGuider) -> list[tuple[int, ...]]:
+def _packed_shapes(guider: CFGGuider) -> list[tuple[int, ...]]:
     """The shapes of latents that are packed into one tensor, without the batch.
 
     ComfyUI tells them to the model with each prompt. The list is empty if it does not.

@@ -11,6 +11,7 @@ from comfy.samplers import CFGGuider, Sampler
 from torch import Tensor
 
 from ....mmd_core import Guidance, Memory, RunTrace
+from ....mmd_core.files.memory_file import Recalled
 from ....mmd_core.guidance.guidance import NotFinite
 from ...base.remark import Remark
 from ...host.device_memory import room
@@ -18,9 +19,10 @@ from ...host.faults import check_latent_image, explained
 from ...host.noise_model import noise_model
 from ...host.progress import show_text
 from ...host.prompts import batch_features, positive_entries
-from .checks import check_fit, check_prompts
+from .checks import check_fit, check_prompts, check_settings
 from .compared_part import ComparedPart
-from .make_guidance import make_guidance, make_schedule
+from .guidance_of_sizes import GuidanceOfSizes
+from .make_guidance import make_schedule
 from .report import FEW_IMAGES, NO_NOISE, RISING, ending, remarks, status, summary
 from .request import Request
 from .session import Session
@@ -47,6 +49,7 @@ class GuidedRun:
         earlier: Samples finished earlier that count as drawn together with this batch, or None.
         known: Companions that an earlier run of these images chose, or None.
         broken: Whether an estimate was not finite, so that nothing more is recorded.
+        sizes: Makes the guidance for images of a size; None where `guidance` is.
 
     A deep copy is the run itself: samplers that copy the model options for each call still guide
     this run.
@@ -69,6 +72,7 @@ class GuidedRun:
         self.earlier: Memory | None = None
         self.known: Tensor | None = None
         self.broken = False
+        self.sizes: GuidanceOfSizes | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GuidedRun":
         return self
@@ -109,10 +113,12 @@ class GuidedRun:
         prompts = request.references.prompts.shape[1] if request.compares_prompts else None
         try:
             self.earlier, recalled = self.session.recall(
-                self.inner_model, self.part.of(noise), prompts
+                self.inner_model, self.part, noise, prompts
             )
         except ValueError as error:
-            raise ValueError(f"{request.node}: memory: {error}") from error
+            if request.guides:
+                raise ValueError(f"{request.node}: memory: {error}") from error
+            recalled = Recalled(None, None, "", (str(error),))
         if self.latent_image is not None and not noise.any():  # it goes on with unfinished images
             left = self.part.of(self.latent_image)
             self.known = request.references.unfinished.companions_of(left)
@@ -120,15 +126,12 @@ class GuidedRun:
         if schedule.rises and request.guides:
             self._report(logging.WARNING, RISING)
         budget = room(self.inner_model, noise, options)
-        self.guidance = make_guidance(
-            self.inner_model,
-            request,
-            schedule,
-            self.part.of(noise),
-            self.earlier,
-            budget,
-            self.known,
+        self.sizes = GuidanceOfSizes(
+            self.inner_model, request, schedule, self.part, self.earlier, budget, self.known
         )
+        self.guidance = self.sizes.at(self.part.of(noise))
+        if trace is not None:
+            trace.frames = self.part.frames
         if self.guidance.config.companions and request.guides:
             log.warning("%s: %s", request.node, FEW_IMAGES.text)
         for notice in recalled.notices:
@@ -183,14 +186,14 @@ class GuidedRun:
             samples: With shape `(B, *shape)`.
             sigmas: The noise schedule, with shape `(steps + 1,)`.
         """
-        trace, guidance, samples = self.request.trace, self.guidance, self.part.of(samples)
+        trace, guidance = self.request.trace, self.guidance
         if sigmas[-1] > 0:
-            self._leave(samples)
+            self._leave(self.part.of(samples))
             record = None if guidance is None else guidance.unfinished(len(samples))
         else:
             # Recorded before they are remembered: an error here then leaves the memory unchanged.
             record = self._judged(samples) if trace is not None and guidance is not None else None
-            if trouble := self.session.keep(self.inner_model, samples, self.prompts):
+            if trouble := self.session.keep(self.inner_model, self.part, samples, self.prompts):
                 self._report(logging.ERROR, Remark("not remembered", trouble))
         if trace is not None and record is not None:
             trace.runs.append(record)
@@ -209,9 +212,10 @@ class GuidedRun:
 
     def _judged(self, samples: Tensor) -> RunTrace:
         """The record of a run with finished samples."""
-        finished = Memory(samples.detach().float(), self.prompts)
-        together = self.earlier.followed_by(finished) if self.earlier else finished
-        return self.guidance.finished(samples, together.latents)
+        finished = Memory(self.part.of(samples).detach().float(), self.prompts)
+        earlier = self.sizes.earlier_at(finished.latents)
+        together = earlier.followed_by(finished) if earlier else finished
+        return self.guidance.finished(finished.latents, together.latents)
 
     def _fits(self, guider: CFGGuider, noise: Tensor) -> bool:
         """Whether the references fit.
@@ -219,15 +223,14 @@ class GuidedRun:
         Raises:
             ValueError: They do not fit, and the strength is not 0.
         """
-        references, node = self.request.references, self.request.node
+        request = self.request
         try:
-            latent_format = self.inner_model.latent_format
-            pictures = self.part.of(noise)
-            check_fit(references, pictures, latent_format, node, self.request.base)
-            if self.request.compares_prompts:
-                check_prompts(references, positive_entries(guider), node, self.request.base)
+            check_settings(request)
+            check_fit(request, self.part.of(noise), self.inner_model.latent_format)
+            if request.compares_prompts:
+                check_prompts(request, positive_entries(guider))
         except ValueError:
-            if self.request.guides:
+            if request.guides:
                 raise
             return False
         return True
@@ -243,18 +246,36 @@ class GuidedRun:
         if self.guidance.captions is not None:
             active = batch_features(positive_entries(guider), len(x0), sigma)
             self.prompts = self.prompts if active is None else active
+        if not self._follows(self.part.of(x0)):
+            return x0
         seen = x0
         if self.mask is not None:
             seen = x0 * self.mask + self.latent_image * (1 - self.mask)
         of, seen = self.part.of, self.part.of(seen)
-        by_prompt = unconditional.by_prompt(x0, self.mask, of)
+        by_prompt = unconditional.by_prompt(x0, self.mask, self.part)
         guided = self.guidance(seen, of(x), sigma, self.prompts, by_prompt)
         rows = self.guidance.trace
         if rows:
             show_text(status(rows[-1]), self.request.node_id)
-        if self.mask is None and self.part == ComparedPart():
+        if self.mask is None and self.part.is_all:
             return guided
         return self.part.moved(x0, (guided - seen).to(x0.dtype))
+
+    def _follows(self, pictures: Tensor) -> bool:
+        """Whether there is guidance for images of this shape, which samplers may change in a run.
+
+        Raises:
+            ValueError: There is none, and the strength is not 0.
+        """
+        trouble = self.sizes.trouble(pictures)
+        if trouble is None:
+            self.guidance = self.sizes.at(pictures, self.guidance)
+            return True
+        if self.request.guides:
+            raise ValueError(f"{self.request.node}: {trouble}.")
+        self.guidance = None  # with strength 0 the run goes on, but is not recorded
+        self._report(logging.WARNING, Remark("size changed", f"Not recorded: {trouble}."))
+        return False
 
     def _report(self, level: int, problem: Remark) -> None:
         """Writes a problem into the log and the report."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...host.faults import with_memory_advice
 from ...host.progress import BatchPreview
-from .checks import check_base, check_captions
+from .checks import check_settings
 from .compared_part import compared_part
 from .guided_run import GuidedRun
 from .request import Request
@@ -38,11 +38,11 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
         grouped: Whether the runs of this model are groups of one batch.
 
     Raises:
-        ValueError: The kernel compares prompts and there are no captions. When a run starts: the
-            references do not fit it, or the memory cannot be read.
+        ValueError: The settings do not fit the references or the base images, and the strength is
+            not 0. When a run starts: the references do not fit it, or the memory cannot be read.
     """
-    check_captions(request.references, request.config, request.node)
-    check_base(request.base, request.config, request.node)
+    if request.guides:
+        check_settings(request)
     if request.idle:
         return model
     group = Session(request.memory) if grouped else None
@@ -60,10 +60,11 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
         disable_pbar: bool = False,
     ) -> Tensor:
         inner_model = guider.inner_model
-        channels = request.references.latents.shape[1]
-        part = compared_part(guider, noise, inner_model.latent_format, channels)
+        references = request.references.latents
+        part = compared_part(guider, noise, inner_model.latent_format, references)
         if request.preview_batch and part is not None:
-            callback = BatchPreview(callback, noise.device, inner_model.latent_format, part.of)
+            latent_format = inner_model.latent_format
+            callback = BatchPreview(callback, noise.device, latent_format, part.pictures)
         rest = callback, noise, latent_image, denoise_mask, disable_pbar
         if part is None:
             forgotten = "" if request.memory is None else " and not remembered"

@@ -15,6 +15,8 @@ from .trace import Trace
 if TYPE_CHECKING:
     from comfy.sd import VAE
 
+OTHER_SIZES = ("refuse", "resize")
+
 # Of new nodes. Saved workflows carry their own numbers.
 DEFAULTS = GuidanceConfig(strength=30.0, mode="keep_prompt")
 
@@ -134,6 +136,17 @@ def later_inputs() -> list[io.Input]:
             tooltip="What the model itself draws of the same things, from MMDBaseImages. Guidance "
             "then follows only what is different in the references: their style. Every image is "
             "guided by itself, in batches of any size. Unconnected: the batch is compared.",
+        ),
+        advanced(
+            io.Combo.Input(
+                "other_sizes",
+                options=list(OTHER_SIZES),
+                default=OTHER_SIZES[0],
+                optional=True,
+                tooltip="When images are not as large as the references. refuse: says so and "
+                "stops. resize: scales the references for each run, a little softer; for "
+                "detailers, tiled upscalers and LCM upscaling, which choose sizes of their own.",
+            )
         ),
     ]
 

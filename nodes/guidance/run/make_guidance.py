@@ -18,6 +18,7 @@ from ....mmd_core import (
     Window,
 )
 from ....mmd_core.comparison.noise import Step, cfg_pp_carry, euler_carry, euler_cfg_pp_carry
+from .compared_part import ComparedPart
 from .request import Request
 
 
@@ -61,38 +62,44 @@ def make_guidance(
     inner_model: BaseModel,
     request: Request,
     schedule: Schedule,
-    noise: Tensor,
+    part: ComparedPart,
+    pictures: Tensor,
     memory: Memory | None,
     budget: float,
     known: Tensor | None = None,
 ) -> Guidance:
-    """The guidance of one run, on the device and in the space of `noise`.
+    """The guidance of one run, on the device and in the space of `pictures`.
 
     Arguments:
         inner_model: ComfyUI's model.
         request: What the node asks for.
         schedule: The noise levels of the run.
-        noise: The noise of the run, with shape `(B, *shape)`.
-        memory: Samples finished earlier, or None.
+        part: What of the latents is compared with the references.
+        pictures: What is compared of the noise of the run, with shape `(B, C, *)`.
+        memory: Samples finished earlier, of the same shape, or None.
         budget: How many bytes of device memory the references may use.
         known: As in `Guidance`.
     """
     references = request.references
-    dtype = torch.promote_types(noise.dtype, torch.float32)
+    dtype, size = torch.promote_types(pictures.dtype, torch.float32), pictures.shape[-2:]
 
     def prepare(latents: Tensor) -> Tensor:
-        frame = latents.ndim < noise.ndim  # video models take images as one frame
-        return inner_model.process_latent_in(latents.unsqueeze(2) if frame else latents)
+        frame = latents.ndim < pictures.ndim  # video models take images as one frame
+        latents = inner_model.process_latent_in(latents.unsqueeze(2) if frame else latents)
+        return part.still(latents)
 
     base = None
     if request.base is not None:
-        latents, weights = (
-            part.to(noise.device, dtype) for part in (request.base.latents, request.base.weights)
-        )
+        latents = request.latents_at(request.base, size).to(pictures.device, dtype)
+        weights = request.base.weights.to(pictures.device, dtype)
         base = Base(prepare(latents), weights, request.base.prompts)
     return Guidance(
-        request.config.for_batch(len(noise), contrast=base is not None),
-        Latents(references.latents, references.weights.to(noise.device, dtype), prepare),
+        request.config.for_batch(len(pictures), contrast=base is not None),
+        Latents(
+            request.latents_at(references, size),
+            references.weights.to(pictures.device, dtype),
+            prepare,
+        ),
         schedule,
         memory,
         references.prompts if request.compares_prompts else None,

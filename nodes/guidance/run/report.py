@@ -221,6 +221,12 @@ def run_report(trace: Trace, references: int) -> str:
             f"{counted(trace.remembered, 'remembered image counts', 'remembered images count')} "
             f"{how}."
         )
+    if acted and trace.frames > 1:
+        lines.append(f"Films of {trace.frames} frames were compared by their mean over time.")
+    if acted and trace.resized:
+        sizes = [f"{w}×{h}" for h, w in sorted(trace.resized)]
+        more = f" and {len(sizes) - 6} more" if len(sizes) > 6 else ""
+        lines.append(f"References were resized, in latents to {', '.join(sizes[:6])}{more}.")
     if acted:
         lines.append(
             f"Guidance acted at {len(acted)} of {counted(len(trace.rows), 'model call')}, from "

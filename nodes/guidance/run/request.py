@@ -1,10 +1,15 @@
 """What a guidance node asks of the runs of its model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from ....mmd_core import GuidanceConfig, References
+from ...host.fit_latent import fit_latents
 from .shared_memory import SharedMemory
 from .trace import Trace
+
+KEPT = 2**30  # bytes of resized references that are kept for later runs
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Request:
         preview_batch: Whether the preview shows the whole batch.
         node_id: The node on which progress is shown, or None.
         base: What the model itself draws for the captions of the references, or None.
+        resizes: Whether references are resized if images of another size are drawn.
     """
 
     node: str
@@ -30,6 +36,8 @@ class Request:
     preview_batch: bool = False
     node_id: str | None = None
     base: References | None = None
+    resizes: bool = False
+    _resized: dict[tuple, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def idle(self) -> bool:
@@ -46,3 +54,28 @@ class Request:
     def compares_prompts(self) -> bool:
         """Whether the kernel compares prompts with captions."""
         return self.config.kernel_config.prompt_kernel != "none"
+
+    def latents_at(self, references: References, size: tuple[int, int]) -> Tensor:
+        """The latents of the references or of the base images at a size.
+
+        The middle of each latent is scaled. The result is kept for later runs.
+
+        Arguments:
+            references: `references` or `base`.
+            size: The height and width.
+        """
+        if references.latents.shape[-2:] == size:
+            return references.latents
+        if self.trace is not None:
+            self.trace.resized.add(tuple(size))
+        key = (references is self.base, *size)
+        if key not in self._resized:
+            found = fit_latents(list(references.latents.split(1)), *size, antialias=False)
+            while self._resized and sum(map(_bytes, [found, *self._resized.values()])) > KEPT:
+                del self._resized[next(iter(self._resized))]
+            self._resized[key] = found
+        return self._resized[key]
+
+
+def _bytes(latents: Tensor) -> int:
+    return latents.numel() * latents.element_size()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ....mmd_core import Memory
 from ....mmd_core.files.memory_file import Recalled
+from .compared_part import ComparedPart
 from .shared_memory import SharedMemory
 
 NOTHING = Recalled(None, None, "", ())
@@ -30,30 +31,32 @@ class Session:
         self.runs = 0
 
     def recall(
-        self, inner_model: BaseModel, noise: Tensor, prompts: int | None
+        self, inner_model: BaseModel, part: ComparedPart, noise: Tensor, prompts: int | None
     ) -> tuple[Memory | None, Recalled]:
         """The samples that count as drawn together with the next ones.
 
         Arguments:
             inner_model: ComfyUI's model.
-            noise: The noise of the next samples, with shape `(B, *shape)`.
+            part: What of the latents is compared.
+            noise: The noise of the next samples, with shape `(B, *)`.
             prompts: The number of prompt features if the kernel compares prompts, or None.
 
         Returns:
-            All samples in the space of the model, or None, and those of the shared memory.
+            What is compared of all samples, in the space of the model, or None, and the samples
+            of the shared memory.
 
         Raises:
             ValueError: The shared memory cannot be read.
         """
         if self.shared is None or not self.shared.loads:
             return self.finished, NOTHING
-        raw = inner_model.process_latent_out(noise[:1].float())
+        raw = inner_model.process_latent_out(part.pictures(noise[:1]).float())
         kind = type(inner_model.latent_format).__name__
         found = self.shared.recall(raw.shape[1:], kind, prompts)
         if found.latents is None:
             return self.finished, found
         latents = inner_model.process_latent_in(found.latents.to(noise.device))
-        earlier = Memory(latents, found.prompts)
+        earlier = Memory(part.still(latents), found.prompts)
         return earlier.followed_by(self.finished) if self.finished else earlier, found
 
     def seeded(self, extra_args: dict[str, Any]) -> dict[str, Any]:
@@ -66,18 +69,21 @@ class Session:
         self.runs += 1
         return extra_args
 
-    def keep(self, inner_model: BaseModel, samples: Tensor, prompts: Tensor | None) -> str | None:
+    def keep(
+        self, inner_model: BaseModel, part: ComparedPart, samples: Tensor, prompts: Tensor | None
+    ) -> str | None:
         """Remembers finished samples if they are finite.
 
         Arguments:
             inner_model: ComfyUI's model.
-            samples: In the space of the model, with shape `(B, *shape)`.
+            part: What of the latents is compared.
+            samples: In the space of the model, with shape `(B, *)`.
             prompts: Their prompt features, with shape `(B, E)`, or None.
 
         Returns:
             A sentence if the shared memory could not store them, else None.
         """
-        samples = samples.detach().float()
+        samples = part.pictures(samples).detach().float()
         shared, trouble = self.shared, None
         if shared is not None and shared.appends:
             kind = type(inner_model.latent_format).__name__
@@ -86,6 +92,6 @@ class Session:
                 return None  # the next run finds them there
         if not samples.isfinite().all():
             return trouble  # they would make the next run NaN
-        finished = Memory(samples, prompts)
+        finished = Memory(part.still(samples), prompts)
         self.finished = self.finished.followed_by(finished) if self.finished else finished
         return trouble

@@ -24,6 +24,8 @@ class Trace:
             run.
         problems: Problems of the runs, apart from those that the records show.
         base: How many base images the references are contrasted with; 0 if there are none.
+        resized: The heights and widths of latents to which the references were resized.
+        frames: The number of frames of films that were compared with pictures; otherwise 1.
     """
 
     config: GuidanceConfig
@@ -34,6 +36,8 @@ class Trace:
     remembered: int = 0
     problems: list[Remark] = field(default_factory=list)
     base: int = 0
+    resized: set[tuple[int, int]] = field(default_factory=set)
+    frames: int = 1
 
     def begin(self) -> None:
         """Begins a run. The first run of a queued workflow removes the records of earlier ones."""
@@ -41,6 +45,7 @@ class Trace:
         prompt_id = None if context is None else context.prompt_id
         if prompt_id != self.prompt_id:
             self.prompt_id, self.runs, self.remembered, self.problems = prompt_id, [], 0, []
+            self.resized = set()
 
     @property
     def rows(self) -> list[TraceRow]:

@@ -1,12 +1,12 @@
 """The estimate without the prompt that cfg makes in a model call."""
 
-from collections.abc import Callable
 from typing import Any
 
 from comfy.model_patcher import set_model_options_post_cfg_function
 from torch import Tensor
 
 from ....mmd_core import ByPrompt
+from .compared_part import ComparedPart
 
 
 class Unconditional:
@@ -23,9 +23,7 @@ class Unconditional:
         """A copy of the model options with which a call keeps its estimate here."""
         return set_model_options_post_cfg_function(model_options.copy(), self._keep)
 
-    def by_prompt(
-        self, x0: Tensor, mask: Tensor | None, of: Callable[[Tensor], Tensor]
-    ) -> ByPrompt | None:
+    def by_prompt(self, x0: Tensor, mask: Tensor | None, part: ComparedPart) -> ByPrompt | None:
         """How the prompt moved `x0`; None if the model was not called without the prompt.
 
         The estimate is then forgotten.
@@ -33,13 +31,13 @@ class Unconditional:
         Arguments:
             x0: The denoised estimates, with shape `(B, *shape)`.
             mask: Where the run may change images, or None.
-            of: What of latents, and of a mask, is compared with the references.
+            part: What of the latents is compared with the references.
         """
         whole = [estimate for estimate in self.estimates if estimate.shape == x0.shape]
         self.estimates = []
         if not whole:
             return None
-        return ByPrompt(of(x0 - whole[-1]), None if mask is None else of(mask))
+        return ByPrompt(part.of(x0 - whole[-1]), None if mask is None else part.open(mask))
 
     def _keep(self, call: dict[str, Any]) -> Tensor:
         if call.get("uncond"):  # without a negative prompt the estimate is 0

@@ -353,7 +353,7 @@ def test_latents_of_several_kinds_are_not_remembered(model, references, caplog):
     guided, _ = apply(model, references, handle())
     (((start_run,)),) = guided.wrappers[WrappersMP.SAMPLER_SAMPLE].values()
     packed = torch.zeros(2, 1, 512)
-    guider = SimpleNamespace(inner_model=model.model)
+    guider = SimpleNamespace(inner_model=model.model, conds={})
     with caplog.at_level(logging.WARNING):
         drawn = start_run(
             lambda *args: packed + 1, guider, torch.tensor([1.0, 0.0]), {}, None, packed
@@ -573,9 +573,10 @@ def test_comfyui_runs_it_again_when_the_memory_has_changed(monkeypatch):
     assert Shows.seen == [1, 2]  # the first run has nothing to show, and that is no error
 
 
-def test_both_guidance_nodes_take_memory_and_base_last():
+def test_both_guidance_nodes_take_memory_and_base():
+    """Only later inputs come after them."""
     for node in (ApplyMMDGuidance, MMDGuidedKSampler):
-        last = [(each.id, each.io_type, each.optional) for each in node.GET_SCHEMA().inputs[-2:]]
+        last = [(each.id, each.io_type, each.optional) for each in node.GET_SCHEMA().inputs[-3:-1]]
         assert last == [("memory", "MMD_MEMORY", True), ("base", "MMD_REFERENCES", True)]
         parameters = inspect.signature(node.execute).parameters
         assert parameters["memory"].default is parameters["base"].default is None

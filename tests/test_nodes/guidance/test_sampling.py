@@ -14,6 +14,7 @@ from mmd_pack.mmd_core import GuidanceConfig, KernelConfig, References, mmd2
 from mmd_pack.mmd_core.comparison.noise import cfg_pp_carry, euler_carry, euler_cfg_pp_carry
 from mmd_pack.nodes.guidance.mmd_kernel import MMDKernel
 from mmd_pack.nodes.guidance.run import guided_run
+from mmd_pack.nodes.guidance.run.compared_part import ComparedPart
 from mmd_pack.nodes.guidance.run.make_guidance import carry_of, make_guidance, make_schedule
 from mmd_pack.nodes.guidance.run.request import Request
 from mmd_pack.nodes.host.noise_model import noise_model
@@ -346,8 +347,9 @@ def test_images_guide_a_model_of_video(references):
     sampler = comfy.samplers.sampler_object("euler")
     model_noise = noise_model(inner.model_sampling)
     schedule = make_schedule(inner, model_noise, config, sampler, torch.tensor([5.0, 1.0, 0.0]))
+    request = Request("test", references, config)
     guidance = make_guidance(
-        inner, Request("test", references, config), schedule, noise, None, torch.inf
+        inner, request, schedule, ComparedPart(), noise, memory=None, budget=torch.inf
     )
     guided = guidance(noise, noise + 1, 5.0)
     assert guided.shape == noise.shape and not torch.equal(guided, noise)
