@@ -8,6 +8,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY
 from ..host.progress import executing_node, show_text
@@ -96,6 +97,7 @@ class MMDLoRAInfo(io.ComfyNode):
         return path and Path(path).stat().st_mtime_ns
 
     @classmethod
+    @within_limits
     def execute(
         cls, lora_name: str, sampler_name: str, scheduler: str, steps: int, cfg: float,
         sigmas: Tensor | None = None,

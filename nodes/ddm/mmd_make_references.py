@@ -12,6 +12,7 @@ from comfy_api.latest import io
 
 from ...mmd_core import References
 from ..base.counted import counted
+from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket
 from ..host.draw_images import Part, Settings, draw_images
@@ -114,6 +115,7 @@ class MMDMakeReferences(io.ComfyNode):
         )
 
     @classmethod
+    @within_limits
     def execute(
         cls, model: ModelPatcher, positive: list, negative: list, latent_image: dict[str, Any],
         count: int, steps: int, cfg: float, sampler_name: str, scheduler: str, seed: int,

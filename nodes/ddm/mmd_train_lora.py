@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...mmd_core import KernelConfig, References
 from ...mmd_core.ddm import DEFAULT_KERNEL, DDMConfig, Step, Training
+from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, LoRASocket, LossSocket
 from ..host.progress import executing_node, show_text, tiled
@@ -78,6 +79,7 @@ class MMDTrainLoRA(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @within_limits
     def execute(
         cls, model: ModelPatcher, positive: list, references: References, steps_per_sample: int,
         sampler_name: str, scheduler: str, cfg: float, batch_size: int, micro_batch: int,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ...mmd_core import KernelConfig, References
+from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, TraceSocket
 from ..host.micro_batch import micro_batched
@@ -56,6 +57,7 @@ class ApplyMMDGuidance(io.ComfyNode):
         )
 
     @classmethod
+    @within_limits
     def execute(
         cls, model: ModelPatcher, references: References, strength: float, start_percent: float,
         end_percent: float, mode: str, kernel: KernelConfig | None = None, micro_batch: int = 0,

@@ -10,6 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ...mmd_core import KernelConfig, References
+from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, TraceSocket
 from ..host.groups import group_conditioning, group_indices, group_latent
@@ -123,6 +124,7 @@ class MMDGuidedKSampler(io.ComfyNode):
         )
 
     @classmethod
+    @within_limits
     def execute(
         cls, model: ModelPatcher, references: References, seed: int, steps: int, cfg: float,
         sampler_name: str, scheduler: str, positive: list, negative: list,

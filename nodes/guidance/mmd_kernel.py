@@ -9,6 +9,7 @@ from ...mmd_core import (
     PROMPT_KERNELS,
     KernelConfig,
 )
+from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, KernelSocket
 
@@ -130,6 +131,7 @@ class MMDKernel(io.ComfyNode):
         )
 
     @classmethod
+    @within_limits
     def execute(
         cls, kernel: str, bandwidth: str, bandwidth_value: float, multipliers: str,
         prompt_kernel: str, prompt_bandwidth: float, feature_space: str = DEFAULTS.feature_space,

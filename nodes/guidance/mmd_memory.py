@@ -7,6 +7,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...mmd_core.files.memory_file import Recalled, parts, reset
 from ..base.counted import counted
+from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, MemorySocket
 from .run.shared_memory import SharedMemory, folder_of
@@ -116,6 +117,7 @@ class MMDMemory(io.ComfyNode):
             return ""
 
     @classmethod
+    @within_limits
     def execute(cls, name: str, action: str = "load and append", limit: int = 256) -> io.NodeOutput:
         memory = SharedMemory(name, LOADS[action], APPENDS[action], limit)
         try:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...mmd_core import KernelConfig, References
 from ...mmd_core.comparison.score import TESTABLE, Score, score
 from ..base.counted import counted
+from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, KernelSocket, ReferencesSocket
 from ..host.picture import picture
@@ -276,6 +277,7 @@ class MMDScore(io.ComfyNode):
         )
 
     @classmethod
+    @within_limits
     def execute(
         cls, references: References, latent: dict[str, Any] | None = None,
         images: Tensor | None = None, vae: VAE | None = None, kernel: KernelConfig | None = None,

@@ -10,6 +10,7 @@ from ...mmd_core import GuidanceConfig, KernelConfig, References
 from ...mmd_core.comparison.by_features import comparable_rows
 from ...mmd_core.references.compress import Compressed, compress
 from ..base.counted import counted
+from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, KernelSocket, ReferencesSocket
 from ..guidance.run.checks import check_captions
@@ -117,6 +118,7 @@ class CompressReferences(io.ComfyNode):
         )
 
     @classmethod
+    @within_limits
     def execute(
         cls,
         references: References,

@@ -9,6 +9,7 @@ from torch import Tensor, tensor
 
 from ...mmd_core import References
 from ..base.counted import counted
+from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, ReferenceSetSocket, ReferencesSocket
 from ..host.fingerprint import vae_fingerprint
@@ -204,6 +205,7 @@ class EncodeReferenceLatents(io.ComfyNode):
         )
 
     @classmethod
+    @within_limits
     def execute(
         cls,
         width: list[int],

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..base.counted import counted
+from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, ReferenceSetSocket
 from ..pictures.picture_grid import contact_sheet
@@ -156,6 +157,7 @@ class LoadReferenceSet(io.ComfyNode):
         return fingerprint(path, recursive, allowed_folders()) if path else ""
 
     @classmethod
+    @within_limits
     def execute(
         cls,
         folder: str,

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ...mmd_core import References
 from ...mmd_core.references.merge import merge
 from ..base.counted import counted
+from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket
 from ..host.large_tensor import allocate
@@ -90,6 +91,7 @@ class MergeReferences(io.ComfyNode):
         )
 
     @classmethod
+    @within_limits
     def execute(
         cls,
         references_a: References,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...mmd_core import References
 from ..base.counted import counted
+from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket
 from ..host.draw_images import Part, Settings, draw_images
@@ -127,6 +128,7 @@ class MMDBaseImages(io.ComfyNode):
         )
 
     @classmethod
+    @within_limits
     def execute(
         cls, model: ModelPatcher, clip: CLIP | None, references: References, prompt: str,
         count: int, steps: int, cfg: float, sampler_name: str, scheduler: str, seed: int,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io, ui
 
 from ...mmd_core import References
+from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket
 from ..pictures.picture_grid import Cell, captioned_sheet
@@ -74,6 +75,7 @@ class ReferencePreview(io.ComfyNode):
         )
 
     @classmethod
+    @within_limits
     def execute(
         cls, references: References, max_images: int, vae: VAE | None = None
     ) -> io.NodeOutput:

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...mmd_core.tsmc import FINALS
+from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, RewardSocket, StateSocket
 from ..host.progress import executing_node, show_text
@@ -106,6 +107,7 @@ class TRITSMCSampler(io.ComfyNode):
         )
 
     @classmethod
+    @within_limits
     def execute(
         cls,
         noise: InitialNoise,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, StateSocket
 from .run.plan import InitialNoise, Latent
@@ -30,6 +31,7 @@ class TSMCInit(io.ComfyNode):
         )
 
     @classmethod
+    @within_limits
     def execute(
         cls,
         noise: InitialNoise,

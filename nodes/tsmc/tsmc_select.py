@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, StateSocket
 from .run.account import run_report
@@ -61,6 +62,7 @@ class TSMCSelect(io.ComfyNode):
         )
 
     @classmethod
+    @within_limits
     def execute(cls, state: TSMCState, mode: str, count: int) -> io.NodeOutput:
         if mode not in SELECTIONS:
             raise ValueError(

@@ -1,0 +1,79 @@
+"""Numbers that come over a wire have the limits of the widgets that they replace."""
+
+import math
+
+import pytest
+from comfy_api.latest import io
+from mmd_pack.nodes import NODES
+from mmd_pack.nodes.base.limits import within_limits
+
+pytestmark = pytest.mark.comfy
+
+NUMBERS = {
+    f"{node.__name__}.{given.id}": (node, given)
+    for node in NODES
+    for given in node.define_schema().inputs
+    if isinstance(given, io.Int.Input | io.Float.Input) and given.max is not None
+}
+LONG = "9" * 10**6
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_outside_its_widget_is_refused_in_words_before_anything_else(name):
+    """All inputs that are no numbers are None: whatever used them first would fail otherwise."""
+    node, given = NUMBERS[name]
+    schema = node.define_schema()
+    rest = {each.id: getattr(each, "min", None) for each in schema.inputs}
+    for bad in (given.min - 1, given.max + given.max, math.nan, math.inf, -math.inf, LONG, [1]):
+        inputs = {**rest, given.id: bad}
+        if schema.is_input_list:
+            inputs = {name: [value] for name, value in inputs.items()}
+        with pytest.raises(ValueError, match=rf"^{node.__name__}: {given.id} must be a ") as refused:
+            node.execute(**inputs)
+        assert len(str(refused.value)) < 300
+
+
+class Doubled:
+    """A node with numbers."""
+
+    @classmethod
+    def define_schema(cls, lists: bool = False) -> io.Schema:
+        given = [
+            io.Int.Input("n", min=1, max=2**64 - 1),
+            io.Float.Input("x", min=-0.5, max=1e6),
+            io.Int.Input("k", min=0, max=9, optional=True),
+        ]
+        return io.Schema(node_id="Doubled", inputs=given, is_input_list=lists)
+
+    @classmethod
+    @within_limits
+    def execute(cls, n: int, x: float, k: int | None = 3) -> tuple:
+        return n, x, k
+
+
+class Lists(Doubled):
+    """The same, with lists."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return super().define_schema(lists=True)
+
+    @classmethod
+    @within_limits
+    def execute(cls, n: list, x: list, k: list | None = None) -> tuple:
+        return n, x, k
+
+
+def test_numbers_within_their_limits_arrive_as_they_are():
+    for n in (1, 7, 2**64 - 1):
+        for x in (-0.5, 0, 1e6):
+            assert Doubled.execute(n, x) == (n, x, 3)
+            assert Lists.execute([n, 1], [x], k=[9]) == ([n, 1], [x], [9])
+    assert Doubled.execute(1, x=1.0, k=None) == (1, 1.0, None)  # another node sends nothing
+
+
+def test_a_whole_number_may_come_as_a_float():
+    n, _, k = Doubled.execute(4.0, 0.5, 2.0)
+    assert (n, k) == (4, 2) and isinstance(n, int) and isinstance(k, int)
+    with pytest.raises(ValueError, match="n must be a whole number from 1 to 1844.*, not 4.5"):
+        Doubled.execute(4.5, 0.5)
