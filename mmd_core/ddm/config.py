@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from ..quoted import quoted
 from .lora import TARGETS
 
 __all__ = ["DDMConfig", "DECAYS", "FEATURES", "KEEP"]
@@ -68,9 +69,10 @@ class DDMConfig:
             ("features", FEATURES),
             ("keep", KEEP),
         ):
-            if getattr(self, name) not in known:
+            value = getattr(self, name)
+            if value not in known:
                 raise ValueError(
-                    f"unknown {name} {getattr(self, name)!r}: choose one of {', '.join(known)}"
+                    f"unknown {name} {quoted(value)}: choose one of {', '.join(known)}"
                 )
         for name, least in (
             ("batch_size", 2), ("micro_batch", 1), ("iterations", 1), ("rank", 1),

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..quoted import quoted
+
 __all__ = ["LoRA", "TARGETS", "layers"]
 
 ATTENTION = r"attn|attention|to_[qkv]\b|to_out|qkv"
@@ -42,7 +44,7 @@ def layers(network: nn.Module, targets: str) -> list[str]:
         ValueError: `targets` is unknown, or the network has no such layer.
     """
     if targets not in TARGETS:
-        raise ValueError(f"unknown targets {targets!r}: choose one of {', '.join(TARGETS)}")
+        raise ValueError(f"unknown targets {quoted(targets)}: choose one of {', '.join(TARGETS)}")
     found = []
     for name, module in network.named_modules():
         convolution = (

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from ..kernels.config import KernelConfig
+from ..quoted import quoted
 from .companions import FEW, STRENGTH_SHARE
 from .modes import MODES, Mode
 
@@ -40,7 +41,7 @@ class GuidanceConfig:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise ValueError(f"unknown mode {self.mode!r}: choose one of {', '.join(MODES)}")
+            raise ValueError(f"unknown mode {quoted(self.mode)}: choose one of {', '.join(MODES)}")
         if not (math.isfinite(self.strength) and self.strength >= 0):
             raise ValueError(f"strength must be 0 or a positive number, not {self.strength}")
         if not 0 <= self.start_percent < self.end_percent <= 1:

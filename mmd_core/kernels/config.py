@@ -1,10 +1,10 @@
 """The choice of kernels, bandwidths and feature space, checked before sampling starts."""
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..quoted import quoted
 from .bandwidth import median_distance
 from .kernels import (
     RADIAL_PROFILES,
@@ -20,6 +20,8 @@ __all__ = ["BANDWIDTHS", "FEATURE_SPACES", "KERNELS", "KernelConfig"]
 KERNELS = (*RADIAL_PROFILES, "polynomial", "linear")
 BANDWIDTHS = ("median", "fixed")
 FEATURE_SPACES = ("latent", "low_pass", "channel_stats", "patches", "palette")
+MOST_MULTIPLIERS = 32
+LEAST, MOST = 1e-6, 1e6  # of bandwidths and multipliers: their squares then stay within fp32
 
 
 @dataclass(frozen=True)
@@ -62,22 +64,25 @@ class KernelConfig:
             ("feature_space", self.feature_space, FEATURE_SPACES),
         ):
             if value not in known:
-                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
-        if self.bandwidth == "fixed" and not _positive(self.bandwidth_value):
+                raise ValueError(
+                    f"unknown {name} {quoted(value)}: choose one of {', '.join(known)}"
+                )
+        if not 0 < len(self.multipliers) <= MOST_MULTIPLIERS:
             raise ValueError(
-                f"bandwidth_value must be above 0, not {self.bandwidth_value}: raise it, or set "
-                "bandwidth to median"
+                f"multipliers must be 1 to {MOST_MULTIPLIERS} numbers, not "
+                f"{len(self.multipliers)}: write for example 0.5, 1, 2"
             )
-        if not self.multipliers or not all(map(_positive, self.multipliers)):
-            raise ValueError(
-                f"multipliers must be positive numbers, not {self.multipliers}: write for example "
-                "0.5, 1, 2"
-            )
-        if not 0 <= self.prompt_bandwidth < math.inf:
-            raise ValueError(
-                f"prompt_bandwidth must not be negative, not {self.prompt_bandwidth}: 0 takes the "
-                "median"
-            )
+        scales = [("multipliers", each, "write for example 0.5, 1, 2") for each in self.multipliers]
+        if self.bandwidth == "fixed":
+            advice = "change it, or set bandwidth to median"
+            scales.append(("bandwidth_value", self.bandwidth_value, advice))
+        if self.prompt_bandwidth != 0:
+            scales.append(("prompt_bandwidth", self.prompt_bandwidth, "0 takes the median"))
+        for name, value, advice in scales:
+            if not LEAST <= value <= MOST:
+                raise ValueError(
+                    f"{name} must lie between {LEAST:g} and {MOST:.0f}, not {value}: {advice}"
+                )
         for name, value in (("pool", self.pool), ("patch_size", self.patch_size)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
@@ -102,7 +107,3 @@ class KernelConfig:
         # The energy distance has no length scale. Several bandwidths would only change the unit.
         multipliers = (1.0,) if self.kernel == "energy" else self.multipliers
         return RadialKernel(self.kernel, tuple(h * m for m in multipliers))
-
-
-def _positive(x: float) -> bool:
-    return 0 < x < math.inf

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..quoted import quoted
+
 __all__ = ["DotKernel", "Gram", "Kernel", "RADIAL_PROFILES", "RadialKernel", "polynomial"]
 
 
@@ -130,7 +132,7 @@ class RadialKernel:
     def __post_init__(self) -> None:
         if self.name not in RADIAL_PROFILES:
             raise ValueError(
-                f"unknown kernel {self.name!r}: choose one of {', '.join(RADIAL_PROFILES)}"
+                f"unknown kernel {quoted(self.name)}: choose one of {', '.join(RADIAL_PROFILES)}"
             )
         if not self.bandwidths or not all(0 < h < float("inf") for h in self.bandwidths):
             raise ValueError(f"kernel bandwidths must be positive numbers, not {self.bandwidths}")

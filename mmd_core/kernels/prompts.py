@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..quoted import quoted
 from .bandwidth import median_distance
 from .kernels import Gram, RadialKernel
 
@@ -52,7 +53,7 @@ def prompt_weights(name: str, p: Tensor, r: Tensor, bandwidth: float = 1.0) -> T
     """
     if name not in PROMPT_KERNELS:
         raise ValueError(
-            f"unknown prompt kernel {name!r}: choose one of {', '.join(PROMPT_KERNELS)}"
+            f"unknown prompt kernel {quoted(name)}: choose one of {', '.join(PROMPT_KERNELS)}"
         )
     if p.shape[1] != r.shape[1]:
         raise ValueError(

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from ..quoted import quoted
+
 __all__ = ["TWIST_FEATURES", "FINALS", "TSMCConfig"]
 
 TWIST_FEATURES = ("auto", "gradient", "surrogate", "none")
@@ -66,7 +68,7 @@ class TSMCConfig:
             )
         if self.feature not in TWIST_FEATURES:
             raise ValueError(
-                f"unknown feature {self.feature!r}: choose one of {', '.join(TWIST_FEATURES)}"
+                f"unknown feature {quoted(self.feature)}: choose one of {', '.join(TWIST_FEATURES)}"
             )
         if self.time_blocks < 1:
             raise ValueError(f"time_blocks must be at least 1, not {self.time_blocks}")

@@ -8,6 +8,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ...mmd_core.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY
@@ -104,7 +105,9 @@ class MMDLoRAInfo(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         path = folder_paths.get_full_path("loras", lora_name)
         if path is None:
-            raise ValueError(f"{NODE}: there is no LoRA {lora_name!r}: choose another lora_name")
+            raise ValueError(
+                f"{NODE}: there is no LoRA {quoted(lora_name)}: choose another lora_name"
+            )
         try:
             metadata = read_metadata(Path(path))
         except OSError as error:

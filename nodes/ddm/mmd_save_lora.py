@@ -6,6 +6,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ...mmd_core.quoted import quoted
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, LoRASocket
 from ..host.progress import executing_node, show_text
@@ -59,7 +60,7 @@ class MMDSaveLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         if dtype not in FILE_DTYPES:
             raise ValueError(
-                f"{NODE}: unknown dtype {dtype!r}: choose one of {', '.join(FILE_DTYPES)}"
+                f"{NODE}: unknown dtype {quoted(dtype)}: choose one of {', '.join(FILE_DTYPES)}"
             )
         metadata = getattr(lora, "metadata", {})  # the LORA_MODEL of other nodes has none
         metadata = {**metadata, "report": report} if metadata and report else metadata

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...mmd_core import KernelConfig, References
 from ...mmd_core.ddm import DEFAULT_KERNEL, DDMConfig, Step, Training
+from ...mmd_core.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, LoRASocket, LossSocket
@@ -103,7 +104,7 @@ class MMDTrainLoRA(io.ComfyNode):
             )  # fmt: skip
             if training_dtype not in TRAINING_DTYPES:
                 raise ValueError(
-                    f"unknown training_dtype {training_dtype!r}: choose one of "
+                    f"unknown training_dtype {quoted(training_dtype)}: choose one of "
                     f"{', '.join(TRAINING_DTYPES)}"
                 )
             setup = ModelSetup(

@@ -9,6 +9,7 @@ from ...mmd_core import (
     PROMPT_KERNELS,
     KernelConfig,
 )
+from ...mmd_core.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, KernelSocket
@@ -26,8 +27,8 @@ def parse_multipliers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.replace(";", ",").split(",") if part.strip())
     except ValueError:
         raise ValueError(
-            f"multipliers must be numbers separated by commas, not {text!r}: write for example "
-            "0.5, 1, 2"
+            f"multipliers must be numbers separated by commas, not {quoted(text)}: write for "
+            "example 0.5, 1, 2"
         ) from None
 
 

@@ -4,19 +4,26 @@ import math
 
 from comfy_api.latest import io
 
+from ...mmd_core.quoted import quoted
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY
 
 NODE = "MMDStrengths"
+MOST = 100  # strengths: the batch is drawn once with each
 
 
 def read_strengths(text: str) -> list[float]:
     """The numbers in `text`, in their order.
 
     Raises:
-        ValueError: A word is not a number from 0 to 10000, or there are no words.
+        ValueError: A word is not a number from 0 to 10000, or there are no or too many words.
     """
     words = text.replace(",", " ").replace(";", " ").split()
+    if len(words) > MOST:
+        raise ValueError(
+            f"{NODE}: strengths has {len(words)} numbers, and the batch would be drawn once with "
+            f"each: write at most {MOST}"
+        )
     numbers = []
     for word in words:
         try:
@@ -25,8 +32,8 @@ def read_strengths(text: str) -> list[float]:
             numbers.append(math.nan)
         if not 0 <= numbers[-1] <= 10000:
             raise ValueError(
-                f"{NODE}: strengths must be numbers from 0 to 10000, not {word!r}: write for "
-                "example 0, 30, 100"
+                f"{NODE}: strengths must be numbers from 0 to 10000, not {quoted(word)}: "
+                "write for example 0, 30, 100"
             )
     if not numbers:
         raise ValueError(f"{NODE}: strengths is empty: write for example 0, 30, 100")

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ...mmd_core import References
 from ...mmd_core.files.reference_file import read
+from ...mmd_core.quoted import quoted
 from ..base.counted import counted
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket
@@ -29,7 +30,7 @@ def find_set(name: str) -> Path:
     if path is None:
         similar = difflib.get_close_matches(name, reference_files.list_sets(), n=1)
         hint = f" (there is {similar[0]!r})" if similar else ""
-        problem = f"there is no file {name[:200]!r}{hint}" if name else "no file is chosen"
+        problem = f"there is no file {quoted(name)}{hint}" if name else "no file is chosen"
         raise ValueError(
             f"{NODE}: {problem}: put a file from SaveReferenceLatents into models/mmd_references, "
             "press R, and choose it in `file`"
@@ -101,5 +102,5 @@ class LoadReferenceLatents(io.ComfyNode):
         try:
             references = read(path)
         except ValueError as error:
-            raise ValueError(f"{NODE}: {file!r}: {error}") from error
+            raise ValueError(f"{NODE}: {quoted(file)}: {error}") from error
         return io.NodeOutput(references, {"samples": references.latents}, report(references, file))

@@ -8,6 +8,7 @@ import comfy.utils
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ...mmd_core.quoted import quoted
 from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
@@ -181,7 +182,7 @@ class LoadReferenceSet(io.ComfyNode):
         )
         if not images:
             raise ValueError(
-                f"LoadReferenceSet: none of the images in {folder!r} can be read ("
+                f"LoadReferenceSet: none of the images in {quoted(folder)} can be read ("
                 f"{': '.join(references.skipped[0])}): save them as .png or .jpg, or choose "
                 "another folder in `folder`"
             )

@@ -4,6 +4,7 @@ from comfy_api.latest import io, ui
 
 from ...mmd_core import References
 from ...mmd_core.files.reference_file import DTYPES
+from ...mmd_core.quoted import quoted
 from ..base.counted import counted
 from ..base.schema import advanced, schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket
@@ -76,7 +77,7 @@ class SaveReferenceLatents(io.ComfyNode):
             raise ValueError(f"{NODE}: {error}") from error
         except OSError as error:  # on Windows, also if the file is in use (memory-mapped)
             raise ValueError(
-                f"{NODE}: {filename!r} cannot be written ({error.strerror or error}): choose "
+                f"{NODE}: {quoted(filename)} cannot be written ({error.strerror or error}): choose "
                 "another `filename`, or check whether the disk is full and whether the file is in "
                 "use"
             ) from error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...mmd_core.quoted import quoted
 from ...mmd_core.tsmc import FINALS
 from ..base.limits import within_limits
 from ..base.schema import schema_options
@@ -137,7 +138,9 @@ class TRITSMCSampler(io.ComfyNode):
             max_total_kl=max_total_kl,
         )  # fmt: skip
         if final not in FINALS:
-            raise ValueError(f"{NODE}: unknown final {final!r}: choose one of {', '.join(FINALS)}")
+            raise ValueError(
+                f"{NODE}: unknown final {quoted(final)}: choose one of {', '.join(FINALS)}"
+            )
         state = planned_state(config, noise, sigmas, latent, micro_batch, NODE)
         state = with_reward(with_model(state, guider, NODE), reward, NODE)
         counts = batch_sizes(config, feature_for(config.feature, reward, NODE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ...mmd_core.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, StateSocket
@@ -66,7 +67,7 @@ class TSMCSelect(io.ComfyNode):
     def execute(cls, state: TSMCState, mode: str, count: int) -> io.NodeOutput:
         if mode not in SELECTIONS:
             raise ValueError(
-                f"{NODE}: unknown mode {mode!r}: choose one of {', '.join(SELECTIONS)}"
+                f"{NODE}: unknown mode {quoted(mode)}: choose one of {', '.join(SELECTIONS)}"
             )
         if not isinstance(state, Learned):
             raise ValueError(f"{NODE}: nothing was scored yet: connect state of TSMCUpdate")

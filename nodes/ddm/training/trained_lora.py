@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ....mmd_core.files.tensor_file import remove, write_whole
+from ....mmd_core.quoted import quoted
 
 __all__ = ["Autosave", "FILE_DTYPES", "TrainedLoRA", "new_path", "read_metadata", "write_lora"]
 
@@ -60,7 +61,7 @@ def new_path(prefix: str, input_name: str = "prefix") -> Path:
         raise
     except Exception as error:  # ComfyUI raises a bare Exception
         raise ValueError(
-            f"{prefix[:100]!r} leads out of the output folder: set {input_name} to a name such as "
+            f"{quoted(prefix)} leads out of the output folder: set {input_name} to a name such as "
             "loras/my_lora"
         ) from error
     taken = {file.name for file in Path(folder).glob("*.safetensors")}
@@ -133,7 +134,7 @@ class Autosave:
             self.path = new_path(prefix, "autosave") if prefix else None
         except OSError as error:
             raise ValueError(
-                f"the folder of {prefix[:100]!r} cannot be created ({error.strerror or error}): "
+                f"the folder of {quoted(prefix)} cannot be created ({error.strerror or error}): "
                 "choose another autosave, or leave it empty"
             ) from error
         self.written = False

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ....mmd_core.files import memory_file
 from ....mmd_core.files.memory_file import Recalled
+from ....mmd_core.quoted import quoted
 from ...base.safe_paths import below, name_parts
 
 KIND = "mmd_memories"
@@ -37,7 +38,7 @@ def folder_of(name: str) -> Path:
             raise ValueError(f"a link leads out of {KIND}")
     except ValueError as trouble:
         raise ValueError(
-            f"{name[:100]!r} cannot be the name of a memory ({trouble}): give `name` of MMDMemory "
+            f"{quoted(name)} cannot be the name of a memory ({trouble}): give `name` of MMDMemory "
             "a name such as my_batch, or comics/ink for a folder"
         ) from None
     # It is not created here: a network drive that is not connected would look like an empty memory.

@@ -12,6 +12,7 @@ import folder_paths
 
 from ....mmd_core import References
 from ....mmd_core.files.reference_file import holds, write
+from ....mmd_core.quoted import quoted
 from ...base.safe_paths import below, name_parts
 from .list_files import natural_key
 
@@ -59,7 +60,7 @@ def find(name: str) -> Path | None:
             return path
     if None in found:
         raise ValueError(
-            f"{name[:200]!r} leads out of the folders for sets of references: copy the file into "
+            f"{quoted(name)} leads out of the folders for sets of references: copy the file into "
             f"models/{KIND}, or add its folder as {KIND} to extra_model_paths.yaml"
         )
     return None
@@ -82,7 +83,7 @@ def place_for(filename: str) -> tuple[Path, str]:
             raise ValueError(f"a link leads out of models/{KIND}")
     except ValueError as problem:
         raise ValueError(
-            f"{filename[:100]!r} cannot be the name of a file ({problem}): give `filename` a name "
+            f"{quoted(filename)} cannot be the name of a file ({problem}): give `filename` a name "
             "such as my_style, or styles/ink for a folder"
         ) from None
     return folder, stem

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import folder_paths
 
+from ....mmd_core.quoted import quoted
 from ...base.safe_paths import below
 from .list_files import list_files, printable
 
@@ -89,23 +90,25 @@ def find_folder(folder: str, recursive: bool = True) -> Path:
         )
     elif not allowed:
         problem = (
-            f"{folder!r} is not in ComfyUI's input folder: copy the images to a folder there, or "
-            "let the owner of the server allow their folder in extra_model_paths.yaml "
+            f"{quoted(folder)} is not in ComfyUI's input folder: copy the images to a folder "
+            "there, or let the owner of the server allow their folder in extra_model_paths.yaml "
             f"({REGISTERED}: PATH)"
         )
     elif path is None:
         similar = difflib.get_close_matches(folder, list_folders(), n=1)
         hint = f" (there is {similar[0]!r})" if similar else ""
         problem = (
-            f"ComfyUI's input folder has no {folder!r}{hint}: create it and put the images into it"
+            f"ComfyUI's input folder has no {quoted(folder)}{hint}: create it and put the images "
+            "into it"
         )
     elif (listing := list_files(path, recursive, roots)).images:
         return path
     elif list_files(path, True, roots).images:
-        problem = f"all images of {folder!r} are in folders inside it: switch `recursive` on"
+        problem = f"all images of {quoted(folder)} are in folders inside it: switch `recursive` on"
     else:
         first = "".join(f" ({printable(name)} {why})" for name, why in listing.problems[:1])
         problem = (
-            f"the folder {folder!r} holds no images{first}: put images such as .png or .jpg into it"
+            f"the folder {quoted(folder)} holds no images{first}: put images such as .png or .jpg "
+            "into it"
         )
     raise ValueError(f"LoadReferenceSet: {problem}, or choose another folder in `folder`")

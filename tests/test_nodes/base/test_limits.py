@@ -28,7 +28,8 @@ def test_a_number_outside_its_widget_is_refused_in_words_before_anything_else(na
         inputs = {**rest, given.id: bad}
         if schema.is_input_list:
             inputs = {name: [value] for name, value in inputs.items()}
-        with pytest.raises(ValueError, match=rf"^{node.__name__}: {given.id} must be a ") as refused:
+        words = rf"^{node.__name__}: {given.id} must be a "
+        with pytest.raises(ValueError, match=words) as refused:
             node.execute(**inputs)
         assert len(str(refused.value)) < 300
 

@@ -220,9 +220,9 @@ def test_exactly_one_source_of_images_is_wanted():
 
 def test_a_checkpoint_without_vae_is_explained():
     with pytest.raises(ValueError, match="EncodeReferenceLatents: the checkpoint has no VAE"):
-        EncodeReferenceLatents.execute([8], [8], ["crop"], vae=[None], images=pictures((8, 8)))
+        EncodeReferenceLatents.execute([16], [16], ["crop"], vae=[None], images=pictures((8, 8)))
     with pytest.raises(ValueError, match="vae is not connected: connect Load VAE to vae"):
-        EncodeReferenceLatents.execute([8], [8], ["crop"], images=pictures((8, 8)))
+        EncodeReferenceLatents.execute([16], [16], ["crop"], images=pictures((8, 8)))
 
 
 def test_an_image_that_cannot_be_encoded_is_named():
@@ -275,8 +275,8 @@ def test_pixel_space_models_get_pixels():
         vae.throw_exception_if_invalid()
     except (RuntimeError, AttributeError):
         pytest.skip("this ComfyUI has no pixel space VAE")
-    references, _, _ = run(vae, 21, 10, images=pictures((21, 10)))
-    assert references.latents.shape == (1, 3, 10, 21)
+    references, _, _ = run(vae, 21, 16, images=pictures((21, 16)))
+    assert references.latents.shape == (1, 3, 16, 21)
     assert torch.allclose(references.latents, references.thumbnails * 2 - 1, atol=0.01)
 
 
