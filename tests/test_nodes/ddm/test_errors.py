@@ -109,8 +109,10 @@ BEFORE = {  # the inputs, and words of the error
         lambda: {"positive": two_prompts()[0], "refs": captions(16), "validation": references()},
         "the references have captions and validation has none: encode both with captions",
     ),
-    "batch_size": (lambda: {"batch_size": 1}, "batch_size must be at least 2, not 1"),
-    "learning_rate": (lambda: {"learning_rate": math.nan}, "learning_rate must be above 0"),
+    "batch_size": (lambda: {"batch_size": 1}, "batch_size must be a whole number from 2 to 4096"),
+    "learning_rate": (
+        lambda: {"learning_rate": math.nan}, "learning_rate must be a number from 1e-07 to 0.1"
+    ),
     "lr_decay": (
         lambda: {"lr_decay": "slow"},
         "unknown lr_decay 'slow': choose one of linear, cosine, constant",
