@@ -6,6 +6,8 @@ import pytest
 from comfy_api.latest import io
 from mmd_pack.nodes import NODES
 from mmd_pack.nodes.base.limits import within_limits
+from mmd_pack.nodes.guidance.mmd_kernel import MMDKernel
+from mmd_pack.nodes.guidance.mmd_strengths import MMDStrengths
 
 pytestmark = pytest.mark.comfy
 
@@ -78,3 +80,27 @@ def test_a_whole_number_may_come_as_a_float():
     assert (n, k) == (4, 2) and isinstance(n, int) and isinstance(k, int)
     with pytest.raises(ValueError, match="n must be a whole number from 1 to 1844.*, not 4.5"):
         Doubled.execute(4.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x" * 10**7, "not 'x+' and 9999900 more characters"),
+        ("1e-300", "lie between 1e-06 and 1000000, not 1e-300"),
+        ("1," * 10**5, "be 1 to 32 numbers, not 100000"),
+        ("", "be 1 to 32 numbers, not 0"),
+    ],
+    ids=["long", "tiny", "many", "none"],
+)
+def test_multipliers_have_limits_too(text, words):
+    with pytest.raises(ValueError, match=f"^MMDKernel: multipliers .*{words}") as refused:
+        MMDKernel.execute("rbf", "median", 1.0, text, "none", 0.0)
+    assert len(str(refused.value)) < 300
+
+
+def test_strengths_have_limits_too():
+    for text in ("1 " * 10**6, "9" * 10**6, "x" * 10**6):
+        with pytest.raises(ValueError, match="^MMDStrengths: strengths ") as refused:
+            MMDStrengths.execute(text)
+        assert len(str(refused.value)) < 300
+    assert MMDStrengths.execute("1 " * 100).result == ([1.0] * 100,)
