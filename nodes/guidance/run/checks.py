@@ -120,8 +120,8 @@ def _check_alike(
             f"{node}: the images of base and the references come from different VAEs. Connect "
             "MMDBaseImages to base, with the model and the references of this node."
         )
-    if base.latents.shape[1:] != references.latents.shape[1:]:
-        have, want = base.latents.shape[-2:], references.latents.shape[-2:]
+    have, want = base.latents.shape[-2:], references.latents.shape[-2:]
+    if have != want or frames(base.latents) != frames(references.latents):
         raise ValueError(
             f"{node}: the images of base have another size than the references: their latents are "
             f"{have[1]}×{have[0]}, those of the references {want[1]}×{want[0]}. Connect the "
