@@ -35,6 +35,7 @@ FIRST, GROWTH, LONGEST = 0.4, 1.5, 2.0
 SINGULAR = 0.7
 # Samples that slow down as they come to rest must not run past it: first, growth and longest.
 RESTING = 0.05, 1.2, 0.3
+STIFF = 32.0  # coefficients of a sample, in sum, above which the series of φ does not hold
 TERMS = 4  # terms of the series of φ: enough for matrices of norms up to 1/2
 
 
@@ -73,11 +74,17 @@ def flowed(
     share = 0.25 if singular else 0.5  # below 0.5 the corrector is less accurate, but more stable
     one = torch.eye(len(begun), dtype=begun.dtype, device=begun.device)
     for h in lengths:
-        weights = phi(begun[:, : len(begun)], h, one)
-        w = w.moved(torch.addmm(begun, weights, begun, beta=0, alpha=h))
+        # A sample upon a reference, or far outside, can have coefficients without bound. It goes
+        # straight on instead, and no farther than to where they point.
+        total = begun.abs().sum(1, keepdim=True)
+        stiff = total > STIFF
+        weights = phi(begun[:, : len(begun)].masked_fill(stiff, 0), h, one)
+        step = torch.addmm(begun, weights, begun, beta=0, alpha=h)
+        w = w.moved(torch.where(stiff, begun * (-torch.expm1(-h * total) / total), step))
         if len(lengths) > 1:
             ended = velocity(w)
-            w = w.moved(torch.addmm(begun, weights, ended - begun, beta=0, alpha=h * share))
+            step = torch.addmm(begun, weights, ended - begun, beta=0, alpha=h * share)
+            w = w.moved(step.masked_fill(stiff, 0))
             begun = ended
     return w
 

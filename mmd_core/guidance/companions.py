@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..comparison.coupling import Coupling
+from ..comparison.posterior import Posterior
 
 __all__ = [
     "FEW",
@@ -24,6 +25,7 @@ __all__ = [
     "Finished",
     "companions",
     "followed",
+    "is_open",
     "some_numbers",
 ]
 
@@ -31,6 +33,9 @@ FEW = 8  # batches below this size follow companions
 STRENGTH_SHARE = 0.02  # share of the strength with which a companion is followed
 # Stop following companions once the model has settled more than 60 % of the references' variance.
 MIN_OPEN = 0.4
+# Smooth or flat sets never reach MIN_OPEN. They are followed until the noise per unit of signal has
+# fallen to this share of what it was at first, or of LOUD where it was more.
+FIRST_PART, LOUD = 0.4, 15.0
 VALUES = 1024  # values of the noise that decide the companion
 CANDIDATES = 8  # references drawn at random, one of which becomes the companion
 PROBABILITY_MARGIN = 1e-12  # keeps probabilities away from 0 and 1, where the logarithm is infinite
@@ -68,6 +73,22 @@ def some_numbers(samples: Tensor) -> Tensor:
     """
     rows = samples.flatten(1)
     return rows[:, :: max(rows.shape[1] // VALUES, 1)]
+
+
+def is_open(posterior: Posterior, sigma: float, first: float | None) -> bool:
+    """Whether companions are followed at σ.
+
+    Arguments:
+        posterior: What the model has not settled.
+        sigma: The noise level of the call.
+        first: The noise level at which the run begins; None if it goes on where another ended.
+    """
+    level = posterior.noise.level
+    if posterior.open(sigma) >= MIN_OPEN:
+        return True
+    loudest = LOUD if first is None else level(first)
+    share = posterior.bound(loudest) / (posterior.bound(math.inf) or 1.0)
+    return share < MIN_OPEN and level(sigma) >= FIRST_PART * min(loudest, LOUD)
 
 
 def companions(noise: Tensor, weights: Tensor, finished: Finished | None = None) -> Tensor:

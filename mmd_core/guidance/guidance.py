@@ -28,7 +28,7 @@ from ..comparison.noise import Step, euler_carry
 from ..kernels.kernels import Gram
 from ..kernels.precision import full_precision
 from .by_prompt import ByPrompt
-from .companions import MIN_OPEN, Finished, companions, followed
+from .companions import Finished, companions, followed, is_open
 from .config import GuidanceConfig
 from .contrast import Base, check_base
 from .couplings import Couplings
@@ -218,8 +218,10 @@ class Guidance:
         """The step at which guidance acts; None where it does not."""
         if self.config.strength == 0:
             return None
-        if self.config.companions and self.comparison.posterior.open(sigma) < MIN_OPEN:
-            return None
+        if self.config.companions:
+            first = max(self.schedule.sigmas, default=sigma) if self.known is None else None
+            if not is_open(self.comparison.posterior, sigma, first):
+                return None
         return self.course.step(sigma)
 
     def _pulls(

@@ -120,3 +120,18 @@ def test_with_a_prompt_kernel_companions_have_a_caption_like_the_prompt(rng):
         run = guidance(config, y, captions=captions)
         run(x0, x, 6.0, torch.eye(2).repeat(2, 1))
         assert (run.chosen % 2).tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("shape", [(4, 12, 10), (4, 96, 96)])
+@pytest.mark.parametrize("batch", [1, 7])
+def test_smooth_sets_are_followed_in_the_first_part_of_every_schedule(shape, batch, rng):
+    """Sets of flat pictures, whose color every noise level seems to settle."""
+    y = 3 * torch.randn(9, 4, 1, 1, generator=rng, dtype=F64).expand(9, *shape).contiguous()
+    for sigmas in ([14.0, 6.0, 2.5, 1.0, 0.4, 0.0], [1.5, 0.9, 0.3, 0.0]):
+        run = guidance(few(), y, sigmas=sigmas, record=True)
+        assert run.comparison.posterior.open(sigmas[0]) < MIN_OPEN
+        for sigma in sigmas[:-1]:
+            x = sigma * torch.randn(batch, *shape, generator=rng, dtype=F64)
+            run(x / (1 + sigma**2), x, sigma)
+        acted = [bool(row.substeps) for row in run.trace]
+        assert acted[0] and not acted[-1]
