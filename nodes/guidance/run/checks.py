@@ -54,9 +54,14 @@ def check_prompts(request: Request, entries: list[dict[str, Any]]) -> None:
         entries: The prompts.
 
     Raises:
-        ValueError: They were not.
+        ValueError: They were not, or there is no prompt.
     """
     node, base = request.node, request.base
+    if not entries:
+        raise ValueError(
+            f"{node}: positive is empty, and the kernel compares prompts: connect a prompt, or set "
+            "prompt_kernel of MMDKernel to none."
+        )
     have, want = request.references.prompts.shape[1], entry_feature(entries[0]).shape[1]
     if have != want:
         raise ValueError(

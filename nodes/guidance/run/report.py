@@ -92,7 +92,7 @@ def remarks(trace: Trace) -> list[Remark]:
     found = trace.problems + [Remark("another VAE", sentence) for sentence in trace.warnings]
     few = any(run.config.companions for run in trace.runs)
     found += _effect_remarks(trace, few)
-    if few:
+    if few and trace.acted:
         found.append(FEW_IMAGES)
     return found + _prompt_remarks(trace) + _copy_remarks(trace)
 
@@ -115,6 +115,14 @@ def _effect_remarks(trace: Trace, few: bool) -> list[Remark]:
         ]
     if not acted and RISING in trace.problems:
         return []
+    if not acted and max(len(run.rows) for run in trace.runs) == 1:
+        return [
+            Remark(
+                "never acted",
+                "Draw with 2 steps or more: guidance acts in every step but the last, and here is "
+                "only one.",
+            )
+        ]
     if not acted:
         return [
             Remark(
