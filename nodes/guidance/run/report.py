@@ -261,7 +261,10 @@ def _heading(trace: Trace, references: int) -> str:
     if NO_NOISE in trace.problems:
         return "Drawn without guidance."
     if not trace.runs:
-        return "Drawn without guidance: latents of several kinds at once cannot be compared."
+        return (
+            "Drawn without guidance: either denoise is 0, so that latent_image stays as it is, or "
+            "latents of several kinds at once cannot be compared."
+        )
     groups = f" in {len(trace.drawings)} groups" if len(trace.drawings) > 1 else ""
     drawn, left = trace.batch, ""
     if not trace.finished:

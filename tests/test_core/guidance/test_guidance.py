@@ -1,5 +1,7 @@
 """The guidance modes against their formulas, written out once more on whole latents."""
 
+import itertools
+
 import pytest
 import torch
 from mmd_pack.mmd_core import (
@@ -342,3 +344,17 @@ def test_cfg_pp_samplers_move_as_far_as_others(flow_matching, mode, rng):
     torch.testing.assert_close(
         moved(euler_cfg_pp_carry, lambda d: signal * d + (x - u) * after / sigma), euler
     )
+
+
+@pytest.mark.parametrize("space", ["latent", "low_pass", "channel_stats"])
+@pytest.mark.parametrize("kernel", ["energy", "laplacian"])
+def test_a_singular_kernel_makes_no_nan_of_equal_references(kernel, space, rng):
+    """All samples then come to lie upon them, where its pull has no bound."""
+    y = torch.randn(1, 4, 6, 6, generator=rng).expand(2, 4, 6, 6).contiguous()
+    for n in (1, 2):
+        config = GuidanceConfig(kernel=KernelConfig(kernel, feature_space=space), end_percent=1.0)
+        run, x = guidance(config, y[:n]), SIGMAS[0] * torch.randn(9, 4, 6, 6, generator=rng)
+        for sigma, after in itertools.pairwise(SIGMAS):
+            x0 = run(x / (1 + sigma**2), x, sigma)
+            assert x0.isfinite().all() and x0.abs().max() < 100
+            x = x0 + (x - x0) * after / sigma
