@@ -84,6 +84,7 @@ def flowed(
         if len(lengths) > 1:
             ended = velocity(w)
             step = torch.addmm(begun, weights, ended - begun, beta=0, alpha=h * share)
+            stiff = stiff | (ended.abs().sum(1, keepdim=True) > STIFF)
             w = w.moved(step.masked_fill(stiff, 0))
             begun = ended
     return w
