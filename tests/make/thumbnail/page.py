@@ -17,12 +17,12 @@ QUALITIES = (92, 88, 84, 80, 75, 70)
 
 @dataclass(frozen=True)
 class Block:
-    """Pictures in a grid, each enlarged by a whole number so that pixels stay sharp."""
+    """Pictures in a grid."""
 
     title: str
     pictures: Sequence[Image.Image]
     columns: int
-    scale: int = 2
+    side: int = 64  # of each picture, in pixels
     framed: bool = False
     beside: bool = False  # the title is left of the pictures, not above
 
@@ -47,14 +47,11 @@ class Block:
         return page
 
     def _grid(self) -> Image.Image:
-        tiles = [
-            picture.resize((picture.width * self.scale, picture.height * self.scale), NEAREST)
-            for picture in self.pictures
-        ]
-        wide, high = tiles[0].size
+        side = self.side
+        tiles = [_enlarged(picture, side) for picture in self.pictures]
         columns, rows = self.columns, -(-len(tiles) // self.columns)
         inset = GAP * 2 if self.framed else 0
-        size = columns * (wide + GAP) - GAP + 2 * inset, rows * (high + GAP) - GAP + 2 * inset
+        size = [n * (side + GAP) - GAP + 2 * inset for n in (columns, rows)]
         grid = Image.new("RGB", size, PAPER)
         if self.framed:
             ImageDraw.Draw(grid).rounded_rectangle(
@@ -62,12 +59,25 @@ class Block:
             )
         for number, tile in enumerate(tiles):
             row, column = divmod(number, columns)
-            grid.paste(tile, (inset + column * (wide + GAP), inset + row * (high + GAP)))
+            place = inset + column * (side + GAP), inset + row * (side + GAP)
+            grid.paste(tile, place, _rounded(side))
         return grid
 
 
 LABEL = 56  # pixels for a title beside a block
-NEAREST = Image.Resampling.NEAREST
+TINY = 16  # pictures up to this size keep their pixels sharp
+CORNER = 7  # of a rounded picture
+
+
+def _enlarged(picture: Image.Image, side: int) -> Image.Image:
+    tiny = picture.width <= TINY
+    return picture.resize((side, side), getattr(Image.Resampling, "NEAREST" if tiny else "LANCZOS"))
+
+
+def _rounded(side: int) -> Image.Image:
+    mask = Image.new("L", (4 * side, 4 * side))
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, 4 * side - 1, 4 * side - 1), 4 * CORNER, 255)
+    return mask.resize((side, side), Image.Resampling.LANCZOS)
 
 
 def page(rows: Sequence[Sequence[Block | str | Image.Image]], close: bool = False) -> Image.Image:

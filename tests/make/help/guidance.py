@@ -1,0 +1,78 @@
+"""Guidance in pictures: emoji without and with it, at several strengths, by what is compared, by shares."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from mmd_pack.mmd_core import KernelConfig, References
+from mmd_pack.mmd_core.references.merge import merge
+from mmd_tests.make.help.drawing import Drawn, drawn, encoded, faces, guided, prompts
+from mmd_tests.make.help.sheets import rows_of, side_by_side
+from PIL import Image
+
+SWEEP = (0, 3, 10, 30, 100)
+MIXTURE = ("blue", "blue", "blue", "pink")
+SPACES = {
+    "latent": KernelConfig(),
+    "low_pass": KernelConfig(feature_space="low_pass", pool=4),
+    "channel_stats": KernelConfig(feature_space="channel_stats"),
+    "patches": KernelConfig(feature_space="patches", patch_size=5, kernel="energy"),
+}
+
+
+def mixture() -> list[Image.Image]:
+    """References of which three quarters are blue."""
+    return [picture for picture, _ in faces(*MIXTURE)]
+
+
+def with_and_without() -> Image.Image:
+    """A set that is three quarters blue; a batch without guidance, and with it."""
+    references, texts = mixture(), prompts(20)
+    return side_by_side(
+        [
+            ("your pictures", references),
+            ("without guidance", guided(references, texts, 0.0)),
+            ("with guidance", guided(references, texts)),
+        ]
+    )
+
+
+@cache
+def swept(strength: float) -> Drawn:
+    """The same noise at one of several strengths."""
+    return drawn(mixture(), prompts(16), strength)
+
+
+def strengths() -> Image.Image:
+    """The same noise at several strengths."""
+    rows = [("your pictures", mixture())]
+    for strength in SWEEP:
+        label = f"{strength}" if strength else "strength 0"
+        rows.append((label, swept(strength).pictures))
+    return rows_of(rows, 10, apart=1)
+
+
+def feature_spaces() -> Image.Image:
+    """The same noise for each of what can be compared: small blue and pink faces in one corner."""
+    references, texts = [cornered(picture) for picture in mixture()], prompts(16)
+    rows = [("references", references), ("no guidance", guided(references, texts, 0.0))]
+    for space, kernel in SPACES.items():
+        rows.append((space, guided(references, texts, kernel=kernel)))
+    return rows_of(rows, 10, apart=1)
+
+
+def cornered(picture: Image.Image) -> Image.Image:
+    """The picture at two thirds of its size, in the upper left corner."""
+    page = Image.new("RGB", picture.size, "white")
+    page.paste(picture.resize((42, 42), Image.Resampling.LANCZOS))
+    return page
+
+
+def shares() -> Image.Image:
+    """Two sets, mixed by share."""
+    sets = [References(encoded([each for each, _ in faces(color)])) for color in ("blue", "pink")]
+    rows = []
+    for a, b in ((1, 0), (0.7, 0.3), (0.3, 0.7), (0, 1)):
+        pictures = guided(merge(sets, (a, b)), prompts(20))
+        rows.append((f"{a:g} : {b:g}", pictures))
+    return rows_of(rows, 11, bars=True)
