@@ -1,6 +1,6 @@
 """Draws the thumbnails of the shipped workflows by running these in the demonstration worlds.
 
-`python tests/make/thumbnails.py` writes all anew; with a word behind, those with the word in their name.
+`python tests/make/thumbnails.py` writes all anew; with words behind, those with one of the words in their name.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write_inputs(base: Path, references: list[Named]) -> None:
         picture.save(folder / f"{number:03}.png")
         (folder / f"{number:03}.txt").write_text(name, "utf-8")
     base_picture().save(base / "input" / "example.png")
-    write_lora(base / "models" / "loras" / LORA, "hat", "emoji")
+    write_lora(base / "models" / "loras" / LORA, "cat", "emoji")
 
 
 def base_picture() -> Image.Image:
@@ -104,7 +104,7 @@ def thumbnail(server: Server, title: str, scene: Scene) -> Image.Image:
     return scene.page(pictures)
 
 
-def main(asked: str) -> int:
+def main(asked: list[str]) -> int:
     """Draw them all, or those that are named."""
     os.environ.setdefault("OMP_NUM_THREADS", "2")
     with (
@@ -114,7 +114,7 @@ def main(asked: str) -> int:
         ) as server,
     ):
         for title, scene in SCENES.items():
-            if asked in title.lower():
+            if not asked or any(word in title.lower() for word in asked):
                 path = EXAMPLES / f"MMD Guidance - {title}.jpg"
                 path.write_bytes(jpeg(thumbnail(server, title, scene)))
                 sys.stdout.write(f"{path.relative_to(ROOT)} {path.stat().st_size}\n")
@@ -123,5 +123,4 @@ def main(asked: str) -> int:
 
 
 if __name__ == "__main__":
-    words = [word for word in sys.argv[1:] if word != "--in-comfyui"]
-    sys.exit(main(" ".join(words).lower()))
+    sys.exit(main([word.lower() for word in sys.argv[1:] if word != "--in-comfyui"]))

@@ -10,6 +10,7 @@ from mmd_tests.make.help.drawing import Drawn, drawn, encoded, faces, guided, pr
 from mmd_tests.make.help.sheets import rows_of, side_by_side
 from PIL import Image
 
+SHOWN = 10  # pictures in a row
 SWEEP = (0, 3, 10, 30, 100)
 MIXTURE = ("blue", "blue", "blue", "pink")
 SPACES = {
@@ -40,7 +41,7 @@ def with_and_without() -> Image.Image:
 @cache
 def swept(strength: float) -> Drawn:
     """The same noise at one of several strengths."""
-    return drawn(mixture(), prompts(16), strength)
+    return drawn(mixture(), prompts(SHOWN), strength)
 
 
 def strengths() -> Image.Image:
@@ -49,16 +50,16 @@ def strengths() -> Image.Image:
     for strength in SWEEP:
         label = f"{strength}" if strength else "strength 0"
         rows.append((label, swept(strength).pictures))
-    return rows_of(rows, 10, apart=1)
+    return rows_of(rows, SHOWN, apart=1)
 
 
 def feature_spaces() -> Image.Image:
     """The same noise for each of what can be compared: small blue and pink faces in one corner."""
-    references, texts = [cornered(picture) for picture in mixture()], prompts(16)
+    references, texts = [cornered(picture) for picture in mixture()], prompts(SHOWN)
     rows = [("references", references), ("no guidance", guided(references, texts, 0.0))]
     for space, kernel in SPACES.items():
         rows.append((space, guided(references, texts, kernel=kernel)))
-    return rows_of(rows, 10, apart=1)
+    return rows_of(rows, SHOWN, apart=1)
 
 
 def cornered(picture: Image.Image) -> Image.Image:
@@ -73,6 +74,6 @@ def shares() -> Image.Image:
     sets = [References(encoded([each for each, _ in faces(color)])) for color in ("blue", "pink")]
     rows = []
     for a, b in ((1, 0), (0.7, 0.3), (0.3, 0.7), (0, 1)):
-        pictures = guided(merge(sets, (a, b)), prompts(20))
+        pictures = guided(merge(sets, (a, b)), prompts(SHOWN))
         rows.append((f"{a:g} : {b:g}", pictures))
-    return rows_of(rows, 11, bars=True)
+    return rows_of(rows, SHOWN, bars=True)

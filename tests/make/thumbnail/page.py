@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-PAPER, FRAME, INK, FAINT = (24, 26, 36), (60, 64, 84), (236, 238, 246), (150, 156, 180)
+PAPER, INK, FAINT = "white", (24, 26, 36), (150, 156, 180)
 EDGE, GAP, BETWEEN = 20, 4, 24  # around the page, between pictures, between blocks
 TYPE = 20
 LARGEST = 60_000  # bytes
-QUALITIES = (92, 88, 84, 80, 75, 70)
+QUALITIES = (92, 88, 84, 80, 75, 70, 65, 60)
 
 
 @dataclass(frozen=True)
@@ -60,24 +60,17 @@ class Block:
         for number, tile in enumerate(tiles):
             row, column = divmod(number, columns)
             place = inset + column * (side + GAP), inset + row * (side + GAP)
-            grid.paste(tile, place, _rounded(side))
+            grid.paste(tile, place)
         return grid
 
 
 LABEL = 56  # pixels for a title beside a block
 TINY = 16  # pictures up to this size keep their pixels sharp
-CORNER = 7  # of a rounded picture
 
 
 def _enlarged(picture: Image.Image, side: int) -> Image.Image:
     tiny = picture.width <= TINY
     return picture.resize((side, side), getattr(Image.Resampling, "NEAREST" if tiny else "LANCZOS"))
-
-
-def _rounded(side: int) -> Image.Image:
-    mask = Image.new("L", (4 * side, 4 * side))
-    ImageDraw.Draw(mask).rounded_rectangle((0, 0, 4 * side - 1, 4 * side - 1), 4 * CORNER, 255)
-    return mask.resize((side, side), Image.Resampling.LANCZOS)
 
 
 def page(rows: Sequence[Sequence[Block | str | Image.Image]], close: bool = False) -> Image.Image:

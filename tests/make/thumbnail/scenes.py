@@ -56,14 +56,14 @@ class Scene:
 
 SCENES = {
     "SD1.5 from a folder": Scene(lambda: faces("blue"), layouts.bands, "smiling face", MANY),
-    "SDXL from a folder": Scene(lambda: emoji("animals"), layouts.large, "face"),
+    "SDXL from a folder": Scene(lambda: faces("green", "purple"), layouts.large, "smiling face"),
     "Prompt-aware with captions": Scene(
         faces_and_hearts,
         layouts.two_prompts,
         "smiling face",
         {"Second prompt": {"text": "heart"}, **MANY},
     ),
-    "Small card": Scene(lambda: faces("purple"), layouts.groups, "smiling face"),
+    "Small card": Scene(lambda: faces("red"), layouts.groups, "smiling face"),
     "More diverse batch": Scene(
         list,
         layouts.varied,
@@ -78,18 +78,18 @@ SCENES = {
     ),
     "Inpainting": Scene(lambda: faces("blue"), layouts.filled, "smiling face"),
     "With LoRA and ControlNet": Scene(
-        lambda: faces("pink"),
+        lambda: faces("blue"),
         layouts.together,
         "smiling face",
-        {**MANY, "LoraLoaderModelOnly": {"lora_name": LORA}},
+        {**MANY, "LoraLoaderModelOnly": {"lora_name": LORA, "strength_model": 1.75}},
         off={"ApplyMMDGuidance": {"strength": 0.0}},
     ),
     "Share a style set": Scene(lambda: faces("green"), layouts.shared, "smiling face", MANY),
     "Compare with and without": Scene(lambda: faces("pink"), layouts.compared, "smiling face"),
     "Strength sweep": Scene(
-        lambda: emoji("animals"),
+        lambda: faces("blue"),
         layouts.swept,
-        "face",
+        "smiling face",
         {"MMDStrengths": {"strengths": ", ".join(map(str, STRENGTHS))}},
         watched="VAEDecode",
     ),
