@@ -15,9 +15,8 @@ from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket
-from ..host.draw_images import Part, Settings, draw_images
+from ..host.draw_images import Batch, Part, Settings, draw_images
 from ..host.groups import group_indices
-from ..host.prompt_rows import prompts_in_turn
 from ..host.prompts import batch_features, prompt_count
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ class MMDMakeReferences(io.ComfyNode):
                     min=1,
                     max=4096,
                     tooltip="How many images are drawn at once. More is faster and needs more "
-                    "memory.",
+                    "memory. Each image keeps its own prompt, hint and mask.",
                 ),
             ],
             outputs=[
@@ -133,11 +132,9 @@ class MMDMakeReferences(io.ComfyNode):
         entries = comfy.sampler_helpers.convert_cond(positive)
         prompts = prompt_count(entries)
         settings = Settings(steps, cfg, sampler_name, scheduler, seed)
-        parts = (
-            Part(index, prompts_in_turn(positive, index), prompts_in_turn(negative, index))
-            for index in group_indices(count, micro_batch)
-        )
-        drawn = draw_images(model, empty, parts, count, settings, "references")
+        batch = Batch(count, ("positive", "negative"), "MMDMakeReferences")
+        parts = (Part(index, positive, negative) for index in group_indices(count, micro_batch))
+        drawn = draw_images(model, empty, batch, parts, count, settings, "references")
         features = batch_features(entries, prompts, float("inf"))
         if features is not None:
             features = features[torch.arange(count) % prompts]

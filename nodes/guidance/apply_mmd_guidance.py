@@ -72,5 +72,7 @@ class ApplyMMDGuidance(io.ComfyNode):
             node, references, config, trace, memory, preview_batch, executing_node(), base,
             resizes=other_sizes == "resize",
         )  # fmt: skip
-        guided = apply_guidance(micro_batched(model, micro_batch), request)
+        guided = apply_guidance(
+            micro_batched(model, micro_batch, trace.told("micro_batch")), request
+        )
         return io.NodeOutput(guided, trace)

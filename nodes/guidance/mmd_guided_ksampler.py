@@ -13,7 +13,7 @@ from ...mmd_core import KernelConfig, References
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, TraceSocket
-from ..host.groups import group_conditioning, group_indices, group_latent
+from ..host.groups import Group, group_indices
 from ..host.micro_batch import micro_batched
 from ..host.progress import executing_node
 from .run.hook import apply_guidance
@@ -102,8 +102,9 @@ class MMDGuidedKSampler(io.ComfyNode):
                     max=4096,
                     tooltip="Out of memory: try micro_batch first. Draws groups of so many images; "
                     "finished ones are remembered, so that later groups balance earlier ones. In "
-                    "groups below 8 each image follows one reference. 0: the whole batch "
-                    "together.",
+                    "groups below 8 each image follows one reference. Use 0 with patches that let "
+                    "images see each other, and with IP-Adapter with one picture per image. 0: the "
+                    "whole batch together.",
                 ),
                 *later_inputs(),
             ],
@@ -143,25 +144,38 @@ class MMDGuidedKSampler(io.ComfyNode):
             node, references, config, trace, memory, preview_batch, executing_node(), base,
             resizes=other_sizes == "resize",
         )  # fmt: skip
-        guided = apply_guidance(micro_batched(model, micro_batch), request, grouped=True)
+        guided = apply_guidance(
+            micro_batched(model, micro_batch, trace.told("micro_batch")), request, grouped=True
+        )
         batch = latent_image["samples"].shape[0]  # latents of several kinds have no len
         parts = []
         for indices in group_indices(batch, group_size):
-            whole = len(indices) == batch
+            drawn_by, latent = guided, latent_image
+            if len(indices) < batch:
+                group = Group(indices, batch, node, "set group_size to 0")
+                drawn_by, latent = group.of_model(guided), with_batch_index(latent_image, node)
             (part,) = common_ksampler(
-                guided,
-                seed,
-                steps,
-                cfg,
-                sampler_name,
-                scheduler,
-                positive if whole else group_conditioning(positive, indices, batch),
-                negative if whole else group_conditioning(negative, indices, batch),
-                latent_image if whole else group_latent(latent_image, indices),
+                drawn_by, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent,
                 denoise=denoise,
-            )
+            )  # fmt: skip
             parts.append(part)
         return io.NodeOutput(joined(parts, latent_image), trace, run_report(trace, len(references)))
+
+
+def with_batch_index(latent: dict[str, Any], node: str) -> dict[str, Any]:
+    """A LATENT whose images get their noise one by one, so that groups get that of the batch.
+
+    Raises:
+        ValueError: Its `batch_index` is too short.
+    """
+    batch = latent["samples"].shape[0]
+    index = list(latent.get("batch_index") or range(batch))[:batch]
+    if len(index) < batch:
+        raise ValueError(
+            f"{node}: latent_image has {batch} images, but its batch_index only {len(index)}: "
+            "connect a latent with one number for each image, for example of RepeatLatentBatch"
+        )
+    return {**latent, "batch_index": index}
 
 
 def joined(parts: list[dict[str, Any]], latent_image: dict[str, Any]) -> dict[str, Any]:

@@ -1,90 +1,115 @@
-"""ControlNets for micro-batches: each image uses the same hint as in the whole batch."""
+"""What some images of a batch use of its conditioning: the same as in the whole batch.
+
+Groups, micro-batches, references to be drawn and TRI-TSMC all cut conditioning with `conds_part`.
+It works on what ComfyUI has prepared for a run of the whole batch. There, whatever differs between
+images is a control object or a tensor with one row for each image: prompts, hints, masks, latents
+to edit or to continue, pictures.
+"""
 
 from __future__ import annotations
 
-import copy
-import types
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import comfy.conds
 import torch
 
-from .groups import take
-
 if TYPE_CHECKING:
-    from comfy.controlnet import ControlBase
+    from comfy.conds import CONDRegular
+
+    from .control_parts import ControlParts
+
+__all__ = ["conds_part", "differing", "rows_of", "take"]
+
+# Options with one row for each image. `batch_features` reads all but the mask.
+BY_IMAGE = ("mask", "cross_attn", "pooled_output", "attention_mask")
 
 
-class ControlParts:
-    """A cache of the control objects for each part of a batch, for one sampling run.
+def take(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """The rows of `tensor` for images `rows`. Image i uses row i % n of n rows, as in ComfyUI."""
+    return tensor if len(tensor) == 1 else tensor[[i % len(tensor) for i in rows]]
 
-    A control object caches its prepared hint (scaled, for some models encoded by a VAE) for the
-    images of the last call. Each part therefore needs its own control object for the whole run. All
-    prompts share this object, because ComfyUI evaluates prompts in one network call only if they
-    have the same control object.
+
+def rows_of(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """As `take`; a view where that is possible."""
+    if isinstance(rows, range) and rows.step == 1 and rows.stop <= len(tensor):
+        # Indexing with a list would synchronize with the device.
+        return tensor[rows.start : rows.stop]
+    return take(tensor, rows)
+
+
+def conds_part(
+    entries: list[dict] | None, rows: Sequence[int], batch: int, controls: ControlParts
+) -> list[dict] | None:
+    """Copies of the conditioning entries of one prompt, for images `rows` of `batch` images.
+
+    Raises:
+        ValueError: An entry holds something that cannot be divided among images.
     """
-
-    def __init__(self) -> None:
-        self._parts: dict[tuple[ControlBase, Sequence[int]], ControlBase] = {}
-
-    def part(self, control: ControlBase, rows: Sequence[int], batch: int) -> ControlBase:
-        """A control object for images `rows` of a batch of `batch` images.
-
-        Returns `control` itself if it and all control objects before it use one hint for all
-        images.
-        """
-        if not any(map(differs, with_previous(control))):
-            return control
-        if (control, rows) not in self._parts:
-            self._parts[control, rows] = control_part(control, rows, batch, self)
-        return self._parts[control, rows]
+    return None if entries is None else [entry_part(e, rows, batch, controls) for e in entries]
 
 
-def with_previous(control: ControlBase | None) -> Iterator[ControlBase]:
-    """The control object, then those that were applied before it (`previous_controlnet`)."""
-    while control is not None:
-        yield control
-        control = control.previous_controlnet
+def entry_part(entry: dict, rows: Sequence[int], batch: int, controls: ControlParts) -> dict:
+    """A copy of one conditioning entry, reduced to images `rows`.
 
-
-def differs(control: ControlBase) -> bool:
-    """Whether a control object may use different hints for the images of a batch."""
-    hint = control.cond_hint_original
-    return accepts_indices(control) or (isinstance(hint, torch.Tensor) and len(hint) > 1)
-
-
-def accepts_indices(control: ControlBase) -> bool:
-    """Whether the object accepts image indices (`sub_idxs`), as those of Advanced-ControlNet do."""
-    return hasattr(control, "sub_idxs")
-
-
-def control_part(
-    control: ControlBase, rows: Sequence[int], batch: int, parts: ControlParts
-) -> ControlBase:
-    """A shallow copy of `control` for images `rows`.
-
-    It shares the network and the state that ComfyUI prepared.
+    ComfyUI repeats n < `batch` rows of a tensor over the batch, so image i uses row i % n.
     """
-    part = copy.copy(control)
-    for name, value in vars(control).items():
-        if isinstance(value, types.MethodType) and value.__self__ is control:
-            setattr(part, name, types.MethodType(value.__func__, part))
-    part.cond_hint = None
-    hint = control.cond_hint_original
-    if accepts_indices(control):
-        indices = control.sub_idxs or range(batch)  # set if micro-batch nodes are chained
-        part.sub_idxs = [indices[i] for i in rows]
-        part.full_latent_length = control.full_latent_length if control.sub_idxs else batch
-        part.context_length = len(rows)
-        # The T2I-Adapter of Advanced-ControlNet does not repeat a single hint.
-        if isinstance(hint, torch.Tensor) and len(hint) == 1:
-            part.cond_hint_original = hint.expand(part.full_latent_length, *hint.shape[1:])
-    elif isinstance(hint, torch.Tensor) and len(hint) > 1:
-        hints = [i % len(hint) for i in rows]
-        part.cond_hint_original = hint[hints]
-        part.extra_concat_orig = [take(extra, hints) for extra in control.extra_concat_orig]
-    if control.previous_controlnet is not None:
-        part.previous_controlnet = parts.part(control.previous_controlnet, rows, batch)
-    clones = getattr(control, "multigpu_clones", {})
-    part.multigpu_clones = {device: parts.part(c, rows, batch) for device, c in clones.items()}
+    part = {
+        **entry,
+        # Caches that use this id as their key (EasyCache) must not mix the images of different
+        # parts.
+        "uuid": uuid.uuid5(uuid.NAMESPACE_OID, f"{entry['uuid']} {rows}"),
+        "model_conds": {n: cond_part(n, c, rows) for n, c in entry["model_conds"].items()},
+    }
+    for name in BY_IMAGE:
+        if torch.is_tensor(entry.get(name)) and entry[name].ndim > 1:
+            part[name] = rows_of(entry[name], rows)
+    if entry.get("control") is not None:
+        part["control"] = controls.part(entry["control"], rows, batch)
     return part
+
+
+def cond_part(name: str, cond: CONDRegular, rows: Sequence[int]) -> CONDRegular:
+    """The conditioning `name` for images `rows`, of the same class.
+
+    Constants are returned as they are.
+
+    Raises:
+        ValueError: It consists of something else than tensors.
+    """
+    if isinstance(cond, comfy.conds.CONDConstant):
+        return cond
+    if torch.is_tensor(cond.cond):
+        return cond._copy_with(rows_of(cond.cond, rows))
+    if isinstance(cond.cond, list) and all(map(torch.is_tensor, cond.cond)):  # CONDList
+        return cond._copy_with([rows_of(tensor, rows) for tensor in cond.cond])
+    raise ValueError(
+        f"the conditioning has an entry {name!r} ({type(cond).__name__}) that cannot be divided "
+        "among the images of a batch"
+    )
+
+
+def differing(entries: list[dict] | None, batch: int) -> str | None:
+    """What differs between the images of a batch, by its name in the conditioning; None: nothing.
+
+    Arguments:
+        entries: The conditioning entries of one prompt, prepared for a run of `batch` images.
+    """
+    for entry in entries or ():
+        found = [(name, entry.get(name)) for name in BY_IMAGE]
+        for name, cond in entry["model_conds"].items():
+            tensors = cond.cond if isinstance(cond.cond, list) else [cond.cond]
+            found += [(name, tensor) for tensor in tensors]
+        control = entry.get("control")
+        while control is not None:
+            found.append(("control", control.cond_hint_original))
+            control = control.previous_controlnet
+        for name, tensor in found:
+            if torch.is_tensor(tensor) and tensor.ndim > 1 and _differ(tensor[:batch]):
+                return name
+    return None
+
+
+def _differ(rows: torch.Tensor) -> bool:
+    return bool((rows != rows[:1]).any())

@@ -1,4 +1,7 @@
-"""Draws many images with a model, a few at a time. Each has its own noise and its own prompt."""
+"""Draws many images with a model, a few at a time.
+
+Each has its own noise, and uses the prompt, hint, mask and latent that it has in the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from .groups import Group
 from .particle_noise import ParticleNoise
 from .progress import executing_node, show_text
 
@@ -38,8 +42,8 @@ class Part(NamedTuple):
 
     Arguments:
         index: The number of each image, which gives its noise.
-        positive: Their CONDITIONING, with one row for each image, or one for all.
-        negative: The same for what they should not show.
+        positive: The CONDITIONING of the whole batch, or of these images.
+        negative: The CONDITIONING of the whole batch, for what they should not show.
     """
 
     index: list[int]
@@ -47,9 +51,24 @@ class Part(NamedTuple):
     negative: list
 
 
+class Batch(NamedTuple):
+    """The whole batch, of which images are drawn.
+
+    Arguments:
+        size: The number of its images.
+        whole: The names of the prompts that are given for the whole batch.
+        node: The name of the node, for messages.
+    """
+
+    size: int
+    whole: tuple[str, ...]
+    node: str
+
+
 def draw_images(
     model: ModelPatcher,
     empty: Tensor,
+    batch: Batch,
     parts: Iterable[Part],
     count: int,
     settings: Settings,
@@ -62,6 +81,7 @@ def draw_images(
     Arguments:
         model: The model.
         empty: The empty latent of one image, with shape `(1, C, *)`.
+        batch: The whole batch.
         parts: What is drawn, part by part.
         count: The number of images in all parts.
         settings: How images are drawn.
@@ -69,16 +89,28 @@ def draw_images(
 
     Returns:
         Latents with shape `(count, C, *)`.
+
+    Raises:
+        ValueError: The images of the batch depend on each other, or on something that cannot be
+            divided among them.
     """
     bar, node_id = comfy.utils.ProgressBar(count), executing_node()
     images: dict[int, Tensor] = {}
+    # ComfyUI prepares the whole batch, but draws only a part: this takes the memory of one image.
+    whole = empty.to(model.load_device, torch.float32).expand(batch.size, *empty.shape[1:])
+    cure = f"set micro_batch to {batch.size}, or leave this patch or conditioning out"
     for index, positive, negative in parts:
         management.throw_exception_if_processing_interrupted()
-        rows = empty.repeat(len(index), *[1] * (empty.ndim - 1))
+        noise = ParticleNoise(settings.seed, index)(empty)
+        group = Group(
+            index, batch.size, batch.node, cure, noise, (settings.seed + index[0]) % 2**64,
+            batch.whole,
+        )  # fmt: skip
+        all_of_it = len(index) == batch.size
         drawn = comfy.sample.sample(
-            model, ParticleNoise(settings.seed, index)(rows), settings.steps, settings.cfg,
-            settings.sampler_name, settings.scheduler, positive, negative, rows,
-            seed=(settings.seed + index[0]) % 2**64, disable_pbar=True, callback=_check_interrupt,
+            model if all_of_it else group.of_model(model), noise if all_of_it else whole,
+            settings.steps, settings.cfg, settings.sampler_name, settings.scheduler, positive,
+            negative, whole, seed=settings.seed, disable_pbar=True, callback=_check_interrupt,
         )  # fmt: skip
         images.update(zip(index, drawn.float().cpu(), strict=True))
         bar.update_absolute(len(images), count)

@@ -8,27 +8,28 @@ outside of the network, on the estimates of all parts. A batch is not split if i
 on each other: several latents packed into one, videos (several frames in one latent), and batches
 that are the frames of one video (SVD, AnimateDiff).
 
-Model patches that keep data per image of the batch inside the network do not know about the parts:
-Self-Attention Guidance and IP-Adapter with one picture per image need `micro_batch` 0. Prompts with
-their own LoRA hooks swap weights once per part: the result is correct, but slow.
+With some patches of a model, an image depends on the others of its batch (`coupled_images.py`). The
+whole batch then goes through the network at once, and the user is told. Prompts with their own LoRA
+hooks swap weights once per part: the result is correct, but slow.
 """
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import comfy.conds
 import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from .conditioning_parts import ControlParts
-from .groups import take
+from .conditioning_parts import conds_part, rows_of
+from .control_parts import ControlParts
+from .coupled_images import SHARED, coupling, kept_for_later, tried
 
 if TYPE_CHECKING:
-    from comfy.conds import CONDRegular
     from comfy.model_base import BaseModel
     from comfy.model_patcher import ModelPatcher
     from comfy.patcher_extension import WrapperExecutor
@@ -38,13 +39,41 @@ AT_ONCE = "mmd_guidance_at_once"  # key in transformer_options: images per netwo
 # Conditioning that describes the whole batch.
 OF_THE_WHOLE_BATCH = ("num_video_frames", "latent_shapes")
 
+log = logging.getLogger("mmd_guidance")
 
-def micro_batched(model: ModelPatcher, size: int) -> ModelPatcher:
+
+@dataclass
+class Run:
+    """What is known in one sampling run.
+
+    Attributes:
+        controls: The control objects of each part.
+        calls: The number of calls of the network for a whole batch.
+        coupled: Whether an image depends on the others, so that the batch is not split.
+
+    A deep copy is this object itself: some samplers copy the model options for each call.
+    """
+
+    controls: ControlParts = field(default_factory=ControlParts)
+    calls: int = 0
+    coupled: bool = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Run:
+        return self
+
+
+def micro_batched(
+    model: ModelPatcher, size: int, told: Callable[[str], None] | None = None
+) -> ModelPatcher:
     """A clone of the model patcher whose network processes `size` images at a time.
 
     If `size` is 0, this is `model` itself. Micro-batching applies at every guidance strength, also
     at 0: runs with and without guidance need the same memory. Nodes can be chained; the smallest
     size then counts.
+
+    Arguments:
+        told: Is called with a sentence for the user if a run is not split because an image depends
+            on the others. It is logged anyway.
     """
     if size == 0:
         return model
@@ -52,18 +81,18 @@ def micro_batched(model: ModelPatcher, size: int) -> ModelPatcher:
 
     def prepare(
         executor: WrapperExecutor, model: ModelPatcher, noise_shape: Sequence[int],
-        *args: Any, **kwargs: Any,
+        conds: dict[str, list], model_options: dict[str, Any] | None = None, **kwargs: Any,
     ) -> tuple[BaseModel, dict[str, list], list]:  # fmt: skip
         # ComfyUI frees memory for this batch size, and unloads weights if necessary.
-        if separable(model.model, noise_shape):
+        if separable(model.model, noise_shape) and not known_coupling(model, model_options or {}):
             noise_shape = [min(size, noise_shape[0]), *noise_shape[1:]]
-        return executor(model, noise_shape, *args, **kwargs)
+        return executor(model, noise_shape, conds, model_options=model_options, **kwargs)
 
     def start_run(
         executor: WrapperExecutor, guider: CFGGuider, sigmas: torch.Tensor,
         extra_args: dict[str, Any], *args: Any, **kwargs: Any,
     ) -> torch.Tensor:  # fmt: skip
-        extra_args["model_options"]["transformer_options"][key] = ControlParts()
+        extra_args["model_options"]["transformer_options"][key] = Run()
         return executor(guider, sigmas, extra_args, *args, **kwargs)
 
     def in_parts(
@@ -72,16 +101,44 @@ def micro_batched(model: ModelPatcher, size: int) -> ModelPatcher:
     ) -> list[torch.Tensor]:  # fmt: skip
         options = model_options.get("transformer_options", {})
         batch = len(x_in)
-        if batch <= size or not separable(model, x_in.shape) or is_film(conds, options):
+        run = options.get(key) or Run()
+
+        def at_once(coupled: str | None = None) -> list[torch.Tensor]:
+            if coupled is not None:
+                run.coupled = True
+                text = (
+                    f"micro_batch has no effect, because {coupled}: all {batch} images go through "
+                    "the model at once."
+                )
+                log.warning(text)
+                if told is not None:
+                    told(text)
             return executor(model, conds, x_in, timestep, model_options)
-        controls = options.get(key) or ControlParts()
+
+        if batch <= size or not separable(model, x_in.shape) or is_film(conds, options):
+            return at_once()
+        if run.coupled:
+            return at_once()
+        if run.calls == 0 and (coupled := known_coupling(model.current_patcher, model_options)):
+            return at_once(coupled)
+        run.calls += 1
+        found: list[bool] = []
+        trials = tried(options, found) if is_power_of_two(run.calls) else None
         parts = []
         for start in range(0, batch, size):
             comfy.model_management.throw_exception_if_processing_interrupted()
             rows = range(start, min(start + size, batch))
-            part = [conds_part(entries, rows, batch, controls) for entries in conds]
+            try:
+                part = [conds_part(entries, rows, batch, run.controls) for entries in conds]
+            except ValueError as error:
+                raise ValueError(f"{error}: set micro_batch to 0") from error
             x, t = rows_of(x_in, rows), rows_of(timestep, rows)
-            parts.append(executor(model, part, x, t, model_options))
+            asked = model_options
+            if trials is not None and start == 0:
+                asked = {**model_options, "transformer_options": trials}
+            parts.append(executor(model, part, x, t, asked))
+            if found:
+                return at_once(SHARED)
         return [torch.cat(estimates) for estimates in zip(*parts, strict=True)]
 
     model = model.clone()
@@ -103,55 +160,29 @@ def separable(inner_model: BaseModel, shape: Sequence[int]) -> bool:
     return dimensions < 3 or shape[2] == 1
 
 
-def is_film(conds: list[list[dict] | None], transformer_options: dict[str, Any]) -> bool:
-    """Whether the batch is one video, according to the conditioning or to AnimateDiff-Evolved."""
+def is_film(
+    conds: list[list[dict] | None],
+    transformer_options: dict[str, Any],
+    names: Sequence[str] = OF_THE_WHOLE_BATCH,
+) -> bool:
+    """Whether the batch is one video, according to the conditioning or to AnimateDiff-Evolved.
+
+    Arguments:
+        names: The conditioning that tells.
+    """
     return "ad_params" in transformer_options or any(
         name in entry["model_conds"]
         for entries in conds
         for entry in entries or ()
-        for name in OF_THE_WHOLE_BATCH
+        for name in names
     )
 
 
-def conds_part(
-    entries: list[dict] | None, rows: Sequence[int], batch: int, controls: ControlParts
-) -> list[dict] | None:
-    """Copies of the conditioning entries of one prompt, for images `rows` of `batch` images."""
-    return None if entries is None else [entry_part(e, rows, batch, controls) for e in entries]
+def known_coupling(patcher: ModelPatcher, model_options: dict[str, Any]) -> str | None:
+    """How images depend on each other if they are not in one call, in words, or None."""
+    return coupling(patcher, model_options) or kept_for_later(model_options)
 
 
-def entry_part(entry: dict, rows: Sequence[int], batch: int, controls: ControlParts) -> dict:
-    """A copy of one conditioning entry, reduced to images `rows`.
-
-    This concerns its mask, its `model_conds` and its ControlNets. Masks and `model_conds` have
-    shape `(n, *)`. ComfyUI repeats n < `batch` rows over the batch, so image i uses row i % n.
-    """
-    part = {
-        **entry,
-        # Caches that use this id as their key (EasyCache) must not mix the images of different
-        # parts.
-        "uuid": uuid.uuid5(uuid.NAMESPACE_OID, f"{entry['uuid']} {rows}"),
-        "model_conds": {name: cond_part(c, rows) for name, c in entry["model_conds"].items()},
-    }
-    if "mask" in entry:
-        part["mask"] = rows_of(entry["mask"], rows)
-    if entry.get("control") is not None:
-        part["control"] = controls.part(entry["control"], rows, batch)
-    return part
-
-
-def cond_part(cond: CONDRegular, rows: Sequence[int]) -> CONDRegular:
-    """A conditioning of the same class for images `rows`. Constants are returned as they are."""
-    if isinstance(cond, comfy.conds.CONDConstant):
-        return cond
-    if isinstance(cond.cond, list):  # CONDList
-        return cond._copy_with([rows_of(tensor, rows) for tensor in cond.cond])
-    return cond._copy_with(rows_of(cond.cond, rows))
-
-
-def rows_of(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
-    """The rows of `tensor` for images `rows`. Image i uses row i % n of n rows, as in ComfyUI."""
-    if isinstance(rows, range) and rows.stop <= len(tensor):
-        # A view: indexing with a list would synchronize with the device.
-        return tensor[rows.start : rows.stop]
-    return take(tensor, rows)
+def is_power_of_two(number: int) -> bool:
+    """Patches may start at any step, so they are tried at calls 1, 2, 4, 8 and so on."""
+    return number & (number - 1) == 0

@@ -1,15 +1,13 @@
-"""One random generator per particle.
-
-Results therefore do not depend on how many particles are sampled at once.
-"""
+"""The noise of particles. It does not depend on how many of them are sampled at once."""
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["ParticleNoise", "uniforms"]
+__all__ = ["InitialNoise", "ParticleNoise", "Starts", "uniforms"]
 
 
 def _generator(*key: object) -> torch.Generator:
@@ -35,6 +33,69 @@ class ParticleNoise:
         """
         rows = [torch.randn(like.shape[1:], generator=one) for one in self.generators]
         return torch.stack(rows).to(like)
+
+
+class InitialNoise(Protocol):
+    """A NOISE of ComfyUI."""
+
+    seed: int
+
+    def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
+        """The initial noise for a LATENT, with the shape of its samples."""
+
+
+class Starts:
+    """A NOISE of one batch of a run, with other noise than the batches before.
+
+    A NOISE may ignore `batch_index`. It would then give all batches the same noise. So it makes the
+    noise of the whole run at once, of which this batch takes its part.
+
+    Arguments:
+        noise: The NOISE of the run.
+        first: The number of particles before this batch.
+        total: The number of particles of the run, as far as it is known.
+
+    Attributes:
+        seed: The seed of the run.
+        zero: Whether the noise is 0, so that all particles begin with the same latent.
+    """
+
+    def __init__(self, noise: InitialNoise, first: int, total: int) -> None:
+        self.noise, self.first, self.total = noise, first, total
+        self.seed, self.zero = noise.seed, False
+        self._made: Tensor | None = None
+
+    def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
+        """The initial noise of this batch, the same at each call.
+
+        Arguments:
+            input_latent: A LATENT with the samples of this batch.
+
+        Raises:
+            ValueError: Two particles would begin with the same noise.
+        """
+        if self._made is None:
+            self._made = self._make(input_latent)
+        return self._made
+
+    def _make(self, latent: dict[str, Any]) -> Tensor:
+        samples, first = latent["samples"], self.first
+
+        def of(start: int, stop: int) -> Tensor:
+            rows = samples[:1].expand(stop - start, *samples.shape[1:])
+            part = {**latent, "samples": rows, "batch_index": list(range(start, stop))}
+            return self.noise.generate_noise(part)
+
+        made = of(first, first + len(samples))
+        if first and torch.equal(made, of(0, len(samples))):
+            made = of(0, max(self.total, first + len(samples)))[first : first + len(samples)]
+        self.zero = not made.any()
+        if not self.zero and len(made.flatten(1).unique(dim=0)) < len(samples):
+            raise ValueError(
+                "TRI-TSMC: noise gives several images the same noise, but they have to begin "
+                "independently of each other: connect RandomNoise"
+            )
+        return made
 
 
 def uniforms(seed: int, count: int) -> list[float]:

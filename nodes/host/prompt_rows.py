@@ -5,8 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .groups import group_conditioning
-
 
 def as_rows(prompts: list[list]) -> list:
     """One CONDITIONING whose rows are the prompts.
@@ -47,9 +45,3 @@ def _alike(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.ndim > 1 and len(a) == 1 and a.shape == b.shape
     return a is b or (isinstance(a, int | float | str) and a == b)
-
-
-def prompts_in_turn(conditioning: list, index: list[int]) -> list:
-    """The prompts of the images `index`: image i uses prompt i mod P."""
-    prompts = max((len(tokens) for tokens, _ in conditioning if tokens is not None), default=1)
-    return group_conditioning(conditioning, index, prompts) if prompts > 1 else conditioning

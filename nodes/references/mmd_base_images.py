@@ -17,8 +17,8 @@ from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket
-from ..host.draw_images import Part, Settings, draw_images
-from ..host.prompt_rows import alike, as_rows, prompts_in_turn
+from ..host.draw_images import Batch, Part, Settings, draw_images
+from ..host.prompt_rows import alike, as_rows
 from ..host.prompts import entry_feature
 from ..host.vae_match import wrong_vae
 
@@ -148,14 +148,16 @@ class MMDBaseImages(io.ComfyNode):
             Part(
                 [index[i] for i in positions],
                 as_rows([encoded[i] for i in positions]),
-                prompts_in_turn(negative, [index[i] for i in positions]),
+                negative,
             )
             for positions in micro_batches(encoded, micro_batch)
         )
         settings = Settings(steps, cfg, sampler_name, scheduler, seed)
         empty = torch.zeros_like(references.latents[:1])
         empty = comfy.sample.fix_empty_latent_channels(model, empty)
-        drawn = draw_images(model, empty, parts, len(index), settings, "base images")
+        # Base images stand for references, whose captions are rows of a part's own conditioning.
+        batch = Batch(len(references), ("negative",), NODE)
+        drawn = draw_images(model, empty, batch, parts, len(index), settings, "base images")
         base = References(
             drawn.reshape(-1, *references.latents.shape[1:]),  # without a frame if they have none
             references.weights[index],

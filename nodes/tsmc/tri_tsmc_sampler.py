@@ -12,13 +12,14 @@ from ...mmd_core.tsmc import FINALS
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, RewardSocket, StateSocket
+from ..host.particle_noise import InitialNoise
 from ..host.progress import executing_node, show_text
 from .rewards.reward import Reward
 from .run.account import PlannedCost, batch_line, result_line, run_report
 from .run.drawing import draw_batch, evaluations_per_estimate, with_model
 from .run.finishing import final_smc, selected_latent
 from .run.iterations import batch_sizes, feature_for, score_batch, with_reward
-from .run.plan import InitialNoise, Latent
+from .run.plan import Latent
 from .run.settings import config_of, learning_inputs, noise_input, schedule_inputs
 from .run.state import Pilot, planned_state
 from .run.watch import Watch
@@ -156,7 +157,7 @@ class TRITSMCSampler(io.ComfyNode):
         watch = Watch(NODE, node_id, guider, calls)
         watch.say(str(cost))
         for i, count in enumerate(counts):
-            proposed = draw_batch(state, guider, count, watch)
+            proposed = draw_batch(state, guider, count, watch, alike=final == "smc")
             state = score_batch(proposed, proposed.reward)
             watch.say(batch_line(i, state.learning.summaries[-1]))
         more: tuple[str, ...] = ()

@@ -8,7 +8,8 @@ from torch import Tensor
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, StateSocket
-from .run.plan import InitialNoise, Latent
+from ..host.particle_noise import InitialNoise
+from .run.plan import Latent
 from .run.settings import config_of, learning_inputs, noise_input, schedule_inputs
 from .run.state import planned_state
 

@@ -20,10 +20,11 @@ def tiny_model(family: str = "SD15"):
         "legacy": False,
         "use_linear_in_transformer": family == "SDXL", "dtype": torch.float32,
     }  # fmt: skip
-    kind = comfy.model_base.BaseModel
+    kind = getattr(comfy.model_base, family, comfy.model_base.BaseModel)
     if family == "SDXL":
         config |= {"num_classes": "sequential", "adm_in_channels": 1536 + WIDTH}
-        kind = comfy.model_base.SDXL
+    if family == "SD15_instructpix2pix":
+        config["in_channels"] = 8  # the picture to edit is part of the input
     supported = getattr(comfy.supported_models, family)(config)
     # With v-prediction even random weights give estimates of the size of latents.
     model = kind(supported, comfy.model_base.ModelType.V_PREDICTION, device=torch.device("cpu"))

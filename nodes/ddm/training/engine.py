@@ -24,9 +24,9 @@ from ....mmd_core.ddm import (
     checkpointed,
     layers,
 )
-from ...host.conditioning_parts import ControlParts
+from ...host.conditioning_parts import conds_part
+from ...host.control_parts import ControlParts
 from ...host.faults import out_of_memory
-from ...host.micro_batch import conds_part
 from ...host.prompts import prompt_count
 from .private_copy import compute_dtype, normal_tensors, private_copy
 

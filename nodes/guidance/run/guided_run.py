@@ -23,7 +23,8 @@ from .checks import check_fit, check_prompts, check_settings
 from .compared_part import ComparedPart
 from .guidance_of_sizes import GuidanceOfSizes
 from .make_guidance import make_schedule
-from .report import FEW_IMAGES, NO_NOISE, RISING, ending, remarks, status, summary
+from .problems import FEW_IMAGES, NO_NOISE, RISING, other_batch
+from .report import ending, remarks, status, summary
 from .request import Request
 from .session import Session
 from .trace import Trace
@@ -50,6 +51,7 @@ class GuidedRun:
         known: Companions that an earlier run of these images chose, or None.
         broken: Whether an estimate was not finite, so that nothing more is recorded.
         sizes: Makes the guidance for images of a size; None where `guidance` is.
+        batch: The number of images of the run.
 
     A deep copy is the run itself: samplers that copy the model options for each call still guide
     this run.
@@ -71,7 +73,7 @@ class GuidedRun:
         self.prompts: Tensor | None = None
         self.earlier: Memory | None = None
         self.known: Tensor | None = None
-        self.broken = False
+        self.broken, self.batch = False, 0
         self.sizes: GuidanceOfSizes | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "GuidedRun":
@@ -99,6 +101,7 @@ class GuidedRun:
                 memory cannot be read.
         """
         request, trace = self.request, self.request.trace
+        self.batch = max(len(noise), 0 if self.latent_image is None else len(self.latent_image))
         if trace is not None:
             trace.begin()
         if request.guides:
@@ -155,10 +158,11 @@ class GuidedRun:
     ) -> Tensor:
         """The guided estimate, with the shape of `x0`.
 
-        Where a mask keeps `latent_image`, this is compared with the references and not changed.
+        Where a mask keeps `latent_image`, this is compared with the references and not changed. A
+        call for another number of images than the run has is not guided.
 
         Arguments:
-            x0: The denoised estimates, with shape `(B, *shape)`.
+            x0: The denoised estimates, with shape `(b, *shape)`.
             x: The noisy latents, with the same shape.
             sigma: The noise level.
             guider: ComfyUI's guider of this run.
@@ -243,11 +247,11 @@ class GuidedRun:
         guider: CFGGuider,
         unconditional: Unconditional,
     ) -> Tensor:
+        if not self._follows(self.part.of(x0)):
+            return x0
         if self.guidance.captions is not None:
             active = batch_features(positive_entries(guider), len(x0), sigma)
             self.prompts = self.prompts if active is None else active
-        if not self._follows(self.part.of(x0)):
-            return x0
         seen = x0
         if self.mask is not None:
             seen = x0 * self.mask + self.latent_image * (1 - self.mask)
@@ -265,8 +269,12 @@ class GuidedRun:
         """Whether there is guidance for images of this shape, which samplers may change in a run.
 
         Raises:
-            ValueError: There is none, and the strength is not 0.
+            ValueError: There is none for their size, and the strength is not 0.
         """
+        if len(pictures) != self.batch:
+            if self.request.guides:
+                self._report(logging.WARNING, other_batch(len(pictures), self.batch))
+            return False
         trouble = self.sizes.trouble(pictures)
         if trouble is None:
             self.guidance = self.sizes.at(pictures, self.guidance)
@@ -278,11 +286,10 @@ class GuidedRun:
         return False
 
     def _report(self, level: int, problem: Remark) -> None:
-        """Writes a problem into the log and the report."""
+        """Writes a problem into the log and the report, once."""
         trace = self.request.trace
-        log.log(level, "%s: %s", self.request.node, problem.text)
-        if trace is not None and problem not in trace.problems:
-            trace.problems.append(problem)
+        if trace is None or trace.note(problem):
+            log.log(level, "%s: %s", self.request.node, problem.text)
 
     def _show_end(self, trace: Trace) -> None:
         """Logs and shows how the run ended."""

@@ -97,8 +97,8 @@ def later_inputs() -> list[io.Input]:
             max=4096,
             optional=True,
             tooltip="Out of memory: try 4, then 1. So many images at a time go through the model "
-            "(k), while guidance still sees the whole batch; the images stay the same. 0: the "
-            "whole batch at once.",
+            "(k), while guidance still sees the whole batch; the images stay the same. Use 0 with "
+            "patches that let images see each other (StyleAligned). 0: the whole batch at once.",
         ),
         advanced(
             io.Float.Input(

@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from ....mmd_core import FEW, RunTrace, TraceRow
+from ....mmd_core import RunTrace, TraceRow
 from ...base.counted import counted
 from ...base.remark import Remark
+from .problems import FEW_IMAGES, NO_NOISE, OTHER_BATCH, RISING
 from .trace import Trace
 
 SATURATED = 0.9  # share of saturated kernel values above which the kernel is of no use
@@ -21,25 +22,6 @@ COPY = 0.3
 # 0.4th power of strength. After 4708 steps, with emoji_flow, another set and other prompts, it is
 # 38 % at 3, where images show their prompts, 55 % at 10 and 66 % at 30, where few do.
 TAKEN_BACK, FITTING, POWER = 0.45, 0.3, 0.4
-
-FEW_IMAGES = Remark(
-    "few images",
-    f"Draw {FEW} images or more together to match the set itself; micro_batch keeps the memory "
-    f"low. Fewer than {FEW} cannot show how the set is spread, so each followed one reference, "
-    "drawn by its noise.",
-)
-
-NO_NOISE = Remark(
-    "not guided",
-    "Draw with a model that removes noise: this one maps an image to an image, so guidance cannot "
-    "act on the way.",
-)
-
-RISING = Remark(
-    "noise rises",
-    "Where the noise of a schedule rises (unsampling, FlipSigmas), guidance does not act: it would "
-    "push the images away from the references.",
-)
 
 
 def status(row: TraceRow) -> str:
@@ -104,6 +86,9 @@ def _effect_remarks(trace: Trace, few: bool) -> list[Remark]:
         few: Whether the images followed companions, which moves them less.
     """
     acted = trace.acted
+    told = {RISING.short, OTHER_BATCH} & {problem.short for problem in trace.problems}
+    if not acted and told:
+        return []
     if not trace.rows:
         return [
             Remark(
@@ -113,8 +98,6 @@ def _effect_remarks(trace: Trace, few: bool) -> list[Remark]:
                 "ComfyUI gave it for this run (model_options).",
             )
         ]
-    if not acted and RISING in trace.problems:
-        return []
     if not acted and max(len(run.rows) for run in trace.runs) == 1:
         return [
             Remark(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from comfy_execution.utils import get_executing_context
@@ -46,6 +47,21 @@ class Trace:
         if prompt_id != self.prompt_id:
             self.prompt_id, self.runs, self.remembered, self.problems = prompt_id, [], 0, []
             self.resized = set()
+
+    def note(self, problem: Remark) -> bool:
+        """Adds a problem of a run; returns whether it is new."""
+        if problem in self.problems:
+            return False
+        self.problems.append(problem)
+        return True
+
+    def told(self, short: str) -> Callable[[str], None]:
+        """A function that adds problems, given in sentences, under this name."""
+
+        def note(text: str) -> None:
+            self.note(Remark(short, text))
+
+        return note
 
     @property
     def rows(self) -> list[TraceRow]:

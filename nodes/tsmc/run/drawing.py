@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
@@ -31,10 +32,12 @@ from ....mmd_core.tsmc import (
 )
 from ...base.counted import counted
 from ...guidance.run.hook import is_coupled
+from ...host.conditioning_parts import differing
 from ...host.faults import out_of_memory
+from ...host.groups import Group, group_indices
 from ...host.micro_batch import micro_batched
 from ...host.noise_model import noise_model
-from ...host.particle_noise import ParticleNoise, uniforms
+from ...host.particle_noise import ParticleNoise, Starts, uniforms
 from .plan import ModelInfo
 from .state import Batch, Learned, Pilot, PilotBatch, PilotProposed, Planned, Proposed, Running
 
@@ -50,6 +53,11 @@ COUPLED = (
     "The model is also guided by MMD, so the images of a batch depend on each other: weights and "
     "log Z are only approximate. Use one of the two methods."
 )
+NO_NOISE = (
+    "The noise is 0, so all images begin with the same latent: weights and log Z are those of "
+    "images that begin with it. Connect RandomNoise if they shall begin with noise."
+)
+CURE = "set micro_batch to 0, or leave this patch or conditioning out"
 
 
 def with_model(state: Planned | Learned, guider: CFGGuider, node: str) -> Pilot | Learned:
@@ -131,31 +139,76 @@ class _PathSampler:
 
 
 def _sample(
-    state: Running, guider: CFGGuider, indices: range, draw: Draw, on_estimate: OnEstimate
+    state: Running,
+    guider: CFGGuider,
+    noise: Starts,
+    count: int,
+    draw: Draw,
+    on_estimate: OnEstimate,
 ) -> Tensor:
-    """Runs the base chain for the particles `indices`; returns raw LATENT samples on the CPU."""
+    """Runs the base chain of the guider for a batch of `count` particles.
+
+    Returns:
+        Raw LATENT samples on the CPU, of as many particles as the guider draws.
+    """
     from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
     plan = state.plan
-    latent = {**plan.latent, "batch_index": list(indices)}
-    samples = latent["samples"]
-    latent["samples"] = samples.expand(len(indices), *samples.shape[1:]).clone()
+    samples = plan.latent["samples"]
+    latent = {
+        **plan.latent,
+        "samples": samples.expand(count, *samples.shape[1:]).clone(),
+        "batch_index": list(range(noise.first, noise.first + count)),
+    }
     sampler = comfy.samplers.KSAMPLER(_PathSampler(draw, on_estimate))
     try:
-        result = SamplerCustomAdvanced.execute(plan.noise, guider, sampler, plan.sigmas, latent)
+        result = SamplerCustomAdvanced.execute(noise, guider, sampler, plan.sigmas, latent)
     except Exception as error:
         if out_of_memory(error):
-            at_once = min(plan.at_once(len(indices)), len(indices))
+            at_once = min(plan.at_once(count), count)
             advice = f"Set micro_batch to {at_once // 2}" if at_once > 1 else "Draw smaller images"
             log.error("TRI-TSMC: not enough memory for %s. %s.", counted(at_once, "image"), advice)
         raise
     return result[0]["samples"].float().cpu()
 
 
+def _starts(state: Running, first: int) -> Starts:
+    """The noise of a batch after `first` particles."""
+    config = state.config
+    return Starts(state.plan.noise, first, config.paths + config.particles)
+
+
+def _alike(prompts: dict[str, list[dict]], count: int) -> None:
+    """Checks that `count` images are drawn from the same conditioning.
+
+    Raises:
+        ValueError: They are not.
+    """
+    for name, entries in prompts.items():
+        if what := differing(entries, count):
+            raise ValueError(
+                f"TRITSMCSampler: the {name} conditioning of guider differs between images "
+                f"({what}), but final smc continues an image in the place of another one: give all "
+                "images the same, or choose another final"
+            )
+
+
 def draw_batch(
-    state: Pilot | Learned, guider: CFGGuider, count: int, on_estimate: OnEstimate
+    state: Pilot | Learned,
+    guider: CFGGuider,
+    count: int,
+    on_estimate: OnEstimate,
+    alike: bool = False,
 ) -> PilotProposed | Proposed:
-    """Draws `count` independent paths from the proposal, `micro_batch` at a time."""
+    """Draws `count` independent paths from the proposal, `micro_batch` at a time.
+
+    Arguments:
+        alike: Whether all images must have the same conditioning.
+
+    Raises:
+        ValueError: Images depend on each other, begin with the same noise, or differ in their
+            conditioning although they must not.
+    """
     pilot = isinstance(state, Pilot)
     first = 0 if pilot else state.count
     paths: list[Paths] = []
@@ -163,6 +216,10 @@ def draw_batch(
     masks: list[Tensor] = []
 
     def draw(denoise: Denoise, x: Tensor, mask: Tensor | None) -> Tensor:
+        if len(x) != len(indices):  # a guider that does not use its own model options
+            raise ValueError(
+                f"TRI-TSMC: this guider draws all {count} images at once: set micro_batch to 0"
+            )
         noise = ParticleNoise(state.plan.noise.seed, indices)
         twist, theta = (None, None) if pilot else (state.twist(mask), state.learning.theta)
         if state.reward is not None and state.reward.space == "latent":
@@ -175,10 +232,16 @@ def draw_batch(
         paths.append(drawn)
         return drawn.z
 
-    size = state.plan.at_once(count)
-    for start in range(0, count, size):
-        indices = range(first + start, first + min(start + size, count))
-        samples.append(_sample(state, guider, indices, draw, on_estimate))
+    starts = _starts(state, first)
+    for rows in group_indices(count, state.plan.micro_batch):
+        indices = [first + i for i in rows]
+        check = partial(_alike, count=count) if alike else None
+        group = Group(rows, count, "TRI-TSMC", CURE, check=check)
+        samples.append(_sample(state, group.of_guider(guider), starts, count, draw, on_estimate))
+    notices = state.notices
+    if starts.zero and NO_NOISE not in notices:
+        notices += (NO_NOISE,)
+    state = replace(state, notices=notices)
     cost = state.cost.plus(estimates=count * len(state.model.steps))
     if pilot:
         recording = Recording.joined([part.recording for part in paths])
@@ -224,6 +287,6 @@ def draw_smc(
         systems.append(system)
         return system.z
 
-    samples = _sample(state, guider, indices, draw, on_estimate)
+    samples = _sample(state, guider, _starts(state, state.count), count, draw, on_estimate)
     cost = state.cost.plus(estimates=count * len(steps))
     return replace(state, cost=cost), samples, systems[0]

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ....mmd_core.tsmc import Transition, TSMCConfig
+from ...host.particle_noise import InitialNoise
 
 if TYPE_CHECKING:
     from comfy.latent_formats import LatentFormat
 
-__all__ = ["Latent", "ModelInfo", "InitialNoise", "Plan", "one_image", "plan_notices"]
+__all__ = ["Latent", "ModelInfo", "Plan", "one_image", "plan_notices"]
 
 Latent = dict[str, Any]  # a LATENT of ComfyUI: "samples" and optional entries
-
-
-class InitialNoise(Protocol):
-    """A NOISE of ComfyUI."""
-
-    seed: int
-
-    def generate_noise(self, input_latent: Latent) -> Tensor:
-        """The initial noise for a LATENT, with the shape of its samples."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,7 +89,8 @@ def learning_inputs() -> list[io.Input]:
             min=0,
             max=4096,
             tooltip="The number of images in one call of the model. Lower it if memory is short. "
-            "0: the whole batch. The images stay the same, up to rounding.",
+            "0: the whole batch. The images stay the same, up to rounding. Use 0 with IP-Adapter "
+            "with one picture per image.",
         ),
         advanced(
             io.Float.Input(

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ....mmd_core.tsmc import Learning, Recording, TSMCConfig, Twist
+from ...host.particle_noise import InitialNoise
 from ..rewards.reward import FixedReward, ModelReward
-from .plan import InitialNoise, Latent, ModelInfo, Plan, one_image, plan_notices
+from .plan import Latent, ModelInfo, Plan, one_image, plan_notices
 from .steering import Steering
 
 __all__ = [

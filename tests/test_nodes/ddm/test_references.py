@@ -11,9 +11,17 @@ import torch
 from mmd_pack.nodes.ddm.mmd_make_references import MMDMakeReferences
 from mmd_pack.nodes.ddm.mmd_prompts import MMDPrompts
 from mmd_pack.nodes.host.particle_noise import ParticleNoise
+from mmd_tests.support.conditionings import controlled, net, with_options
 from mmd_tests.support.ddm_runs import QUICK, asked, denoised, own, plan_of, two_prompts
 from mmd_tests.support.tiny_encoders import TinyCLIP, tiny_clip
-from mmd_tests.support.tiny_models import family_latent, family_prompt
+from mmd_tests.support.tiny_models import (
+    empty_latent,
+    family_latent,
+    family_prompt,
+    prompt,
+    random,
+    tiny_model,
+)
 
 pytestmark = pytest.mark.comfy
 
@@ -94,6 +102,43 @@ def test_prompts_in_turn_with_their_features():
     assert text.endswith("2 prompts.")
     plan = plan_of(positive=rows, refs=refs)
     torch.testing.assert_close(plan.prompt_features[torch.arange(5) % 2], refs.prompts)
+
+
+def test_each_reference_keeps_its_hint_its_mask_and_its_picture():
+    """For every size of micro-batches; as core's KSampler draws the whole batch."""
+
+    def draw(model, positive, sizes=(1, 2, 5)):
+        expected, *parts = (
+            made(model, "SD15", positive, prompt(2), empty_latent(1), micro_batch=size)[0].latents
+            for size in (64, *sizes)
+        )
+        for part in parts:
+            close(part, expected)
+        return expected
+
+    model, editing = tiny_model(), tiny_model("SD15_instructpix2pix")
+    masked = with_options(prompt(3), mask=random(5, 8, 8).abs())
+    positive, _ = controlled(net(model), 3)
+    found = draw(model, positive + masked)
+    noise = ParticleNoise(SEED, range(5))(empty_latent(1)["samples"])
+    with torch.inference_mode():
+        expected = comfy.sample.sample(
+            model, noise, STEPS, 2.0, "euler", "simple", positive, prompt(2),
+            torch.zeros_like(noise), disable_pbar=True, seed=0,
+        )  # fmt: skip
+    close(draw(model, positive, ()), expected)
+    assert (found - expected).abs().max() > 1e-3
+    draw(editing, with_options(prompt(1), concat_latent_image=random(2, 4, 8, 8)), (2,))
+
+
+def test_a_model_whose_images_see_each_other_is_refused():
+    def shared(q, k, v, options):
+        return q, k + k.mean(0, keepdim=True), v
+
+    model = tiny_model().clone()
+    model.set_model_attn1_patch(shared)
+    with pytest.raises(ValueError, match="MMDMakeReferences: .* share their attention .* 5, or"):
+        made(model, "SD15", prompt(1), prompt(2), empty_latent(1))
 
 
 def test_the_empty_latent_may_be_of_another_model():

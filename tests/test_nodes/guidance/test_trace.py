@@ -13,6 +13,7 @@ import comfy.samplers
 import comfy.utils
 import pytest
 import torch
+from comfy.k_diffusion.sampling import sample_euler
 from comfy_execution.utils import CurrentNodeContext
 from mmd_pack.mmd_core import Guidance, GuidanceConfig, KernelConfig, RunTrace, TraceRow
 from mmd_pack.nodes.guidance.run.hook import apply_guidance
@@ -23,7 +24,7 @@ from mmd_pack.nodes.host.fingerprint import vae_fingerprint
 from mmd_pack.nodes.host.progress import tiled
 from mmd_tests.support.guided_runs import apply, core_draw, guided_draw, make_references, patched
 from mmd_tests.support.tiny_encoders import tiny_vae
-from mmd_tests.support.tiny_models import empty_latent, prompt, tiny_model
+from mmd_tests.support.tiny_models import empty_latent, prompt, random, tiny_model
 
 pytestmark = pytest.mark.comfy
 
@@ -400,3 +401,28 @@ def test_the_log_names_the_strength_that_was_set(model, references, caplog):
     with caplog.at_level(logging.INFO, "mmd_guidance"):
         guided_draw(model, references, empty_latent(4))
     assert "4 images, 6 references, mode flow, strength 20:" in caplog.text
+
+
+def test_a_sampler_that_asks_image_by_image_is_told(model, references, caplog):
+    """Guidance of a batch of one would pull each image into the middle of the set."""
+
+    def one_by_one(model_k, x, sigmas, extra_args=None, callback=None, disable=None):
+        def ask(x, sigma, **options):
+            each = [model_k(x[i : i + 1], sigma[i : i + 1], **options) for i in range(len(x))]
+            return torch.cat(each)
+
+        return sample_euler(ask, x, sigmas, extra_args, callback, disable)
+
+    def drawn(model):
+        sigmas = comfy.samplers.calculate_sigmas(model.model.model_sampling, "normal", 2)
+        noise, sampler = random(8, 4, 8, 8), comfy.samplers.KSAMPLER(one_by_one)
+        return comfy.sample.sample_custom(
+            model, noise, 2.0, sampler, sigmas, prompt(1), prompt(2), torch.zeros_like(noise)
+        )
+
+    guided, trace = apply(model, references)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(drawn(guided), drawn(model))
+    (remark,) = remarks(trace)
+    assert "asks for 1 image at a time, but guidance needs all 8" in remark.text
+    assert caplog.text.count(remark.text) == 1

@@ -5,7 +5,6 @@ import gc
 import weakref
 from types import SimpleNamespace
 
-import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.hooks
 import comfy.model_management
@@ -21,13 +20,13 @@ from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_perpneg import Guider_PerpNeg
 from mmd_pack.mmd_core import References
 from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
-from mmd_pack.nodes.host import conditioning_parts as control_parts
-from mmd_pack.nodes.host.conditioning_parts import ControlParts
-from mmd_pack.nodes.host.micro_batch import cond_part, is_film, separable
+from mmd_pack.nodes.host import control_parts
+from mmd_pack.nodes.host.conditioning_parts import cond_part
+from mmd_pack.nodes.host.control_parts import ControlParts
+from mmd_pack.nodes.host.micro_batch import is_film, separable
+from mmd_tests.support.conditionings import controlled, net, t2i_adapter, with_options
 from mmd_tests.support.guided_runs import core_draw, make_references, patched
 from mmd_tests.support.tiny_models import WIDTH, empty_latent, prompt, random, tiny_model
-
-import nodes
 
 pytestmark = pytest.mark.comfy
 
@@ -75,10 +74,6 @@ def watched(model):
     model = model.clone()
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", watch)
     return model, asked
-
-
-def with_options(conditioning, **options):
-    return [[tokens, {**given, **options}] for tokens, given in conditioning]
 
 
 def regions():
@@ -223,25 +218,6 @@ def test_chained_nodes_take_the_smallest_part(model):
 # ---- ControlNets
 
 
-def net(model):
-    """A small ControlNet for the model, with random weights."""
-    config = {**model.model.model_config.unet_config, "hint_channels": 3}
-    config.pop("out_channels")
-    torch.manual_seed(1)
-    network = comfy.cldm.cldm.ControlNet(**config)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    return comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"))
-
-
-def controlled(control_net, hints, conditioning=None, seed=0):
-    """Both prompts with `hints` different hints."""
-    image = random(hints, 64, 64, 3, seed=seed)
-    return nodes.ControlNetApplyAdvanced().apply_controlnet(
-        *(conditioning or (prompt(1), prompt(2))), control_net, image, 1.0, 0.0, 1.0
-    )
-
-
 @pytest.mark.parametrize("hints", [1, 2, 3, BATCH, 6])
 def test_each_image_keeps_its_hint(hints, model):
     expected = assert_parts_draw_the_same(model, *controlled(net(model), hints))
@@ -278,23 +254,6 @@ def test_a_hint_is_prepared_once_for_each_part(model, monkeypatch):
     monkeypatch.setattr(comfy.utils, "common_upscale", counted)
     draw(micro_batched(model, 3), positive, negative)
     assert prepared == [3, 1]
-
-
-def t2i_adapter():
-    """Core's T2I-Adapter around a network of one convolution, which keeps its features for the run."""
-
-    class Network(torch.nn.Module):
-        unshuffle_amount = 8
-
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(1)
-            self.layer = torch.nn.Conv2d(3, 64, 8, stride=8)
-
-        def forward(self, hint):
-            return {"input": [None, self.layer(hint)]}
-
-    return comfy.controlnet.T2IAdapter(Network(), 3, 8, "nearest-exact", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("hints", [1, 2, BATCH])
@@ -405,7 +364,7 @@ def test_every_kind_of_conditioning_gives_each_image_what_the_whole_batch_gives_
     for cond in kinds:
         whole = cond.process_cond(batch_size=BATCH, area=area).cond
         for rows in (range(0, 3), range(3, 4)):
-            part = cond_part(cond, rows)
+            part = cond_part("c_concat", cond, rows)
             assert type(part) is type(cond)
             given = part.process_cond(batch_size=len(rows), area=area).cond
             if isinstance(cond, conds.CONDConstant):

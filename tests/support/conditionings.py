@@ -1,0 +1,53 @@
+"""Conditionings that hold something for each image of a batch: hints, masks, pictures, prompts."""
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import torch
+from comfy.controlnet import ControlBase, ControlNet, T2IAdapter
+from comfy.model_patcher import ModelPatcher
+from mmd_tests.support.tiny_models import prompt, random
+
+import nodes
+
+
+def with_options(conditioning: list, **options: object) -> list:
+    """The CONDITIONING with these options on all of its entries."""
+    return [[tokens, {**given, **options}] for tokens, given in conditioning]
+
+
+def net(model: ModelPatcher) -> ControlNet:
+    """A small ControlNet for the model, with random weights."""
+    config = {**model.model.model_config.unet_config, "hint_channels": 3}
+    config.pop("out_channels")
+    torch.manual_seed(1)
+    network = comfy.cldm.cldm.ControlNet(**config)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return ControlNet(network, load_device=torch.device("cpu"))
+
+
+def t2i_adapter() -> T2IAdapter:
+    """A T2I-Adapter around a network of one convolution. It keeps its features for the run."""
+
+    class Network(torch.nn.Module):
+        unshuffle_amount = 8
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(1)
+            self.layer = torch.nn.Conv2d(3, 64, 8, stride=8)
+
+        def forward(self, hint: torch.Tensor) -> dict[str, list]:
+            return {"input": [None, self.layer(hint)]}
+
+    return T2IAdapter(Network(), 3, 8, "nearest-exact", torch.device("cpu"))
+
+
+def controlled(
+    control_net: ControlBase, hints: int, conditioning: tuple | None = None, seed: int = 0
+) -> tuple[list, list]:
+    """Both prompts with `hints` different hints."""
+    image = random(hints, 64, 64, 3, seed=seed)
+    return nodes.ControlNetApplyAdvanced().apply_controlnet(
+        *(conditioning or (prompt(1), prompt(2))), control_net, image, 1.0, 0.0, 1.0
+    )

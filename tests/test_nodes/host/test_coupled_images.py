@@ -1,0 +1,165 @@
+"""Patches with which an image depends on the others of its batch: recognized, and not split."""
+
+import logging
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
+from comfy_extras.nodes_sag import SelfAttentionGuidance
+from comfy_extras.nodes_tomesd import TomePatchModel
+from mmd_pack.nodes.host.coupled_images import Trial
+from mmd_pack.nodes.host.groups import Group
+from mmd_pack.nodes.host.micro_batch import micro_batched
+from mmd_tests.support.guided_runs import core_draw, guided_draw, make_references
+from mmd_tests.support.tiny_models import empty_latent, prompt, tiny_model
+
+pytestmark = pytest.mark.comfy
+
+BATCH, SIDE = 4, 12
+Attention = Callable[..., tuple[torch.Tensor, ...]]
+model_of = cache(tiny_model)
+
+
+def draw(model: ModelPatcher) -> torch.Tensor:
+    return core_draw(model, empty_latent(BATCH, side=SIDE), "euler", 3, prompt(1), prompt(2))
+
+
+def images(tensor: torch.Tensor, options: dict) -> torch.Tensor:
+    """A row for each image of each prompt."""
+    return tensor.unflatten(0, (len(options["cond_or_uncond"]), -1))
+
+
+def to_the_first(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict) -> tuple:
+    """As StyleAligned: each image also attends to the first one."""
+    first = [images(t, options)[:, :1].expand_as(images(t, options)).flatten(0, 1) for t in (k, v)]
+    return q, torch.cat([k, 2 * first[0]], 1), torch.cat([v, first[1]], 1)
+
+
+def to_all(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict) -> torch.Tensor:
+    """In place of attention: each image attends to all of them."""
+    each = images(k, options).shape[1]
+    k, v = (images(t, options).flatten(1, 2).repeat_interleave(each, 0) for t in (2 * k, 3 * v))
+    return optimized_attention(q, k, v, heads=options["n_heads"])
+
+
+def later(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict) -> tuple:
+    """From the second step on."""
+    return (q, k, v) if options["sigmas"][0] > 10 else to_the_first(q, k, v, options)
+
+
+def by_itself(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict) -> tuple:
+    """With random numbers, and sharper attention: no image sees another one."""
+    return q * (1 + torch.rand(())), k, v.flip(1)
+
+
+def patched(attention: Attention) -> ModelPatcher:
+    model = model_of().clone()
+    if attention is to_all:
+        for block in ("input", "middle", "output"):
+            for number in range(6):
+                model.set_model_attn1_replace(attention, block, number)
+    else:
+        model.set_model_attn1_patch(attention)
+    return model
+
+
+def pictures(model: ModelPatcher) -> ModelPatcher:
+    """As IP-Adapter: a picture for each image, in place of attention to the prompt."""
+
+    class Adapter:
+        def __init__(self) -> None:
+            generator = torch.Generator().manual_seed(0)
+            pictures = torch.randn(BATCH, 1, 1, generator=generator) * 5
+            self.kwargs = [{"ipadapter": object(), "cond": pictures, "unfold_batch": True}]
+
+        def __call__(
+            self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict
+        ) -> torch.Tensor:
+            cond = self.kwargs[0]["cond"][: images(q, options).shape[1]]
+            out = optimized_attention(q, k, v, heads=options["n_heads"])
+            return (images(out, options) + cond.to(out)).flatten(0, 1)
+
+    model, adapter = model.clone(), Adapter()
+    model.set_model_attn2_replace(adapter, "middle", 0)
+    return model
+
+
+COUPLED = {
+    "the first image": lambda: patched(to_the_first),
+    "all images": lambda: patched(to_all),
+    "later": lambda: patched(later),
+    "a picture for each image": lambda: pictures(model_of()),
+    "Self-Attention Guidance": lambda: SelfAttentionGuidance.execute(model_of(), 0.8, 2.0)[0],
+}
+
+
+@pytest.mark.parametrize("kind", COUPLED)
+def test_coupled_images_are_not_split(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """They are drawn as without micro_batch, and the user is told why, once."""
+    model = COUPLED[kind]()
+    whole = draw(model)
+    assert (whole - draw(model_of())).abs().max() > 1e-4
+    told = []
+    with caplog.at_level(logging.WARNING):
+        for size in (1, 3):
+            told.clear()
+            torch.testing.assert_close(draw(micro_batched(model, size, told.append)), whole)
+            assert len(told) == 1 and "micro_batch has no effect, because " in told[0]
+    assert told[0] in caplog.text
+
+
+@pytest.mark.parametrize("kind", [name for name in COUPLED if name != "Self-Attention Guidance"])
+def test_coupled_images_are_not_drawn_in_groups(kind: str) -> None:
+    """Self-Attention Guidance keeps what it needs within each run."""
+    group = Group([0, 1], BATCH, "Node", "cure")
+    with pytest.raises(ValueError, match="Node: this batch cannot be drawn in parts, .*: cure"):
+        draw(group.of_model(COUPLED[kind]()))
+
+
+def test_patches_that_couple_nothing_are_split_and_tried_without_a_trace() -> None:
+    """Also random numbers go on as if nothing had been tried."""
+    state = []
+
+    def ending(model: ModelPatcher) -> torch.Tensor:
+        drawn = draw(model)
+        state.append(torch.random.get_rng_state())
+        return drawn
+
+    told = []
+    random_numbers = micro_batched(patched(by_itself), 2, told.append)
+    first = ending(random_numbers)
+    original, Trial.couples = Trial.couples, lambda self, *args, **kwargs: False
+    try:
+        assert torch.equal(ending(random_numbers), first)
+    finally:
+        Trial.couples = original
+    assert not told and torch.equal(*state)
+    merged = TomePatchModel.execute(model_of(), 0.5)[0]
+    draw(micro_batched(merged, 2, told.append))  # keeps something, but within a call
+    assert not told
+
+
+def test_a_patch_that_does_not_work_on_two_images_still_draws() -> None:
+    def only_whole(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict) -> tuple:
+        if images(q, options).shape[1] != 4:
+            raise RuntimeError("another batch")
+        return q, k, v
+
+    told = []
+    model = micro_batched(patched(only_whole), 4, told.append)
+    latent = empty_latent(8, side=SIDE)
+    assert core_draw(model, latent, "euler", 1, prompt(1), prompt(2)).isfinite().all()
+    assert not told
+
+
+def test_the_report_names_what_was_not_split() -> None:
+    references = make_references(shape=(4, SIDE, SIDE))
+    _, _, report = guided_draw(
+        patched(to_the_first), references, empty_latent(8, side=SIDE), steps=2, micro_batch=2
+    )
+    assert (
+        "micro_batch has no effect, because the images of a batch share their attention" in report
+    )
