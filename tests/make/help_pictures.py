@@ -22,7 +22,7 @@ from mmd_tests.studies.quality import comfyui
 from PIL import Image
 
 OUT = Path(__file__).absolute().parents[2] / "nodes" / "web" / "docs" / "pictures"
-FLAT = ("pull-and-push", "plot", "tsmc-plot", "ddm-plot")  # of few colors: 128 of them do
+COLORS = 96  # so many do, and a page of help stays small
 THREADS = 2
 
 
@@ -50,10 +50,7 @@ def main(names: Sequence[str]) -> None:
     pictures = makers()
     for name in names or pictures:
         page = pictures[name]()
-        colors = 128 if name in FLAT else 256
-        page = page.quantize(
-            colors, dither=Image.Dither.NONE if name in FLAT else Image.Dither.FLOYDSTEINBERG
-        )
+        page = page.quantize(COLORS, dither=Image.Dither.NONE)
         page.save(OUT / f"{name}.png", optimize=True)
         sys.stdout.write(f"{name}.png: {(OUT / f'{name}.png').stat().st_size / 1000:.0f} kB\n")
         sys.stdout.flush()

@@ -27,7 +27,7 @@ from mmd_pack.mmd_core.files.reference_file import (
 from mmd_tests.support.crashes import deaths
 from mmd_tests.support.packages import ROOT
 
-FIELDS = [field.name for field in dataclasses.fields(References)]
+FIELDS = [field.name for field in dataclasses.fields(References) if field.init]
 
 
 def references(n=3, shape=(4, 3, 2), seed=0, **changes):
