@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ..quoted import quoted
+from ..kernels.quoted import quoted
 from .lora import TARGETS
 
 __all__ = ["DDMConfig", "DECAYS", "FEATURES", "KEEP"]

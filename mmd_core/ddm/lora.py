@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..quoted import quoted
+from ..kernels.quoted import quoted
 
 __all__ = ["LoRA", "TARGETS", "layers"]
 

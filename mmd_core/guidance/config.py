@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from ..kernels.config import KernelConfig
-from ..quoted import quoted
+from ..kernels.quoted import quoted
 from .companions import FEW, STRENGTH_SHARE
 from .modes import MODES, Mode
 

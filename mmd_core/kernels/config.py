@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..quoted import quoted
 from .bandwidth import median_distance
 from .kernels import (
     RADIAL_PROFILES,
@@ -14,6 +13,7 @@ from .kernels import (
     polynomial,
 )
 from .prompts import PROMPT_KERNELS
+from .quoted import quoted
 
 __all__ = ["BANDWIDTHS", "FEATURE_SPACES", "KERNELS", "KernelConfig"]
 

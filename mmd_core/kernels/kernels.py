@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..quoted import quoted
+from .quoted import quoted
 
 __all__ = ["DotKernel", "Gram", "Kernel", "RADIAL_PROFILES", "RadialKernel", "polynomial"]
 

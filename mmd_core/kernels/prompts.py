@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..quoted import quoted
 from .bandwidth import median_distance
 from .kernels import Gram, RadialKernel
+from .quoted import quoted
 
 __all__ = ["PROMPT_KERNELS", "balanced", "caption_bandwidth", "prompt_weights"]
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ..quoted import quoted
+from ..kernels.quoted import quoted
 
 __all__ = ["TWIST_FEATURES", "FINALS", "TSMCConfig"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...mmd_core.quoted import quoted
+from ...mmd_core.kernels.quoted import quoted
 
 __all__ = ["within_limits"]
 

@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ...mmd_core.quoted import quoted
+from ...mmd_core.kernels.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY

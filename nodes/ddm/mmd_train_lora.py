@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...mmd_core import KernelConfig, References
 from ...mmd_core.ddm import DEFAULT_KERNEL, DDMConfig, Step, Training
-from ...mmd_core.quoted import quoted
+from ...mmd_core.kernels.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, LoRASocket, LossSocket

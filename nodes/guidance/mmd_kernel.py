@@ -9,7 +9,7 @@ from ...mmd_core import (
     PROMPT_KERNELS,
     KernelConfig,
 )
-from ...mmd_core.quoted import quoted
+from ...mmd_core.kernels.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, KernelSocket

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ...mmd_core import References
 from ...mmd_core.files.reference_file import read
-from ...mmd_core.quoted import quoted
+from ...mmd_core.kernels.quoted import quoted
 from ..base.counted import counted
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...mmd_core.quoted import quoted
+from ...mmd_core.kernels.quoted import quoted
 from ...mmd_core.tsmc import FINALS
 from ..base.limits import within_limits
 from ..base.schema import schema_options

@@ -28,13 +28,13 @@ THREADS = 2
 
 def makers() -> dict[str, Callable[[], Image.Image]]:
     """What draws each picture; needs ComfyUI on the path."""
-    from mmd_tests.make.help import charts, digits, guidance, plane
+    from mmd_tests.make.help import charts, digits, guidance, plane, shapes
 
     return {
         "with-and-without": guidance.with_and_without,
         "pull-and-push": plane.pull_and_push,
         "strengths": guidance.strengths,
-        "feature-spaces": guidance.feature_spaces,
+        "feature-spaces": shapes.feature_spaces,
         "shares": guidance.shares,
         "plot": charts.plot,
         "tsmc-plot": charts.tsmc_plot,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ....mmd_core.files.tensor_file import remove, write_whole
-from ....mmd_core.quoted import quoted
+from ....mmd_core.kernels.quoted import quoted
 
 __all__ = ["Autosave", "FILE_DTYPES", "TrainedLoRA", "new_path", "read_metadata", "write_lora"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ....mmd_core.files import memory_file
 from ....mmd_core.files.memory_file import Recalled
-from ....mmd_core.quoted import quoted
+from ....mmd_core.kernels.quoted import quoted
 from ...base.safe_paths import below, name_parts
 
 KIND = "mmd_memories"

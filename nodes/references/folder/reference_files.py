@@ -12,7 +12,7 @@ import folder_paths
 
 from ....mmd_core import References
 from ....mmd_core.files.reference_file import holds, write
-from ....mmd_core.quoted import quoted
+from ....mmd_core.kernels.quoted import quoted
 from ...base.safe_paths import below, name_parts
 from .list_files import natural_key
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ....mmd_core.quoted import quoted
+from ....mmd_core.kernels.quoted import quoted
 from ...base.safe_paths import below
 from .list_files import list_files, printable
 

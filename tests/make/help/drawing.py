@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from mmd_demo.emoji.models import load_emoji
 from mmd_demo.emoji.precision import fast_math
-from mmd_pack.mmd_core import KernelConfig, References
+from mmd_pack.mmd_core import References
 from mmd_pack.nodes.ddm.mmd_prompts import MMDPrompts
 from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
 from mmd_pack.nodes.guidance.run.trace import Trace
@@ -69,7 +69,6 @@ def drawn(
     references: References | Sequence[Image.Image],
     texts: Sequence[str],
     strength: float = STRENGTH,
-    kernel: KernelConfig | None = None,
 ) -> Drawn:
     """A picture for each prompt of `texts`, drawn together towards references."""
     if not isinstance(references, References):
@@ -91,7 +90,6 @@ def drawn(
         start_percent=0.0,
         end_percent=0.75,
         mode="keep_prompt",
-        kernel=kernel,
     ).result
     return Drawn(decoded(latent["samples"]), trace)
 

@@ -1,10 +1,10 @@
-"""Guidance in pictures: emoji without and with it, at several strengths, by what is compared, by shares."""
+"""Guidance in pictures: emoji without and with it, at several strengths, by shares."""
 
 from __future__ import annotations
 
 from functools import cache
 
-from mmd_pack.mmd_core import KernelConfig, References
+from mmd_pack.mmd_core import References
 from mmd_pack.mmd_core.references.merge import merge
 from mmd_tests.make.help.drawing import Drawn, drawn, encoded, faces, guided, prompts
 from mmd_tests.make.help.sheets import rows_of, side_by_side
@@ -13,12 +13,6 @@ from PIL import Image
 SHOWN = 10  # pictures in a row
 SWEEP = (0, 3, 10, 30, 100)
 MIXTURE = ("blue", "blue", "blue", "pink")
-SPACES = {
-    "latent": KernelConfig(),
-    "low_pass": KernelConfig(feature_space="low_pass", pool=4),
-    "channel_stats": KernelConfig(feature_space="channel_stats"),
-    "patches": KernelConfig(feature_space="patches", patch_size=5, kernel="energy"),
-}
 
 
 def mixture() -> list[Image.Image]:
@@ -51,22 +45,6 @@ def strengths() -> Image.Image:
         label = f"{strength}" if strength else "strength 0"
         rows.append((label, swept(strength).pictures))
     return rows_of(rows, SHOWN, apart=1)
-
-
-def feature_spaces() -> Image.Image:
-    """The same noise for each of what can be compared: small blue and pink faces in one corner."""
-    references, texts = [cornered(picture) for picture in mixture()], prompts(SHOWN)
-    rows = [("references", references), ("no guidance", guided(references, texts, 0.0))]
-    for space, kernel in SPACES.items():
-        rows.append((space, guided(references, texts, kernel=kernel)))
-    return rows_of(rows, SHOWN, apart=1)
-
-
-def cornered(picture: Image.Image) -> Image.Image:
-    """The picture at two thirds of its size, in the upper left corner."""
-    page = Image.new("RGB", picture.size, "white")
-    page.paste(picture.resize((42, 42), Image.Resampling.LANCZOS))
-    return page
 
 
 def shares() -> Image.Image:

@@ -27,7 +27,7 @@ __all__ = [
 COUNTED = {"blue": (32, 110, 235), "pink": (240, 40, 130)}  # colors that bars count
 OTHER = (176, 176, 176)
 TILE, GAP, EDGE = 64, 4, 20  # pixels
-TINY = 16  # pictures up to this size are enlarged without blur
+TINY = 32  # pictures up to this size are enlarged without blur
 PAGE = 900  # width: help is read in a narrow panel, where all shrinks by half
 Pictures = Sequence[Image.Image]
 
