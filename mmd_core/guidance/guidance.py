@@ -160,7 +160,8 @@ class Guidance:
         if self.mode.keeps_prompt and by_prompt is not None and step is not None:
             by_prompt.kept(move.displacement, factors)
             if self.record and isinstance(move.end, Compared):
-                move = move._replace(end=move.start.at(move.displacement))
+                share = _per_sample(move.scale * (step.fraction / step.signal), x0)
+                move = move._replace(end=move.start.at(share * move.displacement))
         if self.record:
             compared = self.weights.new_full((2,), math.nan)
             if by_prompt is not None and step is not None:

@@ -44,11 +44,13 @@ def test_a_prompt_that_moves_nothing_changes_nothing(rng):
 
 @pytest.mark.parametrize("space", ["latent", "low_pass", "channel_stats"])
 @pytest.mark.parametrize("contrast", [False, True])
-def test_the_trace_shows_what_was_done(space, contrast, rng):
+@pytest.mark.parametrize("preserve", [0.0, 0.98])  # 0.98 shortens the moves
+def test_the_trace_shows_what_was_done(space, contrast, preserve, rng):
     """MMD² after the move is that of the moved estimates, and nothing of the prompt is taken back."""
     y, x0, x = make(rng)
     options = {"base": Base(latents(rng, 6, -0.5), equal(6))} if contrast else {}
-    config = GuidanceConfig(mode="keep_prompt", kernel=KernelConfig(feature_space=space))
+    kernel = KernelConfig(feature_space=space)
+    config = GuidanceConfig(mode="keep_prompt", kernel=kernel, preserve=preserve)
     p = -moves(GuidanceConfig(kernel=KernelConfig(feature_space=space)), y, x0, x)
     run = guidance(config, y, record=True, **options)
     guided = run(x0, x, 2.5, by_prompt=ByPrompt(p.clone()))
