@@ -37,7 +37,7 @@ def makers() -> dict[str, Callable[[], Image.Image]]:
         "feature-spaces": shapes.feature_spaces,
         "shares": guidance.shares,
         "plot": charts.plot,
-        "tsmc-plot": charts.tsmc_plot,
+        "tsmc-plot": shapes.tsmc_plot,
         "few-steps": digits.few_steps,
         "ddm-plot": digits.ddm_plot,
     }
