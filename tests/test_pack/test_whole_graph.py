@@ -154,13 +154,14 @@ def workflow(**settings):
     return graph, ids
 
 
-def check(drawn) -> None:
+def check(drawn, batch: int = 4) -> None:
     """All is finite and has its size, and guidance brought the batch closer to the references."""
+    size = (batch, 4, 8, 8)
     assert {name: tuple(x.shape) for name, x in drawn.latents.items()} == {
-        "guided": (4, 4, 8, 8), "unguided": (4, 4, 8, 8), "references": (8, 4, 8, 8)
+        "guided": size, "unguided": size, "references": (8, 4, 8, 8)
     }  # fmt: skip
     assert all(torch.isfinite(x).all() for x in drawn.latents.values())
-    assert {x.shape for x in drawn.pictures.values()} == {(4, 64, 64, 3)}
+    assert {x.shape for x in drawn.pictures.values()} == {(batch, 64, 64, 3)}
     assert (drawn.pictures["mmd_guided"] != drawn.pictures["mmd_unguided"]).mean() > 0.5
     assert "MMD²" in drawn.report and "Guidance acted at" in drawn.report
     assert "nothing one can see" not in drawn.report
@@ -192,14 +193,16 @@ def test_shipped_workflow_at_strength_0_draws_what_core_draws(runner):
 @pytest.mark.long
 def test_captions_of_the_folder_guide_by_the_prompt(runner):
     """With a prompt kernel, pictures come closer to the references captioned like their prompt."""
-    plain = runner.run(*workflow())
-    graph, ids = workflow(kernel=["kernel", 0])
+    graph, ids = workflow()
+    graph[ids["EmptyLatentImage"]]["inputs"]["batch_size"] = 8  # matched to the set together
+    plain = runner.run(graph, ids)
+    graph[ids["MMDGuidedKSampler"]]["inputs"]["kernel"] = ["kernel", 0]
     graph[ids["EncodeReferenceLatents"]]["inputs"]["clip"] = [ids["CheckpointLoaderSimple"], 1]
     kernel = {"kernel": "rbf", "bandwidth": "median", "bandwidth_value": 100.0}
     kernel |= {"multipliers": "0.5, 1, 2", "prompt_kernel": "cosine", "prompt_bandwidth": 0.0}
     graph["kernel"] = {"class_type": "MMDKernel", "inputs": kernel}
     prompted = runner.run(graph, ids)
-    check(prompted)
+    check(prompted, batch=8)
     assert to_own_captions(prompted) < to_own_captions(plain)
 
 
