@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .memory_part import ENDING, DamagedPart, Part, UnfitPart, make_part, read_part, samples_in
 from .reference_file import NOT_IN_NAMES
-from .tensor_file import abandoned, remove, write_whole
+from .tensor_file import remove, remove_drafts, write_whole
 
 __all__ = ["KEPT", "Recalled", "append", "parts", "recall", "reset"]
 
@@ -76,7 +76,6 @@ def append(
     write_whole(folder / name, pieces)
     with suppress(OSError):  # the part is written; the next append tries again
         _remove_old(folder, max(limit, KEPT))
-        _remove_drafts(folder)
     return name
 
 
@@ -163,7 +162,7 @@ def reset(folder: Path) -> int:
         if samples is not None:
             (folder / name).unlink(missing_ok=True)
             forgotten += samples
-    _remove_drafts(folder)
+    remove_drafts(folder)
     return forgotten
 
 
@@ -183,12 +182,3 @@ def _remove_old(folder: Path, kept: int) -> None:
         if samples >= kept:
             remove(folder / name)
         samples += samples_in(name)
-
-
-def _remove_drafts(folder: Path) -> None:
-    """Removes the abandoned drafts of interrupted writers."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            with suppress(OSError):
-                if abandoned(entry):
-                    remove(entry.path)

@@ -20,8 +20,8 @@ Metadata, each a string:
     kind      the latent format, such as SD15: 1 to 64 letters, digits and _
     digest    detects damage; described in `tensor_file.py`
 
-A writer renames a part to its final name when it is complete (`os.replace`). Until then its file
-extension is .tmp. Files with this extension that are older than a day may be removed. A writer also
+A writer renames a part to its final name when it is complete (`os.replace`). Until then its
+name is `.ID.tmp`. Files with such names that are older than a day may be removed. A writer also
 removes the oldest parts, but keeps at least the newest 1024 samples.
 """
 

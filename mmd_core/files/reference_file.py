@@ -38,7 +38,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..references.references import References
-from .tensor_file import CODES, PIECE, Stored, digest, file_bytes, write_whole
+from .tensor_file import CODES, PIECE, Stored, digest, file_bytes, write_new, write_whole
 
 __all__ = ["DTYPES", "NOT_IN_NAMES", "PACK_VERSION", "ReferenceFileError", "holds", "read", "write"]
 
@@ -62,7 +62,9 @@ class ReferenceFileError(ValueError):
     """The file cannot be read as references. The message is the reason."""
 
 
-def write(references: References, path: str | Path, dtype: str = "float32") -> None:
+def write(
+    references: References, path: str | Path, dtype: str = "float32", replace: bool = True
+) -> None:
     """Writes a complete file. If this fails, an existing file at `path` is unchanged.
 
     Forbidden characters in names and captions are replaced by "\ufffd". Thumbnails are rounded to 8
@@ -70,15 +72,18 @@ def write(references: References, path: str | Path, dtype: str = "float32") -> N
 
     Arguments:
         references: The references.
-        path: The file, in a folder that exists. An existing file is replaced, and so is a link.
+        path: The file, in a folder that exists.
         dtype: The type of the latents in the file, one of `DTYPES`.
+        replace: Whether an existing file or link at `path` is replaced. If not, of several
+            processes that write to `path` at once, one succeeds.
 
     Raises:
+        FileExistsError: Something is at `path`, and must not be replaced.
         ValueError: Latents exceed the range of float16, texts are too long, or the references
             cannot be represented in this format.
         OSError: The file cannot be written.
     """
-    write_whole(Path(path), _pieces_of_file(references, dtype))
+    (write_whole if replace else write_new)(Path(path), _pieces_of_file(references, dtype))
 
 
 def holds(path: str | Path, references: References, dtype: str = "float32") -> bool:

@@ -1,6 +1,7 @@
 """Writes `.safetensors` files: complete or not at all, with a digest that detects damage.
 
-A file is written under a temporary name, as a draft, and renamed when it is complete.
+A file is written under a temporary name, as a draft, and gets its name when it is complete. Names
+of drafts have 32 random hexadecimal digits: `.ID.tmp`.
 
 The digest is a SHA-256 in lower-case hex. It covers the following items, in this order. Each item
 is preceded by its length in bytes as a little-endian number of 8 bytes, and all text is UTF-8.
@@ -14,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -23,11 +25,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["CODES", "Stored", "abandoned", "digest", "file_bytes", "remove", "write_whole"]
+__all__ = [
+    "CODES", "Stored", "abandoned", "digest", "file_bytes", "remove", "remove_drafts", "write_new",
+    "write_whole",
+]  # fmt: skip
 
 CODES = {torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8"}
 MAX_HEADER = 100_000_000  # bytes; the limit of the .safetensors format
-DRAFT = ".tmp"  # the file extension of drafts
+DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp")  # the names of drafts
 ABANDONED = 24 * 3600  # seconds: no process still writes a draft that is older
 PIECE = 2**22  # numbers that are converted, hashed or written at once
 
@@ -45,7 +50,34 @@ def write_whole(path: Path, pieces: Iterable[bytes], lasting: bool = True) -> No
     Raises:
         OSError: The file cannot be written.
     """
-    draft = path.with_name(f".{uuid.uuid4().hex}{DRAFT}")
+    with _draft(path.parent, pieces, lasting) as draft:
+        os.replace(draft, path)
+
+
+def write_new(path: Path, pieces: Iterable[bytes]) -> None:
+    """Writes a complete file that survives a power failure, but never in the place of another one.
+
+    If several processes write to the same path at once, one of them succeeds.
+
+    Arguments:
+        path: The file, in a folder that exists.
+        pieces: The content.
+
+    Raises:
+        FileExistsError: Something has this name already.
+        OSError: The file cannot be written.
+    """
+    with _draft(path.parent, pieces, lasting=True) as draft:
+        _give_free_name(draft, path)
+
+
+@contextlib.contextmanager
+def _draft(folder: Path, pieces: Iterable[bytes], lasting: bool) -> Iterator[Path]:
+    """A complete draft, which the body gives its name. It is removed if the body fails.
+
+    If the file is lasting, old drafts of interrupted processes in the folder are removed, too.
+    """
+    draft = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         with open(draft, "xb") as file:
             for piece in pieces:
@@ -53,25 +85,64 @@ def write_whole(path: Path, pieces: Iterable[bytes], lasting: bool = True) -> No
             if lasting:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(draft, path)
+                now = os.fstat(file.fileno()).st_mtime  # a network drive has a clock of its own
+        yield draft
     finally:  # also after an interrupt
-        draft.unlink(missing_ok=True)
+        remove(draft)
     if lasting:
         with contextlib.suppress(OSError):  # some systems cannot open a folder
-            folder = os.open(path.parent, os.O_RDONLY)
+            opened = os.open(folder, os.O_RDONLY)
             try:
-                os.fsync(folder)
+                os.fsync(opened)
             finally:
-                os.close(folder)
+                os.close(opened)
+        remove_drafts(folder, now)
 
 
-def abandoned(entry: os.DirEntry) -> bool:
+def _give_free_name(draft: Path, path: Path) -> None:
+    """Gives a draft the name `path`, unless something has this name.
+
+    Raises:
+        FileExistsError: Something has this name already.
+        OSError: The folder cannot be written.
+    """
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except (AttributeError, OSError):  # some systems and file systems have no hard links
+        # This reserves the name. If the process is killed here, an empty file remains.
+        with open(path, "xb"):
+            pass
+        try:
+            os.replace(draft, path)
+        except BaseException:
+            remove(path)
+            raise
+
+
+def abandoned(entry: os.DirEntry, now: float | None = None) -> bool:
     """Whether this is a draft that an interrupted process left behind.
+
+    Arguments:
+        entry: The file.
+        now: The time by the clock of its file system, in seconds; by default that of this machine.
 
     Raises:
         OSError: The file does not exist any more.
     """
-    return entry.name.endswith(DRAFT) and entry.stat().st_mtime < time.time() - ABANDONED
+    if not DRAFT.fullmatch(entry.name):
+        return False
+    return entry.stat().st_mtime < (time.time() if now is None else now) - ABANDONED
+
+
+def remove_drafts(folder: Path, now: float | None = None) -> None:
+    """Removes the drafts that interrupted processes left in a folder; `now` as in `abandoned`."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if abandoned(entry, now):
+                    remove(entry.path)
 
 
 def remove(path: str | Path) -> bool:

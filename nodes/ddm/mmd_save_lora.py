@@ -10,7 +10,7 @@ from ...mmd_core.kernels.quoted import quoted
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, LoRASocket
 from ..host.progress import executing_node, show_text
-from .training.trained_lora import FILE_DTYPES, new_path, write_lora
+from .training.trained_lora import FILE_DTYPES, save_lora
 
 NODE = "MMDSaveLoRA"
 
@@ -65,8 +65,7 @@ class MMDSaveLoRA(io.ComfyNode):
         metadata = getattr(lora, "metadata", {})  # the LORA_MODEL of other nodes has none
         metadata = {**metadata, "report": report} if metadata and report else metadata
         try:
-            path = new_path(prefix.strip() or "loras/mmd_ddm")
-            write_lora(path, lora, metadata, FILE_DTYPES[dtype])
+            path = save_lora(prefix.strip() or "loras/mmd_ddm", lora, metadata, FILE_DTYPES[dtype])
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from error
         except OSError as error:

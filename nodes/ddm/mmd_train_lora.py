@@ -138,7 +138,7 @@ def _run(plan: Plan, progress: _Progress) -> Training:
         return finetuned(plan, progress.step)
     except management.InterruptProcessingException:
         autosave = progress.autosave
-        if autosave.written:
+        if autosave.path is not None:
             progress.show(
                 f"stopped; the best LoRA so far is {autosave.path.name} in {autosave.path.parent}"
             )

@@ -1,10 +1,12 @@
-"""Kills a writer at each of its steps in turn, so that a test sees what every death leaves on the disk.
+"""Stops a writer at each of its steps in turn, so that a test sees what every death or error leaves on the disk.
 
 A step is what the writer asks of the file system: to make a folder, to open a file for writing, to write, flush,
-synchronize and close it, to rename or remove it. The writer runs in a forked process, which SIGKILL ends right before
-a step, or in the middle of a write. No chance and no clock decides where.
+synchronize and close it, to link, rename or remove it. The writer runs in a forked process. SIGKILL ends it right before
+a step, or in the middle of a write; or the step fails, as on a full disk. No chance and no clock decides where.
 """
 
+import errno
+import itertools
 import os
 import signal
 import sys
@@ -17,8 +19,14 @@ from typing import BinaryIO
 import torch
 from mmd_pack.mmd_core.files import tensor_file
 
-EVENTS = {"os.mkdir": "mkdir", "os.rename": "replace", "os.remove": "unlink"}  # audit events
+EVENTS = {  # audit events
+    "os.mkdir": "mkdir",
+    "os.link": "link",
+    "os.rename": "replace",
+    "os.remove": "unlink",
+}
 CALLS = ((os, "fsync"),)  # no audit event tells of these
+KILLED, RAISED, RETURNED = "killed", "raised", "returned"  # how a child ends
 PATIENCE = 1800  # seconds; a child that takes longer hangs
 
 Watched = Iterable[tuple[object, str]]  # functions: what holds each, and its name
@@ -41,31 +49,71 @@ def deaths(
     Yields:
         After each death, the names of the steps. All but the last one are done; a `write` that is last is half done.
     """
-    before: list[str] = []
-    while True:
-        prepare()
-        steps, died = _in_child(lambda steps: _watched(work, steps, files, calls), len(before))
-        assert steps[: len(before)] == before, "the writer took other steps than before"
-        if not died:
-            assert steps == before
+    for steps, end in _stopped(work, prepare, files, calls, _die):
+        if end != KILLED:
+            assert end == RETURNED, "the writer failed by itself"
             return
         yield steps
-        before = steps
+
+
+def errors(
+    work: Callable[[], object],
+    prepare: Callable[[], object] = lambda: None,
+    files: Iterable[ModuleType] = (tensor_file,),
+    calls: Watched = CALLS,
+) -> Iterator[tuple[str, bool]]:
+    """Runs `work` again and again: its first step fails with an OSError, then its second one, and so on.
+
+    Arguments: As in `deaths`. `work` goes on after the error as it likes, and its further steps succeed.
+
+    Yields:
+        After each run, the name of the step that failed, and whether `work` raised the error.
+    """
+    for number, (steps, end) in enumerate(_stopped(work, prepare, files, calls, _fail)):
+        if len(steps) == number:  # no step was left to fail
+            assert end == RETURNED, "the writer failed by itself"
+            return
+        yield steps[number], end == RAISED
+
+
+def _stopped(
+    work: Callable[[], object],
+    prepare: Callable[[], object],
+    files: Iterable[ModuleType],
+    calls: Watched,
+    stop: Callable[[], None],
+) -> Iterator[tuple[list[str], str]]:
+    """Runs `work` with a `stop` at each of its steps in turn: yields the steps that it took, and how it ended."""
+    before: list[str] = []
+    for number in itertools.count():
+        prepare()
+        steps, end = _in_child(lambda steps: _watched(work, steps, files, calls), number, stop)
+        assert steps[:number] == before, "the writer took other steps than before"
+        yield steps, end
+        before = steps[: number + 1]
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _fail() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 class Steps:
-    """The steps of the writer in this process, which dies at the one after `survived` steps."""
+    """The steps of the writer in this process, with a `stop` at the one after `survived` steps."""
 
-    def __init__(self, survived: int, pipe: int):
-        self.left, self.pipe = survived, pipe
+    def __init__(self, survived: int, pipe: int, stop: Callable[[], None]):
+        self.left, self.pipe, self.stop = survived, pipe, stop
 
     def reach(self, name: str, half: Callable[[], None] = lambda: None) -> None:
         """Called before the step `name`; `half` does half of it."""
         os.write(self.pipe, f"{name}\n".encode())
-        if self.left == 0:
-            half()
-            os.kill(os.getpid(), signal.SIGKILL)
         self.left -= 1
+        if self.left == -1:
+            half()
+            self.stop()
 
 
 class WatchedFile:
@@ -87,7 +135,7 @@ class WatchedFile:
         return self
 
     def __exit__(self, *_):
-        self.steps.reach("close")
+        self.steps.reach("close", self.file.close)
         self.file.close()
 
     def _write_half(self, data: bytes) -> None:
@@ -95,8 +143,10 @@ class WatchedFile:
         self.file.flush()
 
 
-def _in_child(run: Callable[[Steps], None], survived: int) -> tuple[list[str], bool]:
-    """Forks a process for `run`. Returns the steps that it took, and whether it died at the last one."""
+def _in_child(
+    run: Callable[[Steps], None], survived: int, stop: Callable[[], None]
+) -> tuple[list[str], str]:
+    """Forks a process for `run`. Returns the steps that it took, and how it ended."""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # other threads hold none of its locks
@@ -105,7 +155,14 @@ def _in_child(run: Callable[[Steps], None], survived: int) -> tuple[list[str], b
         try:
             signal.alarm(PATIENCE)
             torch.set_num_threads(1)  # a fork has none of its parent's threads
-            run(Steps(survived, writing))
+            try:
+                run(Steps(survived, writing, stop))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                os.write(writing, f"{RAISED}\n".encode())
+            else:
+                os.write(writing, f"{RETURNED}\n".encode())
             os._exit(0)
         except BaseException:
             os.write(2, traceback.format_exc().encode())
@@ -116,7 +173,7 @@ def _in_child(run: Callable[[Steps], None], survived: int) -> tuple[list[str], b
         steps = pipe.read().split()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert status in (0, -signal.SIGKILL), f"the writer failed by itself ({status})"
-    return steps, status != 0
+    return (steps, KILLED) if status else (steps[:-1], steps[-1])
 
 
 def _watched(

@@ -579,8 +579,8 @@ def test_latents_that_find_no_room_on_disk_are_in_memory(temp, caplog):
 @posix
 def test_drafts_of_killed_processes_are_no_sets(sets):
     sets.mkdir()
-    (sets / ".0123.tmp").write_bytes(b"half")
-    assert list_sets() == [] and find(".0123.tmp") is None
+    (sets / f".{0x123:032x}.tmp").write_bytes(b"half")
+    assert list_sets() == [] and find(f".{0x123:032x}.tmp") is None
     assert "0123" not in str(LoadReferenceLatents.INPUT_TYPES())
 
 

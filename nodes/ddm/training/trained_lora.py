@@ -1,6 +1,11 @@
 """A trained LoRA in workflows and in files: ComfyUI's LORA_MODEL with metadata of its training."""
 
+import contextlib
+import itertools
 import json
+import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +14,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ....mmd_core.files.tensor_file import remove, write_whole
+from ....mmd_core.files.tensor_file import remove, write_new, write_whole
 from ....mmd_core.kernels.quoted import quoted
 
-__all__ = ["Autosave", "FILE_DTYPES", "TrainedLoRA", "new_path", "read_metadata", "write_lora"]
+__all__ = ["Autosave", "FILE_DTYPES", "TrainedLoRA", "read_metadata", "save_lora"]
 
 FILE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 METADATA_KEY = "mmd_ddm"  # the entry in the metadata of the file
+MARK = "autosave"  # the key in it that tells the autosaves of trainings apart
 MAX_HEADER_BYTES = 2**25
 METADATA_TYPES = {  # what is in every file
     **dict.fromkeys(
@@ -42,11 +48,40 @@ class TrainedLoRA(dict[str, Tensor]):
         self.metadata = metadata
 
 
-def new_path(prefix: str, input_name: str = "prefix") -> Path:
-    """The path of a new file in the output folder. ComfyUI finds LoRAs in output/loras.
+def save_lora(
+    prefix: str,
+    tensors: dict[str, Tensor],
+    metadata: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Writes a new file in the output folder. ComfyUI finds LoRAs in output/loras.
 
     Arguments:
         prefix: The folder and the start of the file name.
+        tensors: The tensors by name.
+        metadata: How the LoRA was trained; empty for a LoRA of other nodes.
+        dtype: The dtype of the tensors in the file.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: The prefix leads out of the output folder.
+        OSError: The file cannot be written.
+    """
+    paths = _free_paths(prefix, "prefix")
+    while True:
+        path = next(paths)
+        with contextlib.suppress(FileExistsError):  # another process has just taken the name
+            write_new(path, [_file(path, tensors, metadata, dtype)])
+            return path
+
+
+def _free_paths(prefix: str, input_name: str) -> Iterator[Path]:
+    """Paths of new files in the output folder, without end.
+
+    Arguments:
+        prefix: The folder and the start of the file name. The folder is created.
         input_name: The input of the node that gives the prefix, for error messages.
 
     Raises:
@@ -54,7 +89,7 @@ def new_path(prefix: str, input_name: str = "prefix") -> Path:
         OSError: The folder cannot be created.
     """
     try:
-        folder, name, counter, *_ = folder_paths.get_save_image_path(
+        folder, name, first, *_ = folder_paths.get_save_image_path(
             prefix, folder_paths.get_output_directory()
         )
     except OSError:
@@ -64,29 +99,14 @@ def new_path(prefix: str, input_name: str = "prefix") -> Path:
             f"{quoted(prefix)} leads out of the output folder: set {input_name} to a name such as "
             "loras/my_lora"
         ) from error
-    taken = {file.name for file in Path(folder).glob("*.safetensors")}
-    while f"{name}_{counter:05}_.safetensors" in taken:
-        counter += 1
-    return Path(folder) / f"{name}_{counter:05}_.safetensors"
+    paths = (Path(folder) / f"{name}_{number:05}_.safetensors" for number in itertools.count(first))
+    return (path for path in paths if not os.path.lexists(path))
 
 
-def write_lora(
-    path: Path,
-    tensors: dict[str, Tensor],
-    metadata: dict[str, Any],
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    """Writes the file as a whole, or not at all.
-
-    Arguments:
-        path: The file.
-        tensors: The tensors by name.
-        metadata: How the LoRA was trained; empty for a LoRA of other nodes.
-        dtype: The dtype of the tensors in the file.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+def _file(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any], dtype: torch.dtype
+) -> bytes:
+    """The content of the LoRA file `path`; arguments as in `save_lora`."""
     kept = {
         name: tensor.to(dtype if tensor.ndim else torch.float32).contiguous()
         for name, tensor in tensors.items()
@@ -94,8 +114,7 @@ def write_lora(
     entries = {"modelspec.title": path.stem}
     if metadata:
         entries[METADATA_KEY] = json.dumps(metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, [safetensors.torch.save(kept, entries)])
+    return safetensors.torch.save(kept, entries)
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
@@ -122,22 +141,30 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 class Autosave:
     """The file with the best LoRA so far, which exists only during training.
 
+    Several trainings may save under one prefix, also those of other processes: each takes a name
+    when it first saves, and replaces and removes no file but its own.
+
     Arguments:
         prefix: The folder and the start of the file name in the output folder; "" writes no file.
+
+    Attributes:
+        path: The file; None until it is written.
 
     Raises:
         ValueError: The file cannot be created.
     """
 
     def __init__(self, prefix: str) -> None:
+        self.prefix, self.path = prefix, None
+        self._mark = uuid.uuid4().hex  # in the file, because its name may get another owner
         try:
-            self.path = new_path(prefix, "autosave") if prefix else None
+            if prefix:
+                _free_paths(prefix, "autosave")
         except OSError as error:
             raise ValueError(
                 f"the folder of {quoted(prefix)} cannot be created ({error.strerror or error}): "
                 "choose another autosave, or leave it empty"
             ) from error
-        self.written = False
 
     def save(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         """Replaces the file.
@@ -145,11 +172,22 @@ class Autosave:
         Raises:
             OSError: The file cannot be written.
         """
-        if self.path is not None:
-            write_lora(self.path, tensors, metadata)
-            self.written = True
+        if not self.prefix:
+            return
+        metadata = {**metadata, MARK: self._mark}
+        if self._is_own():
+            write_whole(self.path, [_file(self.path, tensors, metadata, torch.float32)])
+        else:
+            self.path = save_lora(self.prefix, tensors, metadata)
 
     def remove(self) -> None:
         """Removes the file if there is one."""
-        if self.written:
+        if self._is_own():
             remove(self.path)
+
+    def _is_own(self) -> bool:
+        """Whether the file is there, and is that of this training."""
+        with contextlib.suppress(OSError):
+            about = self.path and read_metadata(self.path)
+            return bool(about) and about.get(MARK) == self._mark
+        return False

@@ -105,10 +105,18 @@ def save(references: References, filename: str, dtype: str, overwrite: bool) -> 
     """
     folder, stem = place_for(filename)
     folder.mkdir(parents=True, exist_ok=True)
+
+    def is_equal(path: Path) -> bool:
+        return path.is_file() and not path.is_symlink() and holds(path, references, dtype)
+
     for number in itertools.count(1):
         path = folder / f"{stem}{'' if number == 1 else f'_{number}'}{ENDING}"
-        if path.is_file() and not path.is_symlink() and holds(path, references, dtype):
+        if is_equal(path):
             return path, False
         if overwrite or not os.path.lexists(path):
-            write(references, path, dtype)
-            return path, True
+            try:
+                write(references, path, dtype, replace=overwrite)
+                return path, True
+            except FileExistsError:  # another process has just taken the name
+                if is_equal(path):
+                    return path, False

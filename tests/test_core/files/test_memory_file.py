@@ -363,7 +363,7 @@ def test_a_memory_that_cannot_be_read_is_an_error(folder, monkeypatch):
 
 def test_drafts_of_dead_writers_go_after_a_day_and_young_ones_stay(folder):
     append(folder, latents([1]), "SD15")
-    old, young, mine = (folder / name for name in (".old.tmp", ".young.tmp", "mine.txt"))
+    old, young, mine = (folder / name for name in (f".{1:032x}.tmp", f".{2:032x}.tmp", "mine.tmp"))
     for action in (lambda: append(folder, latents([2]), "SD15"), lambda: reset(folder)):
         for path in (old, young, mine):
             path.write_bytes(b"half")
@@ -523,8 +523,9 @@ def test_a_writer_that_is_killed_at_any_step_leaves_whole_parts_alone(folder, mo
         shutil.rmtree(folder, ignore_errors=True)
         for value in (1, 2, 3):
             append(folder, latents([value]), "SD15")
-        (folder / ".old.tmp").write_bytes(b"half")
-        age(folder / ".old.tmp")
+        old = folder / f".{1:032x}.tmp"
+        old.write_bytes(b"half")
+        age(old)
 
     for steps in deaths(lambda: append(folder, latents([4, 5]), "SD15"), prepare):
         there = [1, 2, 3, 4, 5] if "replace" in steps[:-1] else [1, 2, 3]
@@ -539,7 +540,7 @@ def test_a_writer_that_is_killed_at_any_step_leaves_whole_parts_alone(folder, mo
         "mkdir", "open", "write", "write", "flush", "fsync", "close", "replace",
         "unlink",  # the draft, which has its name by now
         "fsync",  # the folder
-        "unlink", "unlink", "unlink",  # two old parts and the old draft
+        "unlink", "unlink", "unlink",  # the old draft and two old parts
     ]  # fmt: skip
     assert values(recall(folder, 100)) == [3, 4, 5] and not drafts(folder)
 

@@ -12,6 +12,7 @@ from comfy_extras.nodes_train import LoraModelLoader
 from mmd_pack.mmd_core import KernelConfig
 from mmd_pack.nodes.ddm.training import engine, trained_lora
 from mmd_pack.nodes.ddm.training.features import middle_block
+from mmd_pack.nodes.ddm.training.trained_lora import Autosave
 from mmd_pack.nodes.guidance.apply_mmd_guidance import ApplyMMDGuidance
 from mmd_tests.support.ddm_runs import (
     LORA,
@@ -280,24 +281,24 @@ def test_an_interrupt_keeps_the_best_and_the_next_training_is_as_ever(output_fol
 
 
 def test_autosave_is_there_while_training_goes_on_and_gone_afterwards(output_folder, monkeypatch):  # noqa: F811
-    written, write = [], trained_lora.write_lora
+    there, save = [], Autosave.save
 
-    def noted(path, *args):
-        write(path, *args)
-        written.append(path.exists())
+    def noted(self, *args):
+        save(self, *args)
+        there.append(len(list(output_folder.rglob("*.safetensors"))))
 
-    monkeypatch.setattr(trained_lora, "write_lora", noted)
+    monkeypatch.setattr(Autosave, "save", noted)
     trained(validate_every=1, autosave="loras/kept")
-    assert written == [True, True] and not list(output_folder.rglob("*.safetensors"))
+    assert there == [1, 1] and not list(output_folder.rglob("*.safetensors"))
     trained(validate_every=1)
-    assert written == [True, True]
+    assert there == [1, 1, 0, 0]
 
 
 def test_a_disk_that_is_full_does_not_end_a_training(output_folder, monkeypatch, caplog):  # noqa: F811
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trained_lora, "write_lora", full)
+    monkeypatch.setattr(trained_lora, "write_new", full)
     assert trained(autosave="loras/kept")[LOSSES] == usual()[LOSSES]
     assert "autosave failed, training continues" in caplog.text and "No space left" in caplog.text
     Path(output_folder, "file").write_text("")

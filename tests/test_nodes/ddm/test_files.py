@@ -1,6 +1,7 @@
 """LoRA files of MMDSaveLoRA: ComfyUI loads them, they hold metadata, bad files give errors."""
 
 import json
+import os
 
 import folder_paths
 import pytest
@@ -10,7 +11,9 @@ from mmd_pack.nodes.ddm import mmd_lora_info
 from mmd_pack.nodes.ddm.mmd_lora_info import MMDLoRAInfo
 from mmd_pack.nodes.ddm.mmd_save_lora import MMDSaveLoRA
 from mmd_pack.nodes.ddm.training import trained_lora
-from mmd_pack.nodes.ddm.training.trained_lora import TrainedLoRA, read_metadata
+from mmd_pack.nodes.ddm.training.trained_lora import Autosave, TrainedLoRA, read_metadata
+from mmd_tests.support.at_once import at_once
+from mmd_tests.support.crashes import deaths, errors
 from mmd_tests.support.ddm_runs import (
     LORA,
     LOSSES,
@@ -33,6 +36,7 @@ from safetensors.torch import load_file
 import nodes
 
 pytestmark = [pytest.mark.comfy, pytest.mark.usefixtures("output_folder")]
+posix = pytest.mark.skipif(os.name == "nt", reason="needs forks of POSIX")
 
 
 def saved(lora, prefix: str = "loras/made", dtype: str = "float32", **options) -> str:
@@ -191,10 +195,126 @@ def test_what_cannot_be_written_is_reported(output_folder, monkeypatch):  # noqa
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(trained_lora, "write_whole", full)
+    monkeypatch.setattr(trained_lora, "write_new", full)
     with pytest.raises(ValueError, match=r"^MMDSaveLoRA: .*\(No space left on device\)"):
         saved(usual()[LORA])
     assert not list(output_folder.rglob("*.safetensors"))
+
+
+# ---- several writers
+
+
+def about(number: int) -> dict:
+    return {**usual()[LORA].metadata, "rank": number}
+
+
+def rank_of(path) -> int:
+    return read_metadata(path)["rank"]
+
+
+FACTOR = {"a.lora_up.weight": torch.ones(2, 2)}
+
+
+@posix
+def test_of_loras_saved_at_once_under_one_prefix_none_is_lost(output_folder):  # noqa: F811
+    metadata = [about(process) for process in range(4)]
+
+    def work(process, turn):
+        return trained_lora.save_lora(f"loras/{turn}", FACTOR, metadata[process])
+
+    found = at_once(work, rounds=50)
+    assert len(found) == 200 == len(list(output_folder.rglob("*.*")))
+    assert all(rank_of(path) == process for process, _, path in found)
+
+
+@posix
+def test_autosaves_of_trainings_at_once_are_their_own(output_folder):  # noqa: F811
+    """Each of four trainings saves twice and ends; one in four is interrupted, and its file stays."""
+    metadata = [about(process) for process in range(4)]
+
+    def work(process, turn):
+        autosave = Autosave("loras/kept")
+        for _ in range(2):
+            autosave.save(FACTOR, metadata[process])
+            assert rank_of(autosave.path) == process
+        if process == turn % 4:
+            return autosave.path
+        autosave.remove()
+        return None
+
+    kept = {path: process for process, _, path in at_once(work, rounds=40) if path}
+    assert len(kept) == 40 and set(kept) == set(output_folder.rglob("*.*"))
+    assert all(rank_of(path) == process for path, process in kept.items())
+
+
+def test_a_training_that_ends_first_removes_its_own_autosave_only(output_folder):  # noqa: F811
+    first, second, idle = (Autosave("loras/kept") for _ in range(3))
+    first.save(FACTOR, about(1))
+    second.save(FACTOR, about(2))
+    first.save(FACTOR, about(3))
+    second.remove()
+    idle.remove()
+    assert [rank_of(path) for path in output_folder.rglob("*.*")] == [3]
+    first.remove()
+    assert not list(output_folder.rglob("*.*")) and idle.path is None
+
+
+def test_an_autosave_that_was_deleted_or_replaced_is_written_anew(output_folder):  # noqa: F811
+    first, second = Autosave("loras/kept"), Autosave("loras/kept")
+    first.save(FACTOR, about(1))
+    taken = first.path
+    taken.unlink()
+    second.save(FACTOR, about(2))
+    assert second.path == taken
+    first.save(FACTOR, about(3))
+    assert rank_of(taken) == 2 and rank_of(first.path) == 3
+    taken.write_bytes(b"something else")
+    second.remove()
+    assert taken.read_bytes() == b"something else"
+
+
+@posix
+@pytest.mark.parametrize("stopped", [deaths, errors])
+def test_a_lora_whose_writer_stops_at_any_step_is_whole_or_not_there(stopped, output_folder):  # noqa: F811
+    folder, metadata = output_folder / "loras", about(1)
+
+    def prepare():
+        for path in folder.iterdir():
+            path.unlink()
+
+    steps = 0
+    for end in stopped(lambda: trained_lora.save_lora("loras/a", FACTOR, metadata), prepare):
+        steps += 1
+        files = list(folder.rglob("*.safetensors"))
+        assert all(rank_of(path) == 1 and load_file(path).keys() == FACTOR.keys() for path in files)
+        if stopped is errors:
+            assert len(files) == (not end[1]), end
+    assert steps == 8
+
+
+@posix
+@pytest.mark.parametrize("stopped", [deaths, errors])
+def test_an_autosave_whose_writer_stops_at_any_step_is_the_last_or_the_next(
+    stopped,
+    output_folder,  # noqa: F811
+):
+    folder, metadata = output_folder / "loras", [about(number) for number in range(2)]
+    autosave = None
+
+    def prepare():
+        nonlocal autosave
+        for path in folder.iterdir():
+            path.unlink()
+        autosave = Autosave("loras/kept")
+        autosave.save(FACTOR, metadata[0])
+
+    steps = 0
+    for end in stopped(lambda: autosave.save(FACTOR, metadata[1]), prepare):
+        steps += 1
+        (path,) = folder.rglob("*.safetensors")
+        renamed = not end[1] if stopped is errors else "replace" in end[:-1]
+        assert rank_of(path) == renamed and load_file(path).keys() == FACTOR.keys(), end
+    assert steps == 8
 
 
 # ---- MMDLoRAInfo

@@ -306,7 +306,9 @@ def test_what_cannot_be_removed_does_not_keep_the_rest(tmp_path, monkeypatch):
 def test_abandoned_temporary_files_go_and_young_ones_stay(tmp_path):
     fill(module, tmp_path, "a", 0)
     folder = tmp_path / key("a")[:2]
-    old, young, foreign = (folder / name for name in ("old.tmp", "young.tmp", "notes.txt"))
+    old, young, foreign = (
+        folder / name for name in (f".{1:032x}.tmp", f".{2:032x}.tmp", "notes.tmp")
+    )
     for path in (old, young, foreign):
         path.write_bytes(b"half")
     for path in (old, foreign):

@@ -26,14 +26,17 @@ from mmd_pack.mmd_core import (
 from mmd_pack.mmd_core.files.reference_file import read
 from mmd_pack.nodes.host.vae_match import agreement
 from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
+from mmd_pack.nodes.references.folder import reference_files
 from mmd_pack.nodes.references.folder.reference_files import KIND
 from mmd_pack.nodes.references.load_reference_latents import LoadReferenceLatents
 from mmd_pack.nodes.references.save_reference_latents import SaveReferenceLatents
+from mmd_tests.support.at_once import at_once
 
 import nodes
 
 pytestmark = pytest.mark.comfy
 links = pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
+posix = pytest.mark.skipif(os.name == "nt", reason="needs forks of POSIX")
 
 
 @pytest.fixture
@@ -198,6 +201,23 @@ def test_overwriting_replaces_the_file(place):
     assert "Saved as mmd_references/a.safetensors" in save("a", 1, overwrite=True)
     assert "Already in mmd_references/a.safetensors" in save("a", 1, overwrite=True)
     assert os.listdir(place) == ["a.safetensors"] and seed_of(place / "a.safetensors") == 1
+
+
+@posix
+def test_of_sets_saved_at_once_under_one_name_none_is_lost(place):
+    """Each process saves a set of its own under the name of the round; in the last one all save the same set."""
+    rounds = 50
+
+    def work(process, turn):
+        seed = 0 if turn == rounds - 1 else process + 1
+        path, written = reference_files.save(some_references(seed), str(turn), "float32", False)
+        return path, written, seed
+
+    found = at_once(work, rounds)
+    assert len(found) == 4 * rounds
+    for _, turn, (path, written, seed) in found:
+        assert seed_of(path) == seed and (written or turn == rounds - 1)
+    assert len(list(place.iterdir())) == 4 * (rounds - 1) + 1
 
 
 def test_what_is_in_the_way_is_explained(place):
