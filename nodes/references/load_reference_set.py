@@ -60,6 +60,7 @@ def report(
             for w, count in weights.items()
         )
         lines.append(f"Weights, from the names of their folders: {counts}.")
+    lines += references.notes
     lines += [f"Not used: {name}: {reason}" for name, reason in skipped[:20]]
     return "\n".join(lines + [f"Not used: {len(skipped) - 20} more."] * (len(skipped) > 20))
 
@@ -84,7 +85,7 @@ class LoadReferenceSet(io.ComfyNode):
                     "recursive",
                     default=True,
                     tooltip="Also loads the folders inside it. Images in a folder named like "
-                    "10_concept count 10 times, as in kohya's trainers.",
+                    "10_concept count 10 times, as in kohya's trainers, and 0_concept is left out.",
                 ),
                 io.Int.Input(
                     "max_images",

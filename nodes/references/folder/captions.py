@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...base.safe_paths import open_file
+from .trainer_names import split_repeats
 
 CAPTION_FILE = re.compile(
     r"(.+/)?(metadata\.jsonl|captions\.json|meta_(cap|clean)\.json|.+\.(txt|caption))",
@@ -243,16 +244,6 @@ json_captions = partial(
     json_entries,
     "not JSON with names of images and captions",
 )
-
-
-def split_repeats(folder_name: str) -> tuple[float, str]:
-    """The repeats and the concept of a folder name of kohya's trainers.
-
-    For example, `10_concept` gives (10, "concept"). Numbers with four digits or more (years) and
-    numbers with a leading 0 are not repeats.
-    """
-    match = re.fullmatch(r"([1-9]\d{0,2})_(.+)", folder_name)
-    return (float(match[1]), match[2]) if match else (1.0, folder_name)
 
 
 def folder_captions(request: CaptionRequest) -> Captions:

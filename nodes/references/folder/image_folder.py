@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .captions import Problems, read_captions, split_repeats
+from .captions import Problems, read_captions
+from .folder_notes import notes
 from .lazy_image import FileImage, LazyImage
 from .list_files import list_files, natural_key, printable
 from .read_image import SHORT_SIDE, header_size, read_sized
+from .trainer_names import repeats
 
 MAX_DECODED = 2 * 2**30  # bytes: maximum for all decoded images of one folder
 LARGE = 2**24  # pixels: larger images are decoded one at a time, to limit memory
@@ -36,7 +38,8 @@ class ReferenceSet:
         weights: The weight of each image: the repeats of a kohya folder (`10_concept`), else 1.
         skipped: Files (or entries of a caption file) that could not be used, each with the reason.
         folder: The name of the folder.
-        found: The number of image files in it.
+        found: The number of image files in it, without those that are left out.
+        notes: Lines for the report.
     """
 
     images: list[LazyImage]
@@ -46,6 +49,7 @@ class ReferenceSet:
     skipped: Problems
     folder: str = ""
     found: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def reading_order(n: int, k: int, selection: str, seed: int) -> list[int]:
@@ -215,9 +219,10 @@ def read_folder(
         images=[image for image, _ in read],
         captions=captions,
         names=[printable(name) for name in chosen],
-        weights=[split_repeats((folder / name).parent.name)[0] for name in chosen],
+        weights=[repeats(name, folder.name) for name in chosen],
         skipped=sorted(skipped, key=lambda problem: natural_key(problem[0])),
         folder=printable(folder.name),
         found=len(names),
+        notes=tuple(notes(names, listing.left_out)),
     )
     return references, [pixels for _, pixels in read]

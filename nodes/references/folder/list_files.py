@@ -16,10 +16,18 @@ from typing import NamedTuple
 from ....mmd_core.files.reference_file import NOT_IN_NAMES
 from ...base.safe_paths import inside
 from .captions import CAPTION_FILE, Problems
+from .trainer_names import left_out
 
 IMAGE_FILE = re.compile(
     r".+\.(png|jpe?g|jfif|webp|bmp|gif|tiff?|avif|heic|jxl)", re.IGNORECASE | re.DOTALL
 )
+
+# Folders in which systems and network drives keep deleted, repaired or older files, in lower case.
+SYSTEM = "folders of the system"
+SYSTEM_FOLDERS = (
+    "#recycle", "@recycle", "$recycle.bin", "lost+found", "found.000", "#snapshot",
+    "@recently-snapshot", "system volume information", "__macosx",
+)  # fmt: skip
 
 
 class Listing(NamedTuple):
@@ -29,12 +37,15 @@ class Listing(NamedTuple):
         images: The absolute path of each image file, by its path relative to the folder, in natural
             order.
         captions: The same for the caption files, in no particular order.
-        problems: The files and folders that are left out, each with the reason.
+        problems: The files and folders that cannot be read, each with the reason.
+        left_out: The images that are no references and the folders of the system, each with what
+            it is (`SYSTEM`, or as in `trainer_names`).
     """
 
     images: dict[str, Path]
     captions: dict[str, Path]
     problems: Problems
+    left_out: dict[str, str]
 
 
 def natural_key(name: str) -> tuple[list[list[str | int]], str]:
@@ -88,7 +99,10 @@ def _walk(
             if entry.name.startswith((".", "@eaDir")):  # @eaDir: thumbnails of Synology NAS
                 continue
             path, problem = _look_at(entry, roots)
-            if problem or not entry.is_dir(follow_symlinks=False):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if is_folder and entry.name.casefold() in SYSTEM_FOLDERS and not problem:
+                problem = SYSTEM
+            if problem or not is_folder:
                 yield prefix + entry.name, entry, path, problem
             elif recursive:
                 pending.append((f"{prefix}{entry.name}/", path))
@@ -99,16 +113,19 @@ def list_files(folder: Path, recursive: bool, roots: Iterable[Path] = ()) -> Lis
 
     Links to files are followed if they lead into `folder` or into `roots`.
     """
-    images, captions, problems = {}, {}, []
+    images, captions, problems, unused = {}, {}, [], {}
     for name, _, path, problem in _walk(folder, recursive, roots):
         kinds = ((IMAGE_FILE, images), (CAPTION_FILE, captions))
         found = next((found for pattern, found in kinds if pattern.fullmatch(name)), None)
-        if problem and (recursive or found is not None):
+        if problem == SYSTEM:
+            unused |= {name: SYSTEM} if recursive else {}
+        elif problem and (recursive or found is not None):
             problems.append((name, problem))
         elif found is not None:
             found[name] = Path(path)
-    images = {name: images[name] for name in sorted(images, key=natural_key)}
-    return Listing(images, captions, problems)
+    unused |= left_out(images)
+    order = sorted(images.keys() - unused.keys(), key=natural_key)
+    return Listing({name: images[name] for name in order}, captions, problems, unused)
 
 
 def fingerprint(folder: Path, recursive: bool, roots: Iterable[Path] = ()) -> str:

@@ -14,7 +14,7 @@ import folder_paths
 
 from ....mmd_core.kernels.quoted import quoted
 from ...base.safe_paths import below
-from .list_files import list_files, printable
+from .list_files import SYSTEM, list_files, printable
 
 # The key in extra_model_paths.yaml of other folders that the owner of the server allows.
 REGISTERED = "mmd_reference_images"
@@ -105,6 +105,9 @@ def find_folder(folder: str, recursive: bool = True) -> Path:
         return path
     elif list_files(path, True, roots).images:
         problem = f"all images of {quoted(folder)} are in folders inside it: switch `recursive` on"
+    elif left_out := [item for item in listing.left_out.items() if item[1] != SYSTEM]:
+        name, kind = left_out[0]
+        problem = f"all images of {quoted(folder)} are {kind} ({printable(name)}): rename them"
     else:
         first = "".join(f" ({printable(name)} {why})" for name, why in listing.problems[:1])
         problem = (

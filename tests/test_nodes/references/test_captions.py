@@ -86,7 +86,7 @@ def test_folder_names_give_captions_and_kohyas_repeats_weights(tmp_path):
         "1_dog": (1, "dog"),
         "2024_summer": (1, "2024_summer"),
         "01_first": (1, "01_first"),
-        "0_off": (1, "0_off"),
+        "0100_x": (1, "0100_x"),
         "birds": (1, "birds"),
     }
     for name in folders:
