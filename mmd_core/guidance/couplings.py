@@ -22,6 +22,8 @@ class Couplings:
         captions: The prompt features of the references, with shape `(N, E)`, or None.
         memory: The finished samples, or None.
         base: The base images, or None.
+        alike: How alike the kept part of each sample is to the references (`kept.py`), with shape
+            `(B, N)`, or None.
     """
 
     def __init__(
@@ -31,8 +33,10 @@ class Couplings:
         captions: Tensor | None = None,
         memory: Memory | None = None,
         base: Base | None = None,
+        alike: Tensor | None = None,
     ) -> None:
         self.kernel, self.mode = config.kernel_config, config.rules
+        self.alike = alike if self.mode.balanced else None
         self.weights, self.captions, self.memory, self.base = weights, captions, memory, base
         self._cached: list[tuple[int, Tensor | None, Coupling]] = []
         self._contrasts: list[tuple[Tensor | None, Contrast]] = []
@@ -58,22 +62,35 @@ class Couplings:
         p, s = self.mode.memory_weights(batch, finished)
         p = self.weights.new_full((batch,), p)
         s = torch.cat([-self.weights, self.weights.new_full((finished,), s)])
-        name = self.kernel.prompt_kernel
-        if name == "none" or prompts is None:
+        if self.kernel.prompt_kernel != "none" and prompts is not None:
+            dd, dc, cc = self._by_prompts(prompts)
+        elif self.alike is not None:
+            n, drawn = len(self.weights), batch + finished
+            shapes = (drawn, drawn), (drawn, n), (n, n)
+            dd, dc, cc = (self.weights.new_ones(shape) for shape in shapes)
+        else:
             return Coupling(p, s)
-        drawn = prompts if not finished else torch.cat([prompts, self.memory.prompts.to(prompts)])
-        drawn, captions = drawn.to(self.weights), self.captions.to(self.weights)
-        bandwidth = self.kernel.prompt_bandwidth or caption_bandwidth(self.captions)
-        pairs = (drawn, drawn), (drawn, captions), (captions, captions)
-        dd, dc, cc = (prompt_weights(name, a, b, bandwidth) for a, b in pairs)
+        if self.alike is not None:
+            others = self.alike.mean(0).expand(finished, -1)  # what they keep is not known any more
+            dc = dc * torch.cat([self.alike, others]).to(dc)
         if self.mode.balanced:
-            both = torch.cat([p, s[len(captions) :]])
+            both = torch.cat([p, s[len(self.weights) :]])
             dd, dc, cc = balanced(dd, dc, cc, both, self.weights)
         across = dc[batch:].T
         zz = torch.cat([torch.cat([cc, across], 1), torch.cat([across.T, dd[batch:, batch:]], 1)])
         return Coupling(
             p, s, dd[:batch, :batch], torch.cat([dc[:batch], dd[:batch, batch:]], 1), zz
         )
+
+    def _by_prompts(self, prompts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompt weights between all samples, samples and references, and references."""
+        name, memory = self.kernel.prompt_kernel, self.memory
+        drawn = prompts if memory is None else torch.cat([prompts, memory.prompts.to(prompts)])
+        drawn, captions = drawn.to(self.weights), self.captions.to(self.weights)
+        bandwidth = self.kernel.prompt_bandwidth or caption_bandwidth(self.captions)
+        pairs = (drawn, drawn), (drawn, captions), (captions, captions)
+        dd, dc, cc = (prompt_weights(name, a, b, bandwidth) for a, b in pairs)
+        return dd, dc, cc
 
     def contrast(self, prompts: Tensor | None, comparison: FeatureComparison) -> Contrast:
         """The contrast of references and base images.

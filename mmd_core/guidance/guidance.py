@@ -56,6 +56,8 @@ class Guidance:
             the contrast of both (`contrast.py`).
         known: Companions that an earlier run of these samples chose (`unfinished.py`), negative
             where it chose none, with shape `(B,)`; or None.
+        alike: How alike the kept part of each sample is to the references (`kept.py`), with shape
+            `(B, N)`; or None.
 
     Attributes:
         trace: One row for each model call, if `execution.record`.
@@ -74,6 +76,7 @@ class Guidance:
         execution: Execution = PLAIN,
         base: Base | None = None,
         known: Tensor | None = None,
+        alike: Tensor | None = None,
     ) -> None:
         check_base(config, base)
         self.config, self.schedule, self.noise = config, schedule, schedule.noise
@@ -85,7 +88,8 @@ class Guidance:
         self.trace: list[TraceRow] = []
         self.chosen = torch.empty(0, dtype=torch.long)
         self.base, self.known = base, known
-        self.couplings = Couplings(config, self.weights, captions, self.memory, base)
+        alike = None if alike is None else self.workers.gather(alike)
+        self.couplings = Couplings(config, self.weights, captions, self.memory, base, alike)
         rows = [part.latents.to(self.weights) for part in (self.memory, base) if part is not None]
         added = torch.cat(rows) if rows else None
         self.workers.agree(

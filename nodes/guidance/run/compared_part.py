@@ -6,15 +6,19 @@ them into one tensor. The picture among them is guided, and the rest is left to 
 A film is compared with pictures by its mean over time. With x = x̂0 + σ·n for each of T frames, the
 mean times √T has the same noise σ, and the references are multiplied by √T as well. All frames of a
 film are moved equally, so guidance changes how the film looks, and its motion is the model's.
+
+Where a mask keeps the images, they are not compared (`open_part.py`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+from .open_part import OpenPart, open_part
 
 if TYPE_CHECKING:
     from comfy.latent_formats import LatentFormat
@@ -32,16 +36,26 @@ class ComparedPart:
             None if the latents are the pictures.
         first: Where a packed picture begins.
         frames: The number of frames T of films that are compared with pictures; otherwise 1.
+        open: Where a mask lets the run draw; None if it draws everywhere.
     """
 
     shape: tuple[int, ...] | None = None
     first: int = 0
     frames: int = 1
+    open: OpenPart | None = None
+
+    def within(self, mask: Tensor) -> ComparedPart:
+        """This part where a mask lets the run draw.
+
+        Arguments:
+            mask: How far each number of the latents may change, in [0, 1], with their shape.
+        """
+        return replace(self, open=open_part(self.share(mask)))
 
     @property
     def is_all(self) -> bool:
         """Whether latents are compared as they are."""
-        return self.shape is None and self.frames == 1
+        return self.shape is None and self.frames == 1 and self.open is None
 
     def pictures(self, latents: Tensor) -> Tensor:
         """The pictures or films among the latents, with shape `(B, C, *)`."""
@@ -55,16 +69,39 @@ class ComparedPart:
             return pictures
         return pictures.mean(2, keepdim=True) * math.sqrt(self.frames)
 
-    def of(self, latents: Tensor) -> Tensor:
-        """What of the latents is compared, with shape `(B, C, *)`."""
+    def whole(self, latents: Tensor) -> Tensor:
+        """What of the latents would be compared without a mask, with shape `(B, C, *)`."""
         return self.still(self.pictures(latents))
 
-    def open(self, mask: Tensor) -> Tensor:
-        """How far each number of `of` may change; `mask` says it of the latents."""
-        return self.of(mask) / math.sqrt(self.frames)
+    def cut(self, whole: Tensor) -> Tensor:
+        """What of `whole` is compared, with shape `(B, C, *)`."""
+        return whole if self.open is None else self.open.cut(whole)
+
+    def of(self, latents: Tensor) -> Tensor:
+        """What of the latents is compared, with shape `(B, C, *)`."""
+        return self.cut(self.whole(latents))
+
+    def noisy(self, x: Tensor, kept: Tensor | None, signal: float) -> Tensor:
+        """What of noisy latents is compared: at kept places their noise alone.
+
+        Arguments:
+            x: The noisy latents.
+            kept: The latents that a mask keeps, or None.
+            signal: How much of them is in `x`.
+        """
+        if self.open is None or kept is None:
+            return self.of(x)
+        noise = self.whole(x) - signal * self.open.kept(self.whole(kept))
+        return noise[(..., *self.open.box)]
+
+    def share(self, mask: Tensor) -> Tensor:
+        """How far each number of `whole` may change; `mask` says it of the latents."""
+        return self.whole(mask) / math.sqrt(self.frames)
 
     def moved(self, latents: Tensor, displacement: Tensor) -> Tensor:
         """The latents, of which the compared part is moved by its `displacement`."""
+        if self.open is not None:
+            displacement = self.open.whole(displacement)
         if self.frames > 1:
             frame = displacement / math.sqrt(self.frames)
             displacement = frame.expand(-1, -1, self.frames, *frame.shape[3:])

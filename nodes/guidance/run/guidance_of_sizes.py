@@ -21,6 +21,7 @@ class GuidanceOfSizes:
         earlier: Samples finished earlier, or None.
         budget: How many bytes of device memory the references may use.
         known: As in `Guidance`.
+        latent_image: The latents of which a mask keeps a part, or None.
 
     Attributes:
         shape: The shape of the images for which guidance was made last.
@@ -35,10 +36,11 @@ class GuidanceOfSizes:
         earlier: Memory | None,
         budget: float,
         known: Tensor | None = None,
+        latent_image: Tensor | None = None,
     ) -> None:
         self.inner_model, self.request, self.schedule = inner_model, request, schedule
         self.part, self.earlier, self.budget = part, earlier, budget
-        self.known = known
+        self.known, self.latent_image = known, latent_image
         self.shape: tuple[int, ...] = ()
 
     def trouble(self, pictures: Tensor) -> str | None:
@@ -55,7 +57,7 @@ class GuidanceOfSizes:
         """The guidance for images of this shape.
 
         Arguments:
-            pictures: What is compared of latents, with shape `(B, C, *)`.
+            pictures: Latents as `ComparedPart.whole` has them, with shape `(B, C, *)`.
             before: The guidance of this run so far, from which the new one goes on, or None.
         """
         if before is not None and self.shape == pictures.shape[1:]:
@@ -72,17 +74,19 @@ class GuidanceOfSizes:
             self.earlier_at(pictures),
             self.budget,
             self.known,
+            self.latent_image,
         )
         if before is not None:
             guidance.trace, guidance.course = before.trace, before.course
         return guidance
 
     def earlier_at(self, pictures: Tensor) -> Memory | None:
-        """The samples finished earlier, at the size of the pictures."""
-        if self.earlier is None or self.earlier.latents.shape[1:] == pictures.shape[1:]:
-            return self.earlier
-        latents = list(self.earlier.latents.cpu().split(1))
-        latents = fit_latents(latents, *pictures.shape[-2:], antialias=False).to(
-            self.earlier.latents
-        )
-        return self.earlier._replace(latents=latents)
+        """What is compared of the samples finished earlier, at the size of the pictures."""
+        if self.earlier is None:
+            return None
+        latents = self.earlier.latents
+        if latents.shape[1:] != pictures.shape[1:]:
+            fitting = list(latents.cpu().split(1))
+            fitting = fit_latents(fitting, *pictures.shape[-2:], antialias=False)
+            latents = fitting.to(latents)
+        return self.earlier._replace(latents=self.part.cut(latents))

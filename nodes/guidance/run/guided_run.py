@@ -26,6 +26,7 @@ from .make_guidance import make_schedule
 from .problems import FEW_IMAGES, NO_NOISE, RISING, other_batch
 from .report import ending, remarks, status, summary
 from .request import Request
+from .run_mask import RunMask
 from .session import Session
 from .trace import Trace
 from .unconditional import Unconditional
@@ -42,7 +43,7 @@ class GuidedRun:
         inner_model: ComfyUI's model, loaded for this run.
         part: What of the latents is compared with the references.
         latent_image: The latents from which the run starts, with shape `(B, *shape)`, or None.
-        mask: Where the run may change `latent_image`, or None.
+        mask: What a mask keeps of `latent_image`, or None.
 
     Attributes:
         guidance: None if the strength is 0 and the references do not fit: then nothing is done.
@@ -64,7 +65,7 @@ class GuidedRun:
         inner_model: BaseModel,
         part: ComparedPart,
         latent_image: Tensor | None,
-        mask: Tensor | None,
+        mask: RunMask | None,
     ) -> None:
         self.request, self.session, self.inner_model = request, session, inner_model
         self.part = part
@@ -103,7 +104,7 @@ class GuidedRun:
         request, trace = self.request, self.request.trace
         self.batch = max(len(noise), 0 if self.latent_image is None else len(self.latent_image))
         if trace is not None:
-            trace.begin()
+            trace.begin(self.part.frames, masked=self.part.open is not None)
         if request.guides:
             check_latent_image(self.latent_image, request.node)
         if not self._fits(guider, noise):
@@ -123,18 +124,17 @@ class GuidedRun:
                 raise ValueError(f"{request.node}: memory: {error}") from error
             recalled = Recalled(None, None, "", (str(error),))
         if self.latent_image is not None and not noise.any():  # it goes on with unfinished images
-            left = self.part.of(self.latent_image)
+            left = self.part.whole(self.latent_image)
             self.known = request.references.unfinished.companions_of(left)
         schedule = make_schedule(self.inner_model, model, request.config, sampler, sigmas)
         if schedule.rises and request.guides:
             self._report(logging.WARNING, RISING)
         budget = room(self.inner_model, noise, options)
         self.sizes = GuidanceOfSizes(
-            self.inner_model, request, schedule, self.part, self.earlier, budget, self.known
-        )
-        self.guidance = self.sizes.at(self.part.of(noise))
-        if trace is not None:
-            trace.frames = self.part.frames
+            self.inner_model, request, schedule, self.part, self.earlier, budget, self.known,
+            self.mask and self.mask.latents,
+        )  # fmt: skip
+        self.guidance = self.sizes.at(self.part.whole(noise))
         if self.guidance.config.companions and request.guides:
             log.warning("%s: %s", request.node, FEW_IMAGES.text)
         for notice in recalled.notices:
@@ -158,8 +158,7 @@ class GuidedRun:
     ) -> Tensor:
         """The guided estimate, with the shape of `x0`.
 
-        Where a mask keeps `latent_image`, this is compared with the references and not changed. A
-        call for another number of images than the run has is not guided.
+        A call for another number of images than the run has is not guided.
 
         Arguments:
             x0: The denoised estimates, with shape `(b, *shape)`.
@@ -192,7 +191,7 @@ class GuidedRun:
         """
         trace, guidance = self.request.trace, self.guidance
         if sigmas[-1] > 0:
-            self._leave(self.part.of(samples))
+            self._leave(self.part.whole(samples))
             record = None if guidance is None else guidance.unfinished(len(samples))
         else:
             # Recorded before they are remembered: an error here then leaves the memory unchanged.
@@ -217,7 +216,7 @@ class GuidedRun:
     def _judged(self, samples: Tensor) -> RunTrace:
         """The record of a run with finished samples."""
         finished = Memory(self.part.of(samples).detach().float(), self.prompts)
-        earlier = self.sizes.earlier_at(finished.latents)
+        earlier = self.sizes.earlier_at(self.part.whole(samples))
         together = earlier.followed_by(finished) if earlier else finished
         return self.guidance.finished(finished.latents, together.latents)
 
@@ -230,7 +229,7 @@ class GuidedRun:
         request = self.request
         try:
             check_settings(request)
-            check_fit(request, self.part.of(noise), self.inner_model.latent_format)
+            check_fit(request, self.part.whole(noise), self.inner_model.latent_format)
             if request.compares_prompts:
                 check_prompts(request, positive_entries(guider))
         except ValueError:
@@ -247,17 +246,18 @@ class GuidedRun:
         guider: CFGGuider,
         unconditional: Unconditional,
     ) -> Tensor:
-        if not self._follows(self.part.of(x0)):
+        if not self._follows(self.part.whole(x0)):
             return x0
         if self.guidance.captions is not None:
             active = batch_features(positive_entries(guider), len(x0), sigma)
             self.prompts = self.prompts if active is None else active
-        seen = x0
+        seen, mask, kept = x0, None, None
         if self.mask is not None:
-            seen = x0 * self.mask + self.latent_image * (1 - self.mask)
-        of, seen = self.part.of, self.part.of(seen)
-        by_prompt = unconditional.by_prompt(x0, self.mask, self.part)
-        guided = self.guidance(seen, of(x), sigma, self.prompts, by_prompt)
+            mask, kept = self.mask.at(x, sigma, guider), self.mask.latents
+            seen = x0 * mask + kept * (1 - mask)
+        seen, by_prompt = self.part.of(seen), unconditional.by_prompt(x0, mask, self.part)
+        x = self.part.noisy(x, kept, self.guidance.noise.signal(sigma))
+        guided = self.guidance(seen, x, sigma, self.prompts, by_prompt)
         rows = self.guidance.trace
         if rows:
             show_text(status(rows[-1]), self.request.node_id)

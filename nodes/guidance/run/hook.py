@@ -22,6 +22,7 @@ from .checks import check_settings
 from .compared_part import compared_part
 from .guided_run import GuidedRun
 from .request import Request
+from .run_mask import RunMask
 from .session import Session
 from .unconditional import Unconditional
 
@@ -75,7 +76,12 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
             )
             return executor(guider, sigmas, extra_args, *rest)
         session = group or Session(request.memory)
-        run = GuidedRun(request, session, inner_model, part, latent_image, denoise_mask)
+        mask = None
+        if denoise_mask is not None and latent_image is not None:
+            changes = extra_args["model_options"].get("denoise_mask_function")
+            mask = RunMask(denoise_mask, latent_image, sigmas, changes)
+            part = part.within(denoise_mask)
+        run = GuidedRun(request, session, inner_model, part, latent_image, mask)
         options = extra_args["model_options"]["transformer_options"]
         run.begin(guider, executor.class_obj, sigmas, noise, options)
         options[key] = run

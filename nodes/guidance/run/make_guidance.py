@@ -18,6 +18,7 @@ from ....mmd_core import (
     Window,
 )
 from ....mmd_core.comparison.noise import Step, cfg_pp_carry, euler_carry, euler_cfg_pp_carry
+from ....mmd_core.guidance.kept import alike
 from .compared_part import ComparedPart
 from .request import Request
 
@@ -67,6 +68,7 @@ def make_guidance(
     memory: Memory | None,
     budget: float,
     known: Tensor | None = None,
+    latent_image: Tensor | None = None,
 ) -> Guidance:
     """The guidance of one run, on the device and in the space of `pictures`.
 
@@ -75,35 +77,43 @@ def make_guidance(
         request: What the node asks for.
         schedule: The noise levels of the run.
         part: What of the latents is compared with the references.
-        pictures: What is compared of the noise of the run, with shape `(B, C, *)`.
-        memory: Samples finished earlier, of the same shape, or None.
+        pictures: The noise of the run as `ComparedPart.whole` has it, with shape `(B, C, *)`.
+        memory: What is compared of samples finished earlier, or None.
         budget: How many bytes of device memory the references may use.
         known: As in `Guidance`.
+        latent_image: The latents of which a mask keeps a part, or None.
     """
     references = request.references
     dtype, size = torch.promote_types(pictures.dtype, torch.float32), pictures.shape[-2:]
 
-    def prepare(latents: Tensor) -> Tensor:
+    def whole(latents: Tensor) -> Tensor:
         frame = latents.ndim < pictures.ndim  # video models take images as one frame
         latents = inner_model.process_latent_in(latents.unsqueeze(2) if frame else latents)
         return part.still(latents)
 
+    def prepare(latents: Tensor) -> Tensor:
+        return part.cut(whole(latents))
+
+    stored = request.latents_at(references, size)
+    weights = references.weights.to(pictures.device, dtype)
+    similar = None
+    if part.open is not None and latent_image is not None:
+        kept = part.open.kept(part.whole(latent_image).to(dtype))
+        kept = kept.expand(len(pictures), *kept.shape[1:])
+        similar = alike(kept, Latents(stored, weights, lambda y: part.open.kept(whole(y))))
     base = None
     if request.base is not None:
         latents = request.latents_at(request.base, size).to(pictures.device, dtype)
-        weights = request.base.weights.to(pictures.device, dtype)
-        base = Base(prepare(latents), weights, request.base.prompts)
+        of_base = request.base.weights.to(pictures.device, dtype)
+        base = Base(prepare(latents), of_base, request.base.prompts)
     return Guidance(
         request.config.for_batch(len(pictures), contrast=base is not None),
-        Latents(
-            request.latents_at(references, size),
-            references.weights.to(pictures.device, dtype),
-            prepare,
-        ),
+        Latents(stored, weights, prepare),
         schedule,
         memory,
         references.prompts if request.compares_prompts else None,
         Execution(request.trace is not None, budget),
         base,
         known,
+        similar,
     )

@@ -214,6 +214,8 @@ def run_report(trace: Trace, references: int) -> str:
         )
     if acted and trace.frames > 1:
         lines.append(f"Films of {trace.frames} frames were compared by their mean over time.")
+    if trace.masked:
+        lines.append("A mask keeps a part of the images: only the new part was compared.")
     if acted and trace.resized:
         sizes = [f"{w}×{h}" for h, w in sorted(trace.resized)]
         more = f" and {len(sizes) - 6} more" if len(sizes) > 6 else ""

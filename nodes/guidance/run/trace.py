@@ -27,6 +27,7 @@ class Trace:
         base: How many base images the references are contrasted with; 0 if there are none.
         resized: The heights and widths of latents to which the references were resized.
         frames: The number of frames of films that were compared with pictures; otherwise 1.
+        masked: Whether a mask kept a part of the images, which was not compared.
     """
 
     config: GuidanceConfig
@@ -39,9 +40,11 @@ class Trace:
     base: int = 0
     resized: set[tuple[int, int]] = field(default_factory=set)
     frames: int = 1
+    masked: bool = False
 
-    def begin(self) -> None:
+    def begin(self, frames: int = 1, masked: bool = False) -> None:
         """Begins a run. The first run of a queued workflow removes the records of earlier ones."""
+        self.frames, self.masked = frames, masked
         context = get_executing_context()
         prompt_id = None if context is None else context.prompt_id
         if prompt_id != self.prompt_id:

@@ -37,7 +37,8 @@ class Unconditional:
         self.estimates = []
         if not whole:
             return None
-        return ByPrompt(part.of(x0 - whole[-1]), None if mask is None else part.open(mask))
+        shares = None if mask is None else part.cut(part.share(mask))
+        return ByPrompt(part.of(x0 - whole[-1]), shares)
 
     def _keep(self, call: dict[str, Any]) -> Tensor:
         if call.get("uncond"):  # without a negative prompt the estimate is 0
