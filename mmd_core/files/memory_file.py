@@ -1,13 +1,13 @@
 """A memory: a folder of finished samples that several runs and machines share.
 
-Each append writes one small file, a part (see `memory_part.py`), with a unique name. A single file
+Each append writes small files, parts (see `memory_part.py`), with unique names. A single file
 for all samples would need a lock, which is unreliable on network drives and remains if a writer
 dies, and each append would rewrite everything. Parts are complete when they get their names, so
 writers do not disturb each other, and an interrupted writer leaves a draft, but no part.
+`memory_folder.py` removes old parts.
 """
 
 import errno
-import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,14 +17,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .memory_part import ENDING, DamagedPart, Part, UnfitPart, make_part, read_part, samples_in
+from . import limits
+from .memory_folder import KEPT, TRASH, disk_use, file_names, parts, remove_old, reset
+from .memory_part import (
+    ENDING,
+    DamagedPart,
+    Part,
+    UnfitPart,
+    ahead,
+    new_name,
+    order_of,
+    part_bytes,
+    read_part,
+    samples_in,
+    samples_per_part,
+)
 from .reference_file import NOT_IN_NAMES
-from .tensor_file import remove, remove_drafts, write_whole
+from .tensor_file import write_whole
 
-__all__ = ["KEPT", "Recalled", "append", "parts", "recall", "reset"]
+__all__ = ["KEPT", "TRASH", "Recalled", "append", "disk_use", "parts", "recall", "reset"]
 
-KEPT = 1024  # an append keeps at least this many of the newest samples
 NAMED = 3  # the maximum number of files that a notice names
+CLOCKS_DIFFER = 300  # seconds; those of machines that set them by the network differ by less
 
 
 class Recalled(NamedTuple):
@@ -43,19 +57,12 @@ class Recalled(NamedTuple):
     notices: tuple[str, ...]
 
 
-def parts(folder: Path) -> list[str]:
-    """The file names of all parts, oldest first; empty if the folder does not exist.
-
-    Raises:
-        OSError: The folder cannot be read.
-    """
-    return sorted(name for name in _files(folder) if samples_in(name) is not None)
-
-
 def append(
     folder: Path, latents: Tensor, kind: str, prompts: Tensor | None = None, limit: int = 0
 ) -> str:
-    """Adds samples as one part, and removes the oldest parts beyond `limit` and `KEPT`.
+    """Adds samples, as one part if they fit, and removes old parts, but never those of this call.
+
+    The newest `limit` samples of each group stay, and at least `KEPT`.
 
     Arguments:
         folder: The memory; it is created if it does not exist.
@@ -65,18 +72,30 @@ def append(
         limit: How many samples to keep, if this is more than `KEPT`.
 
     Returns:
-        The file name of the part.
+        The file name of the last part.
 
     Raises:
-        ValueError: A reader would refuse the part, for example because of NaN.
-        OSError: The part cannot be written. No draft of it remains.
+        ValueError: A reader would refuse a part, for example because of NaN.
+        OSError: A part cannot be written. No draft of it remains.
     """
-    name, pieces = make_part(latents, kind, prompts)
+    size = samples_per_part(latents, prompts)
+    pieces = latents.split(size)
+    features = [None] * len(pieces) if prompts is None else prompts.split(size)
+    contents = [
+        (len(some), part_bytes(some, kind, their))
+        for some, their in zip(pieces, features, strict=True)
+    ]
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / name, pieces)
-    with suppress(OSError):  # the part is written; the next append tries again
-        _remove_old(folder, max(limit, KEPT))
-    return name
+    last, own = 0, []
+    with suppress(OSError):  # then the time alone is the order
+        last = max(map(order_of, parts(folder)), default=0)
+    for samples, content in contents:
+        own.append(new_name(samples, last))
+        last = order_of(own[-1])
+        write_whole(folder / own[-1], content)
+    with suppress(OSError):  # the parts are written; the next append tries again
+        remove_old(folder, max(limit, KEPT), own)
+    return own[-1]
 
 
 def recall(
@@ -99,10 +118,10 @@ def recall(
     Raises:
         OSError: The folder or a part cannot be read.
     """
-    names = sorted(name for name in _files(folder) if name.endswith(ENDING))
+    names = sorted(name for name in file_names(folder) if name.endswith(ENDING))
     damaged = {name: "no part of a memory" for name in names if samples_in(name) is None}
     found: list[Part] = []
-    unfit, gone, missing = Counter(), 0, limit
+    unfit, gone, missing, room = Counter(), 0, limit, limits.RECALLED
     wanted = None if shape is None else tuple(shape)
     for name in reversed(names):
         if name in damaged:
@@ -110,7 +129,7 @@ def recall(
         if missing == 0:
             break
         try:
-            part = read_part(folder / name, wanted, kind, prompts)
+            part = read_part(folder / name, wanted, kind, prompts, room)
         except UnfitPart as error:
             unfit[error.reason] += error.samples
         except DamagedPart as error:
@@ -124,7 +143,9 @@ def recall(
             features = None if part.prompts is None else part.prompts[-missing:]
             found.append(Part(part.latents[-missing:], features, kind))
             missing -= len(found[-1].latents)
-    notices = _notices(unfit, damaged, gone)
+            room -= part.size
+    early = [name for name in names if name not in damaged and ahead(name) > CLOCKS_DIFFER]
+    notices = _notices(unfit, damaged, gone, early)
     if not found:
         return Recalled(None, None, "", notices)
     found.reverse()
@@ -132,13 +153,16 @@ def recall(
     return Recalled(torch.cat([part.latents for part in found]), features, kind, notices)
 
 
-def _notices(unfit: Counter[str], damaged: dict[str, str], gone: int) -> tuple[str, ...]:
-    """Sentences about what does not count.
+def _notices(
+    unfit: Counter[str], damaged: dict[str, str], gone: int, early: list[str]
+) -> tuple[str, ...]:
+    """Sentences about what does not count, and about clocks.
 
     Arguments:
         unfit: The number of samples that cannot be used, by reason.
         damaged: The reason for each file that is not a part, by file name.
         gone: The number of parts that were removed after they were listed.
+        early: The parts with a time in the future, oldest first.
     """
     notices = [f"Remembered images that do not count: {n} ({why})." for why, n in unfit.items()]
     if damaged:
@@ -147,38 +171,10 @@ def _notices(unfit: Counter[str], damaged: dict[str, str], gone: int) -> tuple[s
         notices.append(f"Files of the memory that are left out: {', '.join(some[:NAMED])}{more}.")
     if gone:
         notices.append(f"Files of the memory that were removed while it was read: {gone}.")
+    if early:
+        notices.append(
+            f"Files of the memory with a time in the future: {len(early)}, the last by "
+            f"{ahead(early[-1]) / 60:.0f} minutes. Set the clocks of all machines that use the "
+            "memory. No image is lost by this."
+        )
     return tuple(notices)
-
-
-def reset(folder: Path) -> int:
-    """Removes all parts and the abandoned drafts; returns how many samples there were.
-
-    Raises:
-        OSError: The folder cannot be read, or a part cannot be removed.
-    """
-    forgotten = 0
-    for name in _files(folder):
-        samples = samples_in(name)
-        if samples is not None:
-            (folder / name).unlink(missing_ok=True)
-            forgotten += samples
-    remove_drafts(folder)
-    return forgotten
-
-
-def _files(folder: Path) -> list[str]:
-    """The names of all files in the folder, without links; empty if it does not exist."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
-    except FileNotFoundError:
-        return []
-
-
-def _remove_old(folder: Path, kept: int) -> None:
-    """Removes the oldest parts beyond the newest `kept` samples."""
-    samples = 0
-    for name in reversed(parts(folder)):
-        if samples >= kept:
-            remove(folder / name)
-        samples += samples_in(name)

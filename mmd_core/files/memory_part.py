@@ -1,14 +1,16 @@
 r"""The file format of a memory: finished samples in parts, one small file for each append.
 
 Version 1 of the format, for authors of other readers and writers. A part is called
-`TIME_COUNT_ID.safetensors`:
+`ORDER_COUNT_ID.safetensors`:
 
-    TIME   nanoseconds since 1970, in 20 decimal digits
+    ORDER  a number that grows with each append, in 20 decimal digits, below 2^63: the nanoseconds
+           since 1970, or one more than that of the newest part in the folder if this is larger
     COUNT  the number of samples in it, in 5 decimal digits
     ID     32 random hexadecimal digits, in lower case
 
-So parts sorted by name are in the order in which they were drawn, as far as the clocks agree.
-Tensors, none of them empty:
+So parts sorted by name are in the order in which they were added, even if clocks disagree. Readers
+take the number of samples from the content, because files can be renamed. Tensors, none of them
+empty, together at most 512 MiB:
 
     latents   (m, C, *)  F32  raw VAE latents, finite, with 1 to 4 dimensions after C
     prompts   (m, E)     F32  features of the prompts of the samples, finite; optional
@@ -20,36 +22,37 @@ Metadata, each a string:
     kind      the latent format, such as SD15: 1 to 64 letters, digits and _
     digest    detects damage; described in `tensor_file.py`
 
-A writer renames a part to its final name when it is complete (`os.replace`). Until then its
-name is `.ID.tmp`. Files with such names that are older than a day may be removed. A writer also
-removes the oldest parts, but keeps at least the newest 1024 samples.
+A writer renames a part to its final name when it is complete (`os.replace`). Until then its name is
+`.ID.tmp`. Files with such names that are older than a day may be removed. A writer also removes the
+oldest parts, but not its own, and keeps at least the newest 1024 samples of each group: of each
+latent format, shape and number of prompt features.
 """
 
-import json
 import re
 import time
 import uuid
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from .tensor_file import digest, file_bytes
+from . import limits
+from .tensor_file import file_bytes
+from .tensor_reader import BadFile, Header, read_header, read_tensors
 
-__all__ = ["ENDING", "DamagedPart", "Part", "UnfitPart", "make_part", "read_part", "samples_in"]
+__all__ = [
+    "ENDING", "DamagedPart", "Group", "Part", "UnfitPart", "ahead", "new_name", "order_of",
+    "part_bytes", "read_group", "read_part", "samples_in", "samples_per_part",
+]  # fmt: skip
 
 FORMAT, VERSION = "mmd_memory", "1"
 ENDING = ".safetensors"
-NAME = re.compile(r"\d{20}_(\d{5})_[0-9a-f]{32}\.safetensors")
+NAME = re.compile(r"(\d{20})_(\d{5})_[0-9a-f]{32}\.safetensors", re.ASCII)
 KIND = re.compile(r"\w{1,64}", re.ASCII)
-MAX_SAMPLES = 99_999  # of a part
-MAX_SIDE = 2**31 - 1  # of a tensor
-MAX_HEADER = 2**16  # bytes
-
-Shapes = dict[str, list[int]]  # by the name of the tensor
+MAX_ORDER = 2**63 - 1
 
 
 class Part(NamedTuple):
@@ -64,6 +67,25 @@ class Part(NamedTuple):
     latents: Tensor
     prompts: Tensor | None
     kind: str
+
+    @property
+    def size(self) -> int:
+        """The number of bytes of all samples."""
+        return self.latents.nbytes + (0 if self.prompts is None else self.prompts.nbytes)
+
+
+class Group(NamedTuple):
+    """What samples have in common that count together.
+
+    Attributes:
+        kind: Their latent format.
+        shape: The shape of one, `(C, *)`.
+        prompts: The number of prompt features of one, E; None if there are none.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    prompts: int | None
 
 
 class UnfitPart(Exception):
@@ -84,13 +106,40 @@ class DamagedPart(Exception):
 
 
 def samples_in(name: str) -> int | None:
-    """The number of samples in the part with this file name; None if this is no name of a part."""
+    """The number of samples that a file name of a part tells; None if this is no name of a part."""
     found = NAME.fullmatch(name)
-    return int(found[1]) if found else None
+    return int(found[2]) if found and int(found[1]) <= MAX_ORDER else None
 
 
-def make_part(latents: Tensor, kind: str, prompts: Tensor | None) -> tuple[str, Iterable[bytes]]:
-    """The file name and the content of a new part.
+def order_of(name: str) -> int:
+    """The place of a part in the order of appending, from its file name."""
+    return int(name[:20])
+
+
+def ahead(name: str) -> float:
+    """How many seconds the time in the file name of a part is ahead of this machine's clock."""
+    return (order_of(name) - time.time_ns()) / 1e9
+
+
+def new_name(samples: int, last: int) -> str:
+    """The file name of a new part.
+
+    Arguments:
+        samples: The number of samples in it.
+        last: The largest `order_of` a part in the folder; 0 if there is none.
+    """
+    order = min(max(time.time_ns(), last + 1), MAX_ORDER)
+    return f"{order:020d}_{samples:05d}_{uuid.uuid4().hex}{ENDING}"
+
+
+def samples_per_part(latents: Tensor, prompts: Tensor | None) -> int:
+    """The number of samples that a part can hold, at least 1."""
+    numbers = sum(prod(given.shape[1:]) for given in (latents, prompts) if given is not None)
+    return min(limits.PART_SAMPLES, max(1, limits.PART // (4 * max(1, numbers))))
+
+
+def part_bytes(latents: Tensor, kind: str, prompts: Tensor | None) -> Iterable[bytes]:
+    """The content of a new part.
 
     Arguments:
         latents: Raw VAE latents, with shape `(m, C, *)`.
@@ -102,17 +151,30 @@ def make_part(latents: Tensor, kind: str, prompts: Tensor | None) -> tuple[str, 
     """
     given = {"latents": latents} | ({} if prompts is None else {"prompts": prompts})
     tensors = {name: tensor.detach().float().cpu() for name, tensor in given.items()}
-    problem = _problem(kind, {name: list(tensor.shape) for name, tensor in tensors.items()})
+    problem = _problem(kind, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     if problem or not _finite(tensors):
         raise ValueError(problem or "they contain NaN or infinite numbers")
     metadata = {"format": FORMAT, "version": VERSION, "kind": kind}
-    stored = {name: (tensor, torch.float32) for name, tensor in tensors.items()}
-    name = f"{time.time_ns():020d}_{len(latents):05d}_{uuid.uuid4().hex}{ENDING}"
-    return name, file_bytes(metadata, stored)
+    return file_bytes(metadata, {name: (t, torch.float32) for name, t in tensors.items()})
+
+
+def read_group(path: Path) -> tuple[int, Group]:
+    """The number of samples in a part, and their group. Only the header is read.
+
+    Raises:
+        OSError: The file cannot be read.
+        DamagedPart: The file is damaged, or is no part of version 1.
+    """
+    with open(path, "rb") as file:
+        return _group(_header(file))
 
 
 def read_part(
-    path: Path, shape: tuple[int, ...] | None, kind: str | None, prompts: int | None
+    path: Path,
+    shape: tuple[int, ...] | None,
+    kind: str | None,
+    prompts: int | None,
+    room: int = limits.RECALLED,
 ) -> Part:
     """Reads a part whose samples can be used.
 
@@ -121,79 +183,95 @@ def read_part(
         shape: The shape that samples must have, `(C, *)`; None allows any.
         kind: The latent format that samples must have; None allows any.
         prompts: The number of prompt features that samples must have, E; None allows any or none.
+        room: The maximum number of bytes of all samples.
 
     Raises:
         OSError: The file cannot be read.
-        UnfitPart: The samples have another shape, latent format or number of prompt features.
+        UnfitPart: The samples have another shape, latent format or number of prompt features, or
+            there is no room.
         DamagedPart: The file is damaged, or is no part of version 1.
     """
-    # Not memory-mapped: if a mapped file is removed on a network drive, the process may be killed.
     with open(path, "rb") as file:
+        header = _header(file)
+        samples, group = _group(header)
+        problem = _misfit(group, shape, kind, prompts)
+        if problem is None and sum(place.size for place in header.tensors.values()) > room:
+            most = limits.RECALLED / limits.GIGABYTE
+            problem = f"with the newer ones they take more than {most:g} GiB"
+        if problem is not None:
+            raise UnfitPart(samples, problem)
         try:
-            length = file.read(8)
-            header = file.read(min(int.from_bytes(length, "little"), MAX_HEADER))
-            about = json.loads(header)
-            metadata, shapes = about.pop("__metadata__"), {n: t["shape"] for n, t in about.items()}
-            if metadata["format"] == FORMAT and metadata["version"] != VERSION:
-                raise DamagedPart("made by a newer version of this pack")
-            if metadata["format"] != FORMAT or _problem(metadata["kind"], shapes):
-                raise DamagedPart("damaged")
-        except (OSError, DamagedPart):
-            raise
-        except Exception:  # parsers raise many exception types for damaged files
+            tensors, found = read_tensors(file, header)
+        except BadFile:
             raise DamagedPart("damaged") from None
-        _check_fit(metadata["kind"], shapes, shape, kind, prompts)
-        data = length + header + file.read()
-    try:
-        tensors = safetensors.torch.load(data)
-        stored = {name: (tensor, tensor.dtype) for name, tensor in tensors.items()}
-        whole = metadata["digest"] == digest(metadata, stored) and _finite(tensors)
-    except Exception:  # as above
-        whole = False
-    if not whole or {tensor.dtype for tensor in tensors.values()} != {torch.float32}:
+    if header.metadata.get("digest") != found or not _finite(tensors):
         raise DamagedPart("damaged")
-    return Part(tensors["latents"], tensors.get("prompts"), metadata["kind"])
+    return Part(tensors["latents"], tensors.get("prompts"), group.kind)
 
 
-def _check_fit(
-    has_kind: str,
-    shapes: Shapes,
-    shape: tuple[int, ...] | None,
-    kind: str | None,
-    prompts: int | None,
-) -> None:
-    """Raises UnfitPart if the samples cannot be used; the arguments are as in `read_part`."""
-    samples, *has_shape = shapes["latents"]
-    if kind not in (None, has_kind):
-        raise UnfitPart(samples, f"they are latents of {has_kind}, those being drawn of {kind}")
-    if shape is not None and tuple(has_shape) != shape:
-        have, want = ("×".join(map(str, sides)) for sides in (has_shape, shape))
-        raise UnfitPart(samples, f"their latents are {have}, those being drawn {want}")
-    if prompts is None:
-        return
-    if "prompts" not in shapes:
-        raise UnfitPart(samples, "they were drawn without a prompt kernel, so no prompts are known")
-    if shapes["prompts"][1] != prompts:
-        raise UnfitPart(samples, "their prompts come from another text encoder")
+def _header(file: BinaryIO) -> Header:
+    """The header of a part of version 1, whose shapes are possible.
 
-
-def _problem(kind: Any, shapes: dict[str, Any]) -> str | None:
-    """Why a reader would refuse a part with this latent format and these shapes; None if not.
-
-    The values may come from a damaged file.
+    Raises:
+        OSError: The file cannot be read.
+        DamagedPart: The file is damaged, or is no part of version 1.
     """
+    try:
+        header = read_header(file, limits.PART_HEADER, limits.PART_ENTRIES)
+    except BadFile:
+        raise DamagedPart("damaged") from None
+    about = header.metadata
+    if about.get("format") == FORMAT and about.get("version") != VERSION:
+        raise DamagedPart("made by a newer version of this pack")
+    shapes = {name: place.shape for name, place in header.tensors.items()}
+    types = {place.dtype for place in header.tensors.values()}
+    if about.get("format") != FORMAT or types != {"F32"}:
+        raise DamagedPart("damaged")
+    if _problem(about.get("kind", ""), shapes):
+        raise DamagedPart("damaged")
+    return header
+
+
+def _group(header: Header) -> tuple[int, Group]:
+    """The number of samples, and their group."""
+    samples, *shape = header.tensors["latents"].shape
+    prompts = header.tensors.get("prompts")
+    return samples, Group(header.metadata["kind"], tuple(shape), prompts and prompts.shape[1])
+
+
+def _misfit(
+    group: Group, shape: tuple[int, ...] | None, kind: str | None, prompts: int | None
+) -> str | None:
+    """Why samples of this group cannot be used, or None; the arguments are as in `read_part`."""
+    if kind not in (None, group.kind):
+        return f"they are latents of {group.kind}, those being drawn of {kind}"
+    if shape is not None and group.shape != shape:
+        have, want = ("×".join(map(str, sides)) for sides in (group.shape, shape))
+        return f"their latents are {have}, those being drawn {want}"
+    if prompts is not None and group.prompts is None:
+        return "they were drawn without a prompt kernel, so no prompts are known"
+    if prompts is not None and group.prompts != prompts:
+        return "their prompts come from another text encoder"
+    return None
+
+
+def _problem(kind: str, shapes: dict[str, tuple[int, ...]]) -> str | None:
+    """Why a reader would refuse a part with this latent format and these shapes; None if not."""
     if not KIND.fullmatch(kind):
         return "their latent format has no usable name"
     if not {"latents"} <= set(shapes) <= {"latents", "prompts"}:
         return "they are not latents and prompts"
     latents, prompts = shapes["latents"], shapes.get("prompts")
-    sides = [*latents, *(prompts or ())]
-    if not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
+    if 0 in (*latents, *(prompts or ())):
         return "they are empty"
-    if not 3 <= len(latents) <= 6 or latents[0] > MAX_SAMPLES:
-        return f"they have shape {tuple(latents)}"
+    if not 3 <= len(latents) <= 6 or latents[0] > limits.PART_SAMPLES:
+        return f"they have shape {latents}"
     if prompts is not None and (len(prompts) != 2 or prompts[0] != latents[0]):
-        return f"their prompt features have shape {tuple(prompts)}"
+        return f"their prompt features have shape {prompts}"
+    size = 4 * sum(map(prod, shapes.values()))
+    if size > limits.PART:
+        most = limits.PART / limits.GIGABYTE
+        return f"{latents[0]} of them take {size / limits.GIGABYTE:.1f} GiB, more than {most:g} GiB"
     return None
 
 

@@ -18,7 +18,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "CODES", "Stored", "abandoned", "digest", "file_bytes", "remove", "remove_drafts", "write_new",
-    "write_whole",
+    "CODES", "Digest", "Stored", "abandoned", "digest", "file_bytes", "remove", "remove_drafts",
+    "write_new", "write_whole",
 ]  # fmt: skip
 
 CODES = {torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8"}
@@ -189,23 +189,50 @@ def file_bytes(metadata: dict[str, str], tensors: Stored) -> Iterator[bytes]:
 
 def digest(metadata: dict[str, str], tensors: Stored) -> str:
     """The digest of a file with this content."""
-    found = hashlib.sha256()
-
-    def add(n_bytes: int, pieces: Iterable[bytes]) -> None:
-        found.update(n_bytes.to_bytes(8, "little"))
-        for piece in pieces:
-            found.update(piece)
-
-    def add_texts(*texts: str) -> None:
-        for text in map(str.encode, texts):
-            add(len(text), [text])
-
-    entries = sorted(entry for entry in metadata.items() if entry[0] != "digest")
-    add_texts(str(len(entries)), *chain.from_iterable(entries))
+    found = Digest(metadata)
     for name, (tensor, dtype) in sorted(tensors.items()):
-        add_texts(name, CODES[dtype], ",".join(map(str, tensor.shape)))
-        add(tensor.numel() * dtype.itemsize, _pieces(tensor, dtype))
+        found.begin(name, CODES[dtype], tensor.shape, tensor.numel() * dtype.itemsize)
+        for piece in _pieces(tensor, dtype):
+            found.add(piece)
     return found.hexdigest()
+
+
+class Digest:
+    """The digest of a file whose tensors are added one after the other, sorted by name.
+
+    Arguments:
+        metadata: The metadata of the file, with or without the digest.
+    """
+
+    def __init__(self, metadata: dict[str, str]) -> None:
+        self._hash = hashlib.sha256()
+        entries = sorted(entry for entry in metadata.items() if entry[0] != "digest")
+        self._add_texts(str(len(entries)), *chain.from_iterable(entries))
+
+    def begin(self, name: str, code: str, shape: Sequence[int], size: int) -> None:
+        """Begins a tensor. Its bytes follow.
+
+        Arguments:
+            name: Its name.
+            code: Its type, one of the values of `CODES`.
+            shape: Its shape.
+            size: The number of its bytes.
+        """
+        self._add_texts(name, code, ",".join(map(str, shape)))
+        self._hash.update(size.to_bytes(8, "little"))
+
+    def add(self, data: bytes | memoryview) -> None:
+        """Adds the next bytes of the tensor."""
+        self._hash.update(data)
+
+    def hexdigest(self) -> str:
+        """The digest in lower-case hex."""
+        return self._hash.hexdigest()
+
+    def _add_texts(self, *texts: str) -> None:
+        for text in map(str.encode, texts):
+            self._hash.update(len(text).to_bytes(8, "little"))
+            self._hash.update(text)
 
 
 def _pieces(tensor: Tensor, dtype: torch.dtype) -> Iterator[bytes]:

@@ -5,24 +5,26 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ...mmd_core.files.memory_file import Recalled, parts, reset
+from ...mmd_core.files import limits
+from ...mmd_core.files.memory_file import TRASH, Recalled, disk_use, parts, reset
 from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, MemorySocket
-from .run.shared_memory import SharedMemory, folder_of
+from .run.shared_memory import KIND, SharedMemory, folder_of
 
 NODE = "MMDMemory"
 LOADS = {"load and append": True, "load": True, "append": False, "reset": False}  # by action
 APPENDS = {"load and append": True, "load": False, "append": True, "reset": False}
 
 
-def memory_report(memory: SharedMemory, found: Recalled) -> str:
+def memory_report(memory: SharedMemory, found: Recalled, disk: tuple[int, int]) -> str:
     """What is remembered, and how it is used.
 
     Arguments:
         memory: The memory, and how runs use it.
         found: What it holds.
+        disk: The bytes of its files, and of those in its trash.
     """
     added = "added" if memory.appends else "not added"
     if found.latents is None:
@@ -40,7 +42,33 @@ def memory_report(memory: SharedMemory, found: Recalled) -> str:
             f"{found.kind}.",
             f"{one if n == 1 else more} as drawn together with the next images, which are {added}.",
         ]
+    used, trash = disk
+    if used:
+        most = limits.MEMORY_DISK / 1e9
+        lines.append(f"On disk: {used / 1e6:.1f} MB, at most {most:.1f} GB.")
+    if trash:
+        lines.append(f"In the trash: {trash / 1e6:.1f} MB. The action reset empties it.")
     return "\n".join([*lines, *found.notices])
+
+
+def reset_report(name: str, forgotten: int, trash: int) -> str:
+    """What was forgotten, and how to have it back.
+
+    Arguments:
+        name: The name of the memory.
+        forgotten: How many images were forgotten.
+        trash: The bytes of the files in the trash.
+    """
+    lines = [
+        f"{name}: {counted(forgotten, 'image')} forgotten. This run remembers nothing; choose "
+        "another action to go on."
+    ]
+    if trash:
+        lines.append(
+            f"Until the next reset, their files are in {KIND}/{name}/{TRASH} ({trash / 1e6:.1f} "
+            "MB). To have them back, move them one folder up."
+        )
+    return "\n".join(lines)
 
 
 class MMDMemory(io.ComfyNode):
@@ -67,7 +95,7 @@ class MMDMemory(io.ComfyNode):
                     default="load and append",
                     tooltip="load: remembered images count as drawn together with the next ones. "
                     "append: the next ones are added. reset: all are forgotten at once, and none "
-                    "is added.",
+                    "is added; their files stay in a trash until the next reset.",
                 ),
                 io.Int.Input(
                     "limit",
@@ -121,8 +149,9 @@ class MMDMemory(io.ComfyNode):
     def execute(cls, name: str, action: str = "load and append", limit: int = 256) -> io.NodeOutput:
         memory = SharedMemory(name, LOADS[action], APPENDS[action], limit)
         try:
-            forgotten = reset(folder_of(name)) if action == "reset" else 0
-            found = memory.recall()
+            folder = folder_of(name)
+            forgotten = reset(folder) if action == "reset" else 0
+            found, disk = memory.recall(), disk_use(folder)
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from error
         except OSError as error:
@@ -131,12 +160,10 @@ class MMDMemory(io.ComfyNode):
                 "close other programs that use it, check that ComfyUI may write there, and run "
                 "`action` reset again"
             ) from error
-        text = memory_report(memory, found)
         if action == "reset":
-            text = (
-                f"{name}: {counted(forgotten, 'image')} forgotten. This run remembers nothing; "
-                "choose another action to go on."
-            )
+            text = reset_report(name, forgotten, disk[1])
+        else:
+            text = memory_report(memory, found, disk)
         # Blocked without a message, because a first run is no error.
         latents = ExecutionBlocker(None) if found.latents is None else {"samples": found.latents}
         return io.NodeOutput(memory, latents, text, ui=ui.PreviewText(text))

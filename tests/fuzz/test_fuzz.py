@@ -123,17 +123,8 @@ def test_a_reader_that_looks_at_no_checksum_is_found_out(tmp_path, monkeypatch):
     assert kind_of_fault("png", tmp_path, 500) == "Misread"
 
 
-@pytest.mark.parametrize(
-    ("name", "module", "digest"),
-    [
-        ("references", "reference_file", "digest"),
-        ("cache", "latent_cache", "_digest"),
-        ("memory", "memory_part", "digest"),
-    ],
-)
-def test_a_reader_that_does_not_see_damage_is_found_out(
-    tmp_path, monkeypatch, name, module, digest
-):
+@pytest.mark.parametrize("name", ["references", "cache", "memory"])
+def test_a_reader_that_does_not_see_damage_is_found_out(tmp_path, monkeypatch, name):
     class Anything(str):
         __hash__ = None
 
@@ -144,9 +135,13 @@ def test_a_reader_that_does_not_see_damage_is_found_out(
             return False
 
     TARGETS[name].cases()  # the whole files are written as they should be
-    modules = (reference_file, latent_cache, memory_part)
-    module = next(each for each in modules if each.__name__.endswith(module))
-    monkeypatch.setattr(module, digest, lambda *_: Anything())
+    if name == "references":
+        monkeypatch.setattr(reference_file, "digest", lambda *_: Anything())
+    if name == "cache":
+        monkeypatch.setattr(latent_cache, "_digest", lambda *_: Anything())
+    if name == "memory":
+        read = memory_part.read_tensors
+        monkeypatch.setattr(memory_part, "read_tensors", lambda *a: (read(*a)[0], Anything()))
     assert kind_of_fault(name, tmp_path, 400)
 
 

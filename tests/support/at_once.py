@@ -4,8 +4,10 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 
+ROUNDS = [50, pytest.param(250, marks=pytest.mark.long)]  # with four processes, a thousand calls
 PATIENCE = 1800  # seconds; a process that takes longer hangs
 
 

@@ -12,15 +12,18 @@ import time
 
 import pytest
 import torch
-from mmd_pack.mmd_core.files import memory_file, memory_part, tensor_file
+from mmd_pack.mmd_core.files import limits, memory_file, memory_part, tensor_file
 from mmd_pack.mmd_core.files.memory_file import (
     KEPT,
+    TRASH,
     append,
+    disk_use,
     parts,
     recall,
     reset,
 )
-from mmd_tests.support.crashes import deaths
+from mmd_tests.support.at_once import ROUNDS, at_once
+from mmd_tests.support.crashes import deaths, errors
 from mmd_tests.support.packages import TESTS
 from safetensors import safe_open
 
@@ -53,14 +56,17 @@ def age(path):
 
 
 class Clock:
-    """The time in nanoseconds, later at each call, whatever the steps of the machine's clock."""
+    """The time in nanoseconds, later at each call, whatever the steps of the machine's clock.
+
+    It is `wrong` by so many seconds.
+    """
 
     def __init__(self):
-        self.last = 0
+        self.last, self.wrong = 0, 0
 
     def time_ns(self):
         self.last = max(self.last + 1, time.time_ns())
-        return self.last
+        return self.last + self.wrong * 10**9
 
 
 @pytest.fixture(autouse=True)
@@ -146,6 +152,161 @@ def test_reset_forgets_all_and_nothing_else(folder):
     assert reset(folder) == 3
     assert recall(folder, 10).latents is None and values(recall(below, 10)) == [4]
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_what_was_forgotten_stays_in_the_trash_until_the_next_reset(folder):
+    names = [append(folder, latents([value]), "SD15") for value in (1, 2)]
+    size = sum((folder / name).stat().st_size for name in names)
+    assert disk_use(folder) == (size, 0)
+    reset(folder)
+    assert disk_use(folder) == (0, size) and values(recall(folder / TRASH, 10)) == [1, 2]
+    new = append(folder, latents([3]), "SD15")
+    os.replace(folder / TRASH / names[1], folder / names[1])  # somebody wants it back
+    assert values(recall(folder, 10)) == [2, 3]
+    (folder / TRASH / "notes.txt").write_text("mine")
+    assert reset(folder) == 2
+    assert sorted(os.listdir(folder / TRASH)) == sorted([names[1], new, "notes.txt"])
+    assert reset(folder) == 0 and os.listdir(folder / TRASH) == ["notes.txt"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
+def test_a_trash_that_leads_elsewhere_is_not_followed(folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    precious = append(elsewhere, latents([1]), "SD15")
+    append(folder, latents([2]), "SD15")
+    (folder / TRASH).symlink_to(elsewhere, target_is_directory=True)
+    assert reset(folder) == 1
+    assert os.listdir(elsewhere) == [precious] and values(recall(folder / TRASH, 10)) == [2]
+
+
+# Clocks, names that lie, and samples of several kinds
+
+
+@pytest.mark.parametrize("wrong", [3600, -3600, 10 * 365 * 86400])
+def test_the_newest_images_survive_a_clock_that_is_wrong(folder, clock, monkeypatch, wrong):
+    """One machine draws with a wrong clock, and then another one with a right clock."""
+    monkeypatch.setattr(memory_file, "KEPT", 20)
+    clock.wrong = wrong
+    for value in range(30):
+        append(folder, latents([value]), "SD15")
+    clock.wrong = 0
+    for value in range(30, 60):
+        append(folder, latents([value]), "SD15")
+        assert values(recall(folder, 4))[-1] == value
+    found = recall(folder, 100)
+    assert values(found) == list(range(40, 60))
+    if wrong < 0:
+        assert not found.notices
+    else:
+        assert f"time in the future: 20, the last by {wrong // 60} minutes" in found.notices[0]
+        assert "Set the clocks" in found.notices[0]
+
+
+def test_machines_with_different_clocks_take_turns(folder, clock):
+    for value, wrong in enumerate([0, 86400, -86400, 5, 0, -3600, 3600] * 3):
+        clock.wrong = wrong
+        append(folder, latents([value]), "SD15")
+    assert values(recall(folder, 100)) == list(range(21))
+
+
+def renamed(folder, name, order=None, count=None):
+    """Gives a part another name; the new one."""
+    new = f"{name[:20] if order is None else f'{order:020d}'}_"
+    new += f"{name[21:26] if count is None else f'{count:05d}'}{name[26:]}"
+    os.replace(folder / name, folder / new)
+    return new
+
+
+def test_a_name_that_claims_many_samples_costs_no_other_part(folder, monkeypatch):
+    monkeypatch.setattr(memory_file, "KEPT", 5)
+    renamed(folder, append(folder, latents([0]), "SD15"), count=99999)
+    for value in range(1, 5):
+        append(folder, latents([value]), "SD15")
+    assert values(recall(folder, 100)) == [0, 1, 2, 3, 4]
+    renamed(folder, parts(folder)[-1], count=99999)
+    append(folder, latents([5]), "SD15")
+    assert values(recall(folder, 100)) == [1, 2, 3, 4, 5] and reset(folder) == 5
+
+
+def test_a_name_with_the_last_time_of_all_costs_no_new_part(folder, monkeypatch):
+    """The parts of one call stay, whatever other names say."""
+    monkeypatch.setattr(memory_file, "KEPT", 3)
+    for value in range(3):
+        name = append(folder, latents([value]), "SD15")
+        renamed(folder, name, order=memory_part.MAX_ORDER - value)
+    for value in range(3, 6):
+        append(folder, latents([value]), "SD15")
+        assert value in values(recall(folder, 100))
+    beyond = renamed(folder, parts(folder)[0], order=memory_part.MAX_ORDER + 1)
+    assert beyond not in parts(folder) and beyond in recall(folder, 100).notices[0]
+
+
+def test_each_kind_of_samples_keeps_its_newest(folder, monkeypatch):
+    """Another size, latent format or text encoder evicts nothing."""
+    monkeypatch.setattr(memory_file, "KEPT", 3)
+    groups = [
+        (SHAPE, "SD15", None), ((4, 2, 3), "SD15", None), (SHAPE, "SDXL", None), (SHAPE, "SD15", 5),
+    ]  # fmt: skip
+    for value in range(20):
+        shape, kind, width = groups[0 if value == 0 else value % len(groups)]
+        features = None if width is None else torch.ones(1, width)
+        append(folder, latents([value], shape), kind, features)
+    assert values(recall(folder, 9, (4, 2, 3), "SD15")) == [9, 13, 17]
+    assert values(recall(folder, 9, SHAPE, "SDXL")) == [10, 14, 18]
+    assert values(recall(folder, 9, SHAPE, "SD15", 5)) == [11, 15, 19]
+    assert values(recall(folder, 9, SHAPE, "SD15")) == [8, 11, 12, 15, 16, 19]
+
+
+# Limits
+
+
+def test_a_memory_has_a_limit_on_disk(folder, monkeypatch):
+    """The oldest parts go first, of any kind, but never the new ones."""
+    size = (folder / append(folder, latents([0]), "SD15")).stat().st_size
+    monkeypatch.setattr(limits, "MEMORY_DISK", 3 * size)
+    append(folder, latents([1], (4, 2, 3)), "SD15")
+    for value in (2, 3, 4):
+        append(folder, latents([value]), "SD15")
+    assert values(recall(folder, 9)) == [2, 3, 4] and disk_use(folder)[0] == 3 * size
+    monkeypatch.setattr(limits, "MEMORY_DISK", 1)
+    append(folder, latents([5]), "SD15")
+    assert values(recall(folder, 9)) == [5]
+
+
+def test_a_batch_that_is_too_large_for_a_part_makes_several(folder, monkeypatch):
+    prompts = torch.arange(5.0)[:, None]
+    monkeypatch.setattr(limits, "PART", 4 * 2 * (24 + 1))  # two samples with their prompts
+    append(folder, latents(range(5)), "SD15", prompts)
+    found = recall(folder, 9, prompts=1)
+    assert len(parts(folder)) == 3 and values(found) == [0, 1, 2, 3, 4]
+    assert torch.equal(found.prompts, prompts)
+    monkeypatch.setattr(limits, "PART", 4 * 24)
+    with pytest.raises(ValueError, match="1 of them take"):
+        append(folder, latents([9]), "SD15", torch.ones(1, 1))
+    assert "damaged" in recall(folder, 9).notices[0]  # as if a stranger had made these parts
+
+
+def test_all_samples_that_are_read_at_once_have_a_limit(folder, monkeypatch):
+    for value in range(4):
+        append(folder, latents([value]), "SD15")
+    monkeypatch.setattr(limits, "RECALLED", 4 * 24 * 2)
+    found = recall(folder, 9)
+    assert values(found) == [2, 3] and "count: 2 (with the newer ones" in found.notices[0]
+
+
+def test_what_a_header_claims_is_compared_with_the_file_before_it_is_read(folder, monkeypatch):
+    name = append(folder, latents([1]), "SD15")
+    whole = (folder / name).read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    about = json.loads(whole[8 : 8 + length])
+    monkeypatch.setattr(memory_part, "read_tensors", None)  # nothing is read
+    for samples, size in ((2**24, len(whole)), (2**24, 2**33), (1, 2**33)):
+        about["latents"]["shape"][0] = samples
+        about["latents"]["data_offsets"] = [0, samples * 96]
+        header = json.dumps(about).encode()
+        (folder / name).write_bytes(len(header).to_bytes(8, "little") + header)
+        os.truncate(folder / name, size)
+        assert "damaged" in recall(folder, 9).notices[0]
 
 
 def test_any_program_can_read_a_part(folder, clock):
@@ -287,7 +448,7 @@ def test_foreign_files_are_named_and_kept(folder, monkeypatch):
     assert "\ufffdred.safetensors (no part of a memory)" in found.notices[0]
     assert found.notices[0].endswith("and 1 more.") and "notes" not in found.notices[0]
     reset(folder)
-    assert {path.name for path in folder.iterdir()} == {*foreign, "notes.txt"}
+    assert {path.name for path in folder.iterdir()} == {*foreign, "notes.txt", TRASH}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
@@ -543,6 +704,63 @@ def test_a_writer_that_is_killed_at_any_step_leaves_whole_parts_alone(folder, mo
         "unlink", "unlink", "unlink",  # the old draft and two old parts
     ]  # fmt: skip
     assert values(recall(folder, 100)) == [3, 4, 5] and not drafts(folder)
+
+
+@posix
+def test_a_writer_that_fails_at_any_step_adds_nothing_or_says_nothing(folder, monkeypatch):
+    monkeypatch.setattr(memory_file, "KEPT", 3)
+
+    def prepare():
+        shutil.rmtree(folder, ignore_errors=True)
+        for value in (1, 2, 3):
+            append(folder, latents([value]), "SD15")
+
+    names = []
+    for name, raised in errors(lambda: append(folder, latents([4, 5]), "SD15"), prepare):
+        names.append(name)
+        there = [1, 2, 3] if raised else [3, 4, 5]
+        assert values(recall(folder, 3)) == there and not drafts(folder), names
+    assert len(names) == 12
+
+
+@posix
+@pytest.mark.parametrize("stopped", [deaths, errors])
+def test_a_reset_that_stops_at_any_step_loses_nothing(folder, stopped):
+    """What is not in the memory is in the trash, and the next reset moves the rest."""
+
+    def prepare():
+        shutil.rmtree(folder, ignore_errors=True)
+        append(folder, latents([0]), "SD15")
+        reset(folder)
+        for value in (1, 2, 3):
+            append(folder, latents([value]), "SD15")
+
+    stops = 0
+    for _ in stopped(lambda: reset(folder), prepare):
+        stops += 1
+        found = values(recall(folder, 9)) + values(recall(folder / TRASH, 9))
+        assert set(found) - {0} == {1, 2, 3} and not drafts(folder)[1:]
+        names = parts(folder)
+        reset(folder)
+        assert parts(folder) == [] and set(parts(folder / TRASH)) == set(names)
+    assert stops == 5  # to remove one part, to make the trash that is there, to move three
+
+
+@posix
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_appends_of_machines_with_different_clocks_lose_nothing(folder, clock, rounds):
+    def work(process, turn):
+        clock.wrong = (0, 3600, -3600, 86400)[process]
+        append(folder, latents([1000 * process + turn]), "SD15")
+
+    assert len(at_once(work, rounds)) == 4 * rounds
+    found = values(recall(folder, 4000))
+    assert len(found) == 4 * rounds and not drafts(folder)
+    for process in range(4):  # each writer's own order is kept
+        mine = [value % 1000 for value in found if value // 1000 == process]
+        assert mine == list(range(rounds))
+    # Rounds follow each other in the memory as they did in time.
+    assert [value % 1000 for value in found] == [turn for turn in range(rounds) for _ in range(4)]
 
 
 @posix

@@ -6,7 +6,7 @@ import os
 import pytest
 from mmd_pack.mmd_core.files import tensor_file
 from mmd_pack.mmd_core.files.tensor_file import write_new, write_whole
-from mmd_tests.support.at_once import at_once
+from mmd_tests.support.at_once import ROUNDS, at_once
 from mmd_tests.support.crashes import deaths, errors
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs forks of POSIX")
@@ -75,7 +75,8 @@ def test_a_new_file_that_cannot_be_written_leaves_nothing(path, links, monkeypat
 
 
 @posix
-def test_of_many_that_take_one_name_one_gets_it(path, links):
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_of_many_that_take_one_name_one_gets_it(path, links, rounds):
     fresh(path)
 
     def work(process, turn):
@@ -85,12 +86,12 @@ def test_of_many_that_take_one_name_one_gets_it(path, links):
         except FileExistsError:
             return False
 
-    found = at_once(work, rounds=50)
-    assert len(found) == 200
-    for turn in range(50):
+    found = at_once(work, rounds)
+    assert len(found) == 4 * rounds
+    for turn in range(rounds):
         (winner,) = (process for process, t, won in found if t == turn and won)
         assert path.with_name(str(turn)).read_text() == str(winner) * 9
-    assert len(os.listdir(path.parent)) == 50
+    assert len(os.listdir(path.parent)) == rounds
 
 
 @posix

@@ -12,7 +12,7 @@ from mmd_pack.nodes.ddm.mmd_lora_info import MMDLoRAInfo
 from mmd_pack.nodes.ddm.mmd_save_lora import MMDSaveLoRA
 from mmd_pack.nodes.ddm.training import trained_lora
 from mmd_pack.nodes.ddm.training.trained_lora import Autosave, TrainedLoRA, read_metadata
-from mmd_tests.support.at_once import at_once
+from mmd_tests.support.at_once import ROUNDS, at_once
 from mmd_tests.support.crashes import deaths, errors
 from mmd_tests.support.ddm_runs import (
     LORA,
@@ -216,19 +216,21 @@ FACTOR = {"a.lora_up.weight": torch.ones(2, 2)}
 
 
 @posix
-def test_of_loras_saved_at_once_under_one_prefix_none_is_lost(output_folder):  # noqa: F811
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_of_loras_saved_at_once_under_one_prefix_none_is_lost(rounds, output_folder):  # noqa: F811
     metadata = [about(process) for process in range(4)]
 
     def work(process, turn):
         return trained_lora.save_lora(f"loras/{turn}", FACTOR, metadata[process])
 
-    found = at_once(work, rounds=50)
-    assert len(found) == 200 == len(list(output_folder.rglob("*.*")))
+    found = at_once(work, rounds)
+    assert len(found) == 4 * rounds == len(list(output_folder.rglob("*.*")))
     assert all(rank_of(path) == process for process, _, path in found)
 
 
 @posix
-def test_autosaves_of_trainings_at_once_are_their_own(output_folder):  # noqa: F811
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_autosaves_of_trainings_at_once_are_their_own(rounds, output_folder):  # noqa: F811
     """Each of four trainings saves twice and ends; one in four is interrupted, and its file stays."""
     metadata = [about(process) for process in range(4)]
 
@@ -242,8 +244,8 @@ def test_autosaves_of_trainings_at_once_are_their_own(output_folder):  # noqa: F
         autosave.remove()
         return None
 
-    kept = {path: process for process, _, path in at_once(work, rounds=40) if path}
-    assert len(kept) == 40 and set(kept) == set(output_folder.rglob("*.*"))
+    kept = {path: process for process, _, path in at_once(work, rounds) if path}
+    assert len(kept) == rounds and set(kept) == set(output_folder.rglob("*.*"))
     assert all(rank_of(path) == process for path, process in kept.items())
 
 

@@ -188,6 +188,8 @@ def test_reset_forgets_when_it_runs_and_adds_nothing(model, references):
     add(some_latents())
     memory, _, report = memory_node(action="reset")
     assert remembered() is None and "4 images forgotten" in report
+    assert "Until the next reset, their files are in mmd_memories/a/.trash" in report
+    assert "In the trash: 0.0 MB. The action reset empties it." in memory_node()[2]
     again, _, _ = guided_draw(model, references, memory=memory)
     assert torch.equal(again, alone) and remembered() is None
 
@@ -461,6 +463,7 @@ def test_latents_are_what_is_remembered():
     expected = torch.cat([some_latents(3, seed=1), some_latents(2, seed=2)])
     assert latents.keys() == {"samples"} and torch.equal(latents["samples"], expected)
     assert report.startswith("a: 5 images, 4×8×8, SD15.\nThey count")
+    assert "\nOn disk: 0.0 MB, at most 17.2 GB." in report and "trash" not in report
     _, latents, report = memory_node(action="append", limit=4)
     assert torch.equal(latents["samples"], expected[1:])
     assert "the newest 4 images" in report and "They do not count" in report

@@ -30,7 +30,7 @@ from mmd_pack.nodes.references.folder import reference_files
 from mmd_pack.nodes.references.folder.reference_files import KIND
 from mmd_pack.nodes.references.load_reference_latents import LoadReferenceLatents
 from mmd_pack.nodes.references.save_reference_latents import SaveReferenceLatents
-from mmd_tests.support.at_once import at_once
+from mmd_tests.support.at_once import ROUNDS, at_once
 
 import nodes
 
@@ -204,9 +204,9 @@ def test_overwriting_replaces_the_file(place):
 
 
 @posix
-def test_of_sets_saved_at_once_under_one_name_none_is_lost(place):
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_of_sets_saved_at_once_under_one_name_none_is_lost(place, rounds):
     """Each process saves a set of its own under the name of the round; in the last one all save the same set."""
-    rounds = 50
 
     def work(process, turn):
         seed = 0 if turn == rounds - 1 else process + 1

@@ -1,0 +1,24 @@
+"""What files may take: the limits of all formats, by what can be used of them.
+
+They protect a server from files of strangers. Each is far above what a person needs.
+"""
+
+MEGABYTE, GIGABYTE = 2**20, 2**30
+
+# Texts, in characters
+NAME = 4096  # of a reference
+CAPTION = 65_536
+
+# Sets of references, in bytes
+SET_HEADER = 100_000_000  # the limit of the .safetensors format
+SET_ENTRIES = 64  # tensors and metadata entries
+
+# Parts of a memory
+PART_HEADER = 65_536  # bytes
+PART_ENTRIES = 16  # tensors and metadata entries
+PART = GIGABYTE // 2  # bytes of its tensors
+PART_SAMPLES = 99_999
+RECALLED = 4 * GIGABYTE  # bytes of all samples that are read at once
+
+# Disk space, in bytes
+MEMORY_DISK = 16 * GIGABYTE  # of one memory
