@@ -2,13 +2,17 @@
 
 from functools import cache
 
+import comfy.model_sampling
 import comfy.samplers
 import pytest
 import torch
 from comfy_extras.nodes_advanced_samplers import SamplerLCMUpscale
 from comfy_extras.nodes_custom_sampler import BasicScheduler, SamplerCustom
+from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+from comfy_extras.nodes_sag import SelfAttentionGuidance
 from mmd_pack.mmd_core import KernelConfig
-from mmd_tests.support.guided_runs import core_draw, make_references, patched
+from mmd_tests.support.conditionings import controlled, net, with_options
+from mmd_tests.support.guided_runs import core_draw, guided_draw, make_references, patched
 from mmd_tests.support.tiny_models import (
     empty_latent,
     family_prompt,
@@ -17,11 +21,18 @@ from mmd_tests.support.tiny_models import (
     picture_and_sound_model,
     prompt,
     random,
+    tiny_model,
 )
 
 pytestmark = pytest.mark.comfy
 WAN = {"positive": family_prompt("WAN21_T2V", 1), "negative": family_prompt("WAN21_T2V", 2)}
-models = cache(lambda name: picture_and_sound_model() if name == "sound" else gaussian_family(name))
+
+
+@cache
+def models(name):
+    if name == "sound":
+        return picture_and_sound_model()
+    return tiny_model() if name == "tiny" else gaussian_family(name)
 
 
 def custom(model, sampler, sigmas):
@@ -48,10 +59,46 @@ def in_two_stages(model):
     return core_draw(model, {"samples": first}, steps=6, start_step=3, disable_noise=True)
 
 
-def masked(model):
-    mask = torch.zeros(1, 8, 8)
-    mask[:, 4:] = 1
+def masked(model, count=1, level=1.0):
+    mask = torch.zeros(count, 8, 8)
+    for i in range(count):
+        mask[i, i % 4 + 1 :] = level
     return core_draw(model, {"samples": random(8, 4, 8, 8), "noise_mask": mask})
+
+
+def with_soft_masks(model):
+    return masked(DifferentialDiffusion.execute(model).result[0], 8, 0.5)
+
+
+def loud(model):
+    """As HiDream-O1, whose noise is larger than σ says."""
+    kinds = comfy.model_sampling.CONST, comfy.model_sampling.ModelSamplingDiscreteFlow
+    sampling = type("Loud", kinds[::-1], {})()
+    sampling.noise_scale = 8.0
+    model = model.clone()
+    model.add_object_patch("model_sampling", sampling)
+    return core_draw(model)
+
+
+def sharing(model):
+    """Each image also attends to the first one."""
+
+    def shared(q, k, v, options):
+        return q, k + k[:1], v + v[:1]
+
+    model = model.clone()
+    model.set_model_attn1_patch(shared)
+    return core_draw(model)
+
+
+def with_hints(model):
+    positive, negative = controlled(net(models("tiny")), 8)
+    return core_draw(model, positive=positive, negative=negative)
+
+
+def with_prompts_of_their_own(model):
+    areas = with_options(prompt(3), area=(4, 4, 0, 0)) + prompt(4, batch=8)
+    return core_draw(model, positive=areas)
 
 
 def films(frames):
@@ -78,6 +125,15 @@ SITUATIONS = {  # model, how core draws, references, settings
     "two stages": ("SD15", in_two_stages, PICTURES, {}),
     "rising sigmas": ("SD15", unsampled, PICTURES, {}),
     "a mask": ("SD15", masked, PICTURES, {}),
+    "a mask for each image": ("SD15", lambda m: masked(m, 8), PICTURES, {}),
+    "soft masks": ("SD15", with_soft_masks, PICTURES, {}),
+    "louder noise": ("tiny", loud, PICTURES, {}),
+    "Self-Attention Guidance": (
+        "tiny", lambda m: core_draw(SelfAttentionGuidance.execute(m, 0.8, 2.0)[0]), PICTURES, {},
+    ),
+    "shared attention": ("tiny", sharing, PICTURES, {}),
+    "a hint for each image": ("tiny", with_hints, PICTURES, {}),
+    "a prompt for each image": ("tiny", with_prompts_of_their_own, PICTURES, {}),
     "one image": ("SD15", lambda m: core_draw(m, empty_latent(1)), PICTURES, {}),
     "one step": ("SD15", lambda m: core_draw(m, steps=1), PICTURES, {}),
     "no denoising": ("SD15", lambda m: core_draw(m, denoise=0.0), PICTURES, {}),
@@ -94,3 +150,13 @@ def test_strength_0_is_core(name):
     if expected.is_nested:
         pairs = zip(expected.unbind(), drawn.unbind(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize("split", [{}, {"micro_batch": 3}, {"group_size": 4}])
+def test_the_sampler_node_at_strength_0_is_core(split):
+    """Parts of the batch differ by rounding, since the network gets other batches."""
+    model = models("tiny")
+    positive, negative = controlled(net(model), 8)
+    prompts = {"positive": positive, "negative": negative}
+    drawn, _, _ = guided_draw(model, make_references(), strength=0.0, **prompts, **split)
+    torch.testing.assert_close(drawn, core_draw(model, **prompts), rtol=1e-3, atol=1e-3)
