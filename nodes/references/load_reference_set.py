@@ -119,10 +119,10 @@ class LoadReferenceSet(io.ComfyNode):
                     options=list(CAPTION_SOURCES),
                     default="auto",
                     tooltip="Where the captions are. txt: a .txt or .caption file beside each "
-                    "image. metadata.jsonl: with file_name and text. captions.json: captions.json, "
-                    "meta_cap.json or meta_clean.json, with name and caption. folder name: the "
-                    "name of the folder. auto: txt, else metadata.jsonl, else captions.json. none: "
-                    "no captions.",
+                    "image. metadata.jsonl: that or metadata.csv, with file_name and text. "
+                    "captions.json: that or a .json file beside each image. folder name: the name "
+                    "of the folder. auto: txt, else metadata.jsonl, else captions.json. none: no "
+                    "captions.",
                 ),
             ],
             outputs=[

@@ -202,8 +202,7 @@ def test_tables_line_up():
 
 @pytest.mark.comfy
 def test_the_demo_takes_the_files_that_the_node_takes():
-    from mmd_pack.nodes.references.folder.captions import CAPTION_FILE
-    from mmd_pack.nodes.references.folder.list_files import IMAGE_FILE
+    from mmd_pack.nodes.references.folder.file_kinds import CAPTION_FILE, IMAGE_FILE
 
     assert all(IMAGE_FILE.fullmatch(f"a.{ending}") for ending in run.IMAGES)
     names = ("a.txt", "a.caption", "metadata.jsonl", "captions.json")

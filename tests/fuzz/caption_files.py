@@ -19,7 +19,12 @@ LISTS = (
     "meta_clean.json",
 )
 SOURCES = ("auto", "txt", "metadata.jsonl", "captions.json", "folder name", "none")
-KEYS = ("file_name", "image", "file", "path", "text", "caption", "tags", "other")
+NAME_KEYS = (
+    "file_name", "image", "file", "path", "image_path", "filename", "img", "img_path", "image_name",
+    "file_path", "image_file", "image_file_name", "images",
+)  # fmt: skip
+TEXT_KEYS = ("text", "caption", "prompt", "captions", "description")
+KEYS = (*NAME_KEYS[:5], "images", *TEXT_KEYS[:4], "conversations", "messages", "tags", "other")
 MOST_BROKEN = 100  # entries of one file, as documented
 LONG = 40_000
 TEXTS = st.text(max_size=12) | st.sampled_from(
@@ -71,7 +76,7 @@ def dumped(draw, value) -> str:
 def entries(draw) -> str:
     """An object for one picture."""
     name, text = draw(names()), draw(TEXTS)
-    key, caption = draw(st.sampled_from(KEYS[:4])), draw(st.sampled_from(KEYS[4:6]))
+    key, caption = draw(st.sampled_from(NAME_KEYS)), draw(st.sampled_from(TEXT_KEYS))
     return json.dumps({key: name, caption: text}, ensure_ascii=draw(st.booleans()))
 
 
@@ -142,19 +147,29 @@ def clean(text: str) -> str:
     return "".join("?" if "\ud800" <= c <= "\udfff" else c for c in text).strip()
 
 
-def caption_in(value, tags: bool) -> str | None:
-    """The caption that a JSON value is; None if it is none."""
-    if isinstance(value, dict):
-        if not {"text", "caption", *["tags"] * tags} & set(value):
-            return None
-        found = [value.get("text") or value.get("caption"), value.get("tags") if tags else None]
-        found = [caption_in(part, tags) if not isinstance(part, dict) else None for part in found]
-        return None if None in found else ", ".join(part for part in found if part)
+def plain(value) -> str | None:
+    """The text of a JSON value; of a list, that of the first item that says anything."""
+    if isinstance(value, list):
+        value = next((item for item in value if item not in ("", [], {}, None)), None)
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     return clean(str(value))
+
+
+def caption_in(value, tags: bool) -> str | None:
+    """The caption that a JSON value is; None if it is none."""
+    if not isinstance(value, dict):
+        return plain(value)
+    talks = {key for key in ("conversations", "messages") if key in value}
+    if not {*TEXT_KEYS, *["tags"] * tags} & set(value) and not talks:
+        return None
+    found = [plain(value[key]) for key in TEXT_KEYS if value.get(key) not in (None, "", [], {})]
+    found = found or [None if any(value[key] for key in talks) else ""]  # no talk is made up here
+    added = value.get("tags") if tags else None
+    parts = [found[0], *map(plain, added if isinstance(added, list) else [added])]
+    return None if None in parts else ", ".join(part for part in parts if part)
 
 
 def pairs_in(text: str, lines: bool) -> list[tuple[str | None, str | None]]:
@@ -169,7 +184,8 @@ def pairs_in(text: str, lines: bool) -> list[tuple[str | None, str | None]]:
     def named(entry, tags):
         if not isinstance(entry, dict):
             return None, None
-        name = [entry[key] for key in KEYS[:4] if key in entry][:1]
+        name = [entry[key] for key in NAME_KEYS if key in entry][:1]
+        name = name[0] if name and isinstance(name[0], list) and len(name[0]) == 1 else name
         return (name[0] if name and isinstance(name[0], str) else None), caption_in(entry, tags)
 
     if lines:
@@ -193,9 +209,10 @@ def meant(name: str, parent: str) -> list[str]:
         places = [parts[i:] for i in range(max(0, len(parts) - 16), len(parts))]
     for place in places:
         wanted = "/".join([*filter(None, [parent]), *place])
-        for spell in (lambda n: n, lambda n: n.rpartition(".")[0]):
-            if found := [n for n in NAMES if normal(spell(n)) == wanted]:
-                return found
+        for case in (str, str.casefold):
+            for spell in (lambda n: n, lambda n: n.rpartition(".")[0]):
+                if found := [n for n in NAMES if case(normal(spell(n))) == case(wanted)]:
+                    return found
     return []
 
 
@@ -239,20 +256,23 @@ def expected(source: str, files: dict[str, bytes]) -> list[str]:
 
 def check(case: Case, place: Path) -> list[str]:
     """An outcome for each file, see `Target`: "other" for all of them if any caption was found."""
+    from mmd_pack.nodes.references.folder.caption_files import CaptionRequest
     from mmd_pack.nodes.references.folder.captions import read_captions
 
     source, chosen = case.about
-    folder, files, problems = place / "set", dict(zip(chosen, case.files, strict=True)), []
+    folder, files = place / "set", dict(zip(chosen, case.files, strict=True))
     folder.mkdir(exist_ok=True)
     paths = {file: folder / str(i) for i, file in enumerate(files)}
     for file, path in paths.items():
         path.write_bytes(files[file])
+    request = CaptionRequest(folder, list(NAMES), paths, NAMES)
     with Watch() as watch:
         try:
-            found = read_captions(source, folder, list(NAMES), paths, problems)
+            found = read_captions(source, request)
         except Exception as error:
             raise Crash(repr(error)) from error
     watch.check()
+    problems = request.problems
     if not all(isinstance(text, str) for texts in (found, *problems) for text in texts):
         raise Crash("no texts")
     if len(problems) > (MOST_BROKEN + 1) * len(files):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mmd_pack.mmd_core.files import memory_part, reference_file
 from mmd_pack.nodes.references.encoding import latent_cache
-from mmd_pack.nodes.references.folder import captions, read_image
+from mmd_pack.nodes.references.folder import caption_files, caption_lists, read_image
 from mmd_tests.fuzz import campaign, limits, pictures, png
 from mmd_tests.fuzz.targets import TARGETS
 from PIL import Image, features
@@ -103,9 +103,9 @@ def test_odd_exif_and_size_make_no_noise(recwarn):
 def test_a_name_of_a_thousand_pages_is_never_normalized(monkeypatch):
     """That would take hours: the time grows with the square of the length."""
     lengths = []
-    monkeypatch.setattr(captions, "nfc", lambda name: lengths.append(len(name)) or name)
-    assert captions.NamedImages(["a.png"]).find("", "a" + "\u0315\u0300" * 10**6) == []
-    assert 0 < max(lengths) <= captions.MAX_PART
+    monkeypatch.setattr(caption_files, "nfc", lambda name: lengths.append(len(name)) or name)
+    assert caption_files.NamedImages(["a.png"]).find("", "a" + "\u0315\u0300" * 10**6) == []
+    assert 0 < max(lengths) <= caption_files.MAX_PART
 
 
 # The attack finds what it looks for
@@ -146,7 +146,7 @@ def test_a_reader_that_does_not_see_damage_is_found_out(tmp_path, monkeypatch, n
 
 
 def test_captions_of_another_picture_are_found_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(captions.NamedImages, "find", lambda self, parent, key: ["b.jpg"])
+    monkeypatch.setattr(caption_lists.NamedImages, "find", lambda self, parent, key: ["b.jpg"])
     assert kind_of_fault("captions", tmp_path, 200) == "Misread"
 
 

@@ -1,11 +1,16 @@
 """Lines for the report about what is in a folder and is not used, or may not belong there."""
 
+from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 
-from .list_files import SYSTEM, natural_key, printable
+from .caption_files import CaptionRequest
+from .file_kinds import OTHER_IMAGE_FILE, OTHER_TEXT_FILE, has_ending, sniffed, stem_of
+from .list_files import SYSTEM, Listing, natural_key, printable
+from .problems import some
 from .trainer_names import MAPS, OFF, doubled_folders
 
-SHOWN = 3  # names in one line
+MAX_SNIFFED = 1000  # files
 ADVICE = {
     MAPS: "To use them, choose their folder in `folder` or rename them",
     OFF: "To use them, rename the folders",
@@ -13,27 +18,61 @@ ADVICE = {
 }
 
 
-def some(names: Iterable[str]) -> str:
-    """The first few of the names, and how many more there are."""
-    names = [printable(name) for name in sorted(names, key=natural_key)]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def notes(images: Iterable[str], left_out: dict[str, str]) -> list[str]:
-    """Lines about images that are left out, and about those that may have to be.
-
-    Arguments:
-        images: The names of the images that are used.
-        left_out: As in `Listing`.
-    """
+def image_notes(listing: Listing) -> list[str]:
+    """Lines about images that are left out or not read, and about those that may be none."""
     lines = []
     for kind, advice in ADVICE.items():
-        if names := [name for name, reason in left_out.items() if reason == kind]:
-            lines.append(f"Left out as {kind}: {len(names)} ({some(names)}). {advice}.")
-    if folders := doubled_folders(images):
+        if names := [name for name, reason in listing.left_out.items() if reason == kind]:
+            lines.append(f"Left out as {kind}: {len(names)} ({_some(names)}). {advice}.")
+    if folders := doubled_folders(listing.images):
         lines.append(
-            f"All images in {some(folders)} have the names of others beside them: if they are "
+            f"All images in {_some(folders)} have the names of others beside them: if they are "
             "masks or control maps, move them out of the folder."
         )
+    if names := list(filter(OTHER_IMAGE_FILE.fullmatch, listing.others)):
+        counts = Counter("." + name.rpartition(".")[2].lower() for name in names)
+        formats = ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
+        lines.append(f"Formats that are not read: {formats} ({_some(names)}). Save them as .png.")
+    unknown = ((name, path) for name, path in listing.others.items() if has_ending(name))
+    looked = islice(((n, p) for n, p in unknown if n not in names), MAX_SNIFFED)
+    if misnamed := [f"{stem_of(n)}.{end}" for n, p in looked if (end := sniffed(p))]:
+        lines.append(f"Images with other endings are not read. Rename them to {_some(misnamed)}.")
     return lines
+
+
+def caption_notes(listing: Listing, request: CaptionRequest) -> list[str]:
+    """Lines about text files that are not used, although images have no captions.
+
+    Arguments:
+        listing: The files.
+        request: The captions that were found, and the files that were used for them.
+    """
+    texts = [*request.files, *filter(OTHER_TEXT_FILE.fullmatch, listing.others)]
+    unused = [name for name in texts if name not in request.used]
+    if not request.found:
+        others = _spelled({*request.every, *listing.left_out} - set(request.names))
+        unused = [name for name in unused if _stem(name) not in others]
+        advice = (
+            "Name them like their images (photo.txt for photo.png), name lists metadata.jsonl, "
+            "metadata.csv or captions.json, or change `caption_source`"
+        )
+        start = "No caption is found in these files"
+    else:
+        without = _spelled(name for name in request.names if name not in request.found)
+        unused = [name for name in unused if _stem(name) in without]
+        advice = "Name them like photo.txt for photo.png"
+        start = "Images without a caption have these files beside them, which are not read"
+    return [f"{start}: {_some(unused)}. {advice}."] * bool(unused)
+
+
+def _spelled(names: Iterable[str]) -> set[str]:
+    """What files of an image may be called, in lower case and without their endings."""
+    return {name.casefold() for image in names for name in (image, stem_of(image))}
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0].casefold()
+
+
+def _some(names: Iterable[str]) -> str:
+    return some(printable(name) for name in sorted(names, key=natural_key))

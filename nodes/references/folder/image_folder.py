@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .captions import Problems, read_captions
-from .folder_notes import notes
+from .caption_files import CaptionRequest
+from .captions import WITHOUT_FILES, read_captions
+from .file_kinds import CAPTION_FILE
+from .folder_notes import caption_notes, image_notes
 from .lazy_image import FileImage, LazyImage
 from .list_files import list_files, natural_key, printable
+from .problems import Problem, folded
 from .read_image import SHORT_SIDE, header_size, read_sized
 from .trainer_names import repeats
 
@@ -37,6 +40,7 @@ class ReferenceSet:
         names: The path of each image relative to the folder, with forward slashes, for display.
         weights: The weight of each image: the repeats of a kohya folder (`10_concept`), else 1.
         skipped: Files (or entries of a caption file) that could not be used, each with the reason.
+            Images come first.
         folder: The name of the folder.
         found: The number of image files in it, without those that are left out.
         notes: Lines for the report.
@@ -46,7 +50,7 @@ class ReferenceSet:
     captions: list[str]
     names: list[str]
     weights: list[float]
-    skipped: Problems
+    skipped: list[tuple[str, str]]
     folder: str = ""
     found: int = 0
     notes: tuple[str, ...] = ()
@@ -212,17 +216,24 @@ def read_folder(
     done, failed = read_images(paths, order, k, on_progress)
     read = [done[index] for index in sorted(done)]
     chosen = [names[index] for index in sorted(done)]
-    problems = listing.problems + [(names[index], reason) for index, reason in failed.items()]
-    captions = read_captions(caption_source, folder, chosen, listing.captions, problems)
-    skipped = dict.fromkeys((printable(name), printable(reason)) for name, reason in problems)
+    request = CaptionRequest(folder, chosen, listing.captions, {*names, *listing.left_out})
+    captions = read_captions(caption_source, request)
+    problems = [Problem(names[index], reason) for index, reason in failed.items()]
+    problems += listing.problems + request.problems
+    # Images come first, because long lists are cut.
+    problems.sort(key=lambda found: (bool(CAPTION_FILE.fullmatch(found[0])), natural_key(found[0])))
+    notes = image_notes(listing)
+    if caption_source not in WITHOUT_FILES:
+        notes += caption_notes(listing, request)
+    skipped = [(printable(name), printable(reason)) for name, reason in folded(problems)]
     references = ReferenceSet(
         images=[image for image, _ in read],
         captions=captions,
         names=[printable(name) for name in chosen],
         weights=[repeats(name, folder.name) for name in chosen],
-        skipped=sorted(skipped, key=lambda problem: natural_key(problem[0])),
+        skipped=skipped,
         folder=printable(folder.name),
         found=len(names),
-        notes=tuple(notes(names, listing.left_out)),
+        notes=tuple(notes),
     )
     return references, [pixels for _, pixels in read]

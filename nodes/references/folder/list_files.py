@@ -15,15 +15,20 @@ from typing import NamedTuple
 
 from ....mmd_core.files.reference_file import NOT_IN_NAMES
 from ...base.safe_paths import inside
-from .captions import CAPTION_FILE, Problems
+from .file_kinds import (
+    CAPTION_FILE,
+    IMAGE_FILE,
+    OTHER_IMAGE_FILE,
+    OTHER_TEXT_FILE,
+    has_ending,
+    sniffed,
+)
+from .problems import Problem, Problems
 from .trainer_names import left_out
 
-IMAGE_FILE = re.compile(
-    r".+\.(png|jpe?g|jfif|webp|bmp|gif|tiff?|avif|heic|jxl)", re.IGNORECASE | re.DOTALL
-)
-
-# Folders in which systems and network drives keep deleted, repaired or older files, in lower case.
+MATTER = (IMAGE_FILE, CAPTION_FILE, OTHER_IMAGE_FILE, OTHER_TEXT_FILE)  # all that is read or named
 SYSTEM = "folders of the system"
+# Folders in which systems and network drives keep deleted, repaired or older files, in lower case.
 SYSTEM_FOLDERS = (
     "#recycle", "@recycle", "$recycle.bin", "lost+found", "found.000", "#snapshot",
     "@recently-snapshot", "system volume information", "__macosx",
@@ -40,12 +45,14 @@ class Listing(NamedTuple):
         problems: The files and folders that cannot be read, each with the reason.
         left_out: The images that are no references and the folders of the system, each with what
             it is (`SYSTEM`, or as in `trainer_names`).
+        others: The other files.
     """
 
     images: dict[str, Path]
     captions: dict[str, Path]
     problems: Problems
     left_out: dict[str, str]
+    others: dict[str, Path]
 
 
 def natural_key(name: str) -> tuple[list[list[str | int]], str]:
@@ -111,25 +118,28 @@ def _walk(
 def list_files(folder: Path, recursive: bool, roots: Iterable[Path] = ()) -> Listing:
     """The image and caption files below `folder`.
 
-    Links to files are followed if they lead into `folder` or into `roots`.
+    Links to files are followed if they lead into `folder` or into `roots`. A file whose name has no
+    ending is an image if it begins like one.
     """
-    images, captions, problems, unused = {}, {}, [], {}
+    images, captions, others, problems, unused = {}, {}, {}, [], {}
+    kinds = ((IMAGE_FILE, images), (CAPTION_FILE, captions))
     for name, _, path, problem in _walk(folder, recursive, roots):
-        kinds = ((IMAGE_FILE, images), (CAPTION_FILE, captions))
-        found = next((found for pattern, found in kinds if pattern.fullmatch(name)), None)
+        found = next((found for pattern, found in kinds if pattern.fullmatch(name)), others)
         if problem == SYSTEM:
             unused |= {name: SYSTEM} if recursive else {}
-        elif problem and (recursive or found is not None):
-            problems.append((name, problem))
-        elif found is not None:
-            found[name] = Path(path)
+        elif problem and (recursive or found is not others):
+            problems.append(Problem(name, problem))
+        elif not problem:
+            is_image = found is others and not has_ending(name) and sniffed(Path(path))
+            (images if is_image else found)[name] = Path(path)
     unused |= left_out(images)
     order = sorted(images.keys() - unused.keys(), key=natural_key)
-    return Listing({name: images[name] for name in order}, captions, problems, unused)
+    images = {name: images[name] for name in order}
+    return Listing(images, captions, problems, unused, others)
 
 
 def fingerprint(folder: Path, recursive: bool, roots: Iterable[Path] = ()) -> str:
-    """A hash that changes if an image or caption file below `folder` is added, removed or written.
+    """A hash that changes if a file below `folder` that matters is added, removed or written.
 
     It depends on the names, sizes and modification times of the files.
     """
@@ -137,7 +147,7 @@ def fingerprint(folder: Path, recursive: bool, roots: Iterable[Path] = ()) -> st
     found = _walk(folder, recursive, roots)
     files = [(name, entry) for name, entry, _, problem in found if not problem]
     for name, entry in sorted(files, key=lambda file: file[0]):
-        if IMAGE_FILE.fullmatch(name) or CAPTION_FILE.fullmatch(name):
+        if any(kind.fullmatch(name) for kind in MATTER) or not has_ending(name):
             with suppress(OSError):  # deleted since it was listed
                 about = entry.stat()
                 digest.update(repr((name, about.st_size, about.st_mtime_ns)).encode())

@@ -109,7 +109,7 @@ def find_folder(folder: str, recursive: bool = True) -> Path:
         name, kind = left_out[0]
         problem = f"all images of {quoted(folder)} are {kind} ({printable(name)}): rename them"
     else:
-        first = "".join(f" ({printable(name)} {why})" for name, why in listing.problems[:1])
+        first = "".join(f" ({printable(name)} {why})" for name, why, _ in listing.problems[:1])
         problem = (
             f"the folder {quoted(folder)} holds no images{first}: put images such as .png or .jpg "
             "into it"

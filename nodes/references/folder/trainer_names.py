@@ -10,6 +10,8 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
+from .file_kinds import stem_of
+
 MAPS = "masks, control maps or thumbnails"
 OFF = "switched off by a folder name such as 0_name"
 
@@ -35,12 +37,6 @@ _MAP = r"(masks?|masklabel|cond(label|itioning)?|control(net)?|depth|canny|(open
 _DOTTED = r"(\.(line|pose|inpaint|normal|seg|edge|scribble|soft_?edge|hed))"
 _BEHIND = re.compile(rf"(?P<base>.+?)([ _.-]+{_MAP}|{_DOTTED}){_NUMBER}", re.IGNORECASE | re.DOTALL)
 _BEFORE = re.compile(rf"{_MAP}[ _.-]+(?P<base>.+)", re.IGNORECASE | re.DOTALL)
-
-
-def stem_of(name: str) -> str:
-    """The name of a file without its ending."""
-    folder, slash, file = name.rpartition("/")
-    return folder + slash + (file.rpartition(".")[0] or file)
 
 
 def split_repeats(folder_name: str) -> tuple[float, str]:

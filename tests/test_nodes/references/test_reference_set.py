@@ -656,7 +656,7 @@ def hostile(top, outside):
     (top / "03 猫.caption").write_text("猫", encoding="utf-8")
     (top / "06 alpha.txt").write_bytes(b"\xff\xfe\xff")
     (top / "captions.json").write_text(
-        '{"sub/05": "gif", "../../outside/secret.png": "x", "07 cmyk": [1]}'
+        '{"sub/05": "gif", "../../outside/secret.png": "x", "07 cmyk": [[1]]}'
     )
     (top / "metadata.jsonl").write_text(
         '{"file_name": "08 grey.png", "text": "grey"}\n{"file_name"'
