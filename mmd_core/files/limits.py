@@ -9,9 +9,10 @@ MEGABYTE, GIGABYTE = 2**20, 2**30
 NAME = 4096  # of a reference
 CAPTION = 65_536
 
-# Sets of references, in bytes
-SET_HEADER = 100_000_000  # the limit of the .safetensors format
-SET_ENTRIES = 64  # tensors and metadata entries
+# Sets of references
+SET = 1_000_000  # references
+SET_HEADER = 100_000_000  # bytes with all texts; the limit of the .safetensors format
+SET_ENTRIES = 10_000  # tensors and metadata entries; a LoRA, which is recognized, has hundreds
 
 # Parts of a memory
 PART_HEADER = 65_536  # bytes

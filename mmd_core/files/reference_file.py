@@ -2,7 +2,8 @@ r"""References in one `.safetensors` file, so that a reference set can be shared
 
 Version 1 of the format, for authors of other readers and writers. Tensors, none of them empty:
 
-    latents     (N, C, *)    F32 or F16  raw VAE latents, finite, with 1 to 4 dimensions after C
+    latents     (N, C, *)    F32 or F16  raw VAE latents, finite, with 1 to 4 dimensions after C;
+                                         N is at most 1 000 000
     weights     (N,)         F32         their weights: not negative, sum 1
     prompts     (N, E)       F32         features of the captions, finite; optional
     thumbnails  (N, 3, h, w) U8          the images at the size of the latents, RGB; optional
@@ -29,16 +30,18 @@ The file contains no time and no path, so equal references make equal files.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ..references.references import References
-from .tensor_file import CODES, PIECE, Stored, digest, file_bytes, write_new, write_whole
+from . import limits
+from .json_text import outline
+from .tensor_file import PIECE, Stored, file_bytes, write_new, write_whole
+from .tensor_reader import BadFile, Header, read_header, read_tensors
 
 __all__ = ["DTYPES", "NOT_IN_NAMES", "PACK_VERSION", "ReferenceFileError", "holds", "read", "write"]
 
@@ -52,7 +55,7 @@ TENSORS = {  # the allowed tensors and their types
     "prompts": ("F32",),
     "thumbnails": ("U8",),
 }
-MAX_NAME, MAX_CAPTION, MAX_SIDE = 4096, 65536, 2**31 - 1
+MAX_SIDE = 2**31 - 1
 FORGING = r"\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 NOT_IN_NAMES = re.compile(rf"[\x00-\x1f{FORGING}]")
 NOT_IN_CAPTIONS = re.compile(rf"[\x00-\x08\x0b\x0c\x0e-\x1f{FORGING}]")
@@ -93,19 +96,19 @@ def holds(path: str | Path, references: References, dtype: str = "float32") -> b
         return all(file.read(len(piece)) == piece for piece in pieces) and not file.read(1)
 
 
-def read(path: str | Path) -> References:
-    """The references in the file.
+def read(
+    path: str | Path, allocate: Callable[[tuple[int, ...]], Tensor] = torch.empty
+) -> References:
+    """The references in the file. They do not change if the file changes later.
 
-    Float32 latents are memory-mapped. While they are in use, the file may be replaced (except on
-    Windows), but its content must not be changed.
+    Arguments:
+        path: The file.
+        allocate: Returns an uninitialized float32 tensor on the CPU for a shape.
 
     Raises:
         ReferenceFileError: The file cannot be read, is damaged, or holds no references.
     """
-    metadata, tensors = _open(path)
-    stored = {name: (tensor, tensor.dtype) for name, tensor in tensors.items()}
-    if metadata.get("digest") != digest(metadata, stored):
-        raise ReferenceFileError("the file is damaged (wrong digest): copy or download it again")
+    metadata, tensors = _content_of(path, allocate)
     n = len(tensors["latents"])
     examples = {"names": [""] * n, "captions": [""] * n, "sizes": [[0, 0]] * n, "size": [0, 0]}
     texts = {key: _parse(metadata.get(key, ""), key, like) for key, like in examples.items()}
@@ -123,61 +126,65 @@ def read(path: str | Path) -> References:
         raise ReferenceFileError(f"the file holds no usable references: {error}") from error
 
 
-def _open(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata and the tensors of a reference file. The tensors are memory-mapped."""
+def _content_of(
+    path: str | Path, allocate: Callable[[tuple[int, ...]], Tensor]
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a reference file; arguments and errors as in `read`."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ReferenceFileError(
-                    "the file is not a set of references (it may be a LoRA or a checkpoint)"
-                )
-            version = metadata.get("version", "")
-            if version != VERSION:
-                raise ReferenceFileError(
-                    "the file was made by a newer version of this pack (its format is "
-                    f"{version[:12]!r}, not {VERSION!r}): update the pack"
-                )
-            names = set(file.keys())
-            if not {"latents", "weights"} <= names <= set(TENSORS):
-                raise ReferenceFileError("the file has other tensors than a set of references")
-            for name in names:
-                shape = file.get_slice(name).get_shape()
-                if not 1 <= len(shape) <= 6 or 0 in shape:  # an empty tensor can claim any size
-                    raise ReferenceFileError(f"the file has {name} of a wrong shape")
-            tensors = {name: file.get_tensor(name) for name in names}
-    except ReferenceFileError:
-        raise
+        with open(path, "rb") as file:
+            header = read_header(file, limits.SET_HEADER, limits.SET_ENTRIES)
+            _check(header)
+            tensors, found = read_tensors(file, header, allocate)
     except OSError as error:
         raise ReferenceFileError(f"the file cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # parsers raise many exception types for damaged files
-        detail = NOT_IN_NAMES.sub("\ufffd", str(error)[:100])  # it may quote the file
+    except BadFile as error:
+        detail = NOT_IN_NAMES.sub("\ufffd", str(error))  # it may quote the file
         raise ReferenceFileError(
             "this is no .safetensors file, or an incomplete one: copy or download it again "
             f"({detail})"
         ) from None
-    for name, tensor in tensors.items():
-        if CODES.get(tensor.dtype) not in TENSORS[name]:
-            raise ReferenceFileError(f"the file has {name} of the wrong type {tensor.dtype}")
-    return metadata, tensors
+    if header.metadata.get("digest") != found:
+        raise ReferenceFileError("the file is damaged (wrong digest): copy or download it again")
+    return header.metadata, tensors
+
+
+def _check(header: Header) -> None:
+    """Whether a file with this header can be a set of references.
+
+    Raises:
+        ReferenceFileError: It cannot.
+    """
+    if header.metadata.get("format") != FORMAT:
+        raise ReferenceFileError(
+            "the file is not a set of references (it may be a LoRA or a checkpoint)"
+        )
+    version = header.metadata.get("version", "")
+    if version != VERSION:
+        raise ReferenceFileError(
+            "the file was made by a newer version of this pack (its format is "
+            f"{version[:12]!r}, not {VERSION!r}): update the pack"
+        )
+    if not {"latents", "weights"} <= set(header.tensors) <= set(TENSORS):
+        raise ReferenceFileError("the file has other tensors than a set of references")
+    for name, place in header.tensors.items():
+        if not 1 <= len(place.shape) <= 6 or 0 in place.shape:
+            raise ReferenceFileError(f"the file has {name} of a wrong shape")
+        if place.dtype not in TENSORS[name]:
+            raise ReferenceFileError(f"the file has {name} of the wrong type {place.dtype}")
+        if place.shape[0] > limits.SET:
+            raise ReferenceFileError(f"the file has more than {limits.SET} references")
 
 
 def _parse(text: str, key: str, like: list) -> list:
     """The value in a JSON text that must have the same structure as `like`."""
     try:
         # Checked first, because parsed empty lists take twenty times the memory of their text.
-        if _outline(text, len(like)) != _outline(_json(like), len(like)):
+        if outline(text, len(like) + 1) != outline(_json(like), len(like)):
             raise ValueError("wrong number or structure")
         # Cut, because parsing a number of a million digits takes minutes. It is too large anyway.
         return json.loads(text, parse_int=lambda digits: int(digits[:12]))
     except ValueError as error:
         raise ReferenceFileError(f"the file holds no usable {key}: {error}") from error
-
-
-def _outline(text: str, n: int) -> str:
-    """The JSON text without spaces, digits and its first n + 1 strings."""
-    unescaped = text.replace("\\\\", "").replace('\\"', "")
-    return re.sub(r"[0-9\s]+", "", "".join(unescaped.split('"', 2 * n + 2)[::2]))
 
 
 def _problems(
@@ -209,6 +216,8 @@ def _problems(
     n = len(latents)
     if not 3 <= latents.ndim <= 6 or latents.numel() == 0:
         yield f"the latents have the shape {tuple(latents.shape)}"
+    if n > limits.SET:
+        yield f"there are more than {limits.SET} of them"
     if weights.shape != (n,):
         yield misfit("weights", weights)
     if not (weights >= 0).all() or abs(float(weights.double().sum()) - 1) > 1e-3:
@@ -224,10 +233,10 @@ def _problems(
     for what, values in {"names": names, "captions": captions, "sizes": sizes}.items():
         if len(values) != n:
             yield f"the number of {what} is {len(values)}, that of the latents {n}"
-    if not all(is_text(name, NOT_IN_NAMES, MAX_NAME) for name in (vae, *names)):
-        yield f"names must be texts of at most {MAX_NAME} characters on one line"
-    if not all(is_text(caption, NOT_IN_CAPTIONS, MAX_CAPTION) for caption in captions):
-        yield f"captions must be texts of at most {MAX_CAPTION} characters"
+    if not all(is_text(name, NOT_IN_NAMES, limits.NAME) for name in (vae, *names)):
+        yield f"names must be texts of at most {limits.NAME} characters on one line"
+    if not all(is_text(caption, NOT_IN_CAPTIONS, limits.CAPTION) for caption in captions):
+        yield f"captions must be texts of at most {limits.CAPTION} characters"
     if not all(map(is_size, (size, *sizes))):
         yield "sizes must be pairs of whole numbers that are not negative"
 

@@ -25,13 +25,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from . import limits
+
 __all__ = [
     "CODES", "Digest", "Stored", "abandoned", "digest", "file_bytes", "remove", "remove_drafts",
     "write_new", "write_whole",
 ]  # fmt: skip
 
 CODES = {torch.float32: "F32", torch.float16: "F16", torch.uint8: "U8"}
-MAX_HEADER = 100_000_000  # bytes; the limit of the .safetensors format
 DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp")  # the names of drafts
 ABANDONED = 24 * 3600  # seconds: no process still writes a draft that is older
 PIECE = 2**22  # numbers that are converted, hashed or written at once
@@ -177,7 +178,7 @@ def file_bytes(metadata: dict[str, str], tensors: Stored) -> Iterator[bytes]:
         entries[name] = {"dtype": CODES[kind], "shape": shape, "data_offsets": [start, end]}
     header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    if len(header) > MAX_HEADER:
+    if len(header) > limits.SET_HEADER:
         raise ValueError(
             f"names and captions take {len(header) / 1e6:.0f} MB, but a file can hold 100 MB of "
             "them: leave out captions or references"

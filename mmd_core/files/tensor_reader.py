@@ -19,6 +19,12 @@ from .tensor_file import CODES, PIECE, Digest
 __all__ = ["BadFile", "Header", "Place", "read_header", "read_tensors"]
 
 TYPES = {code: dtype for dtype, code in CODES.items()}
+SIZES = {  # bytes of a number
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 8),
+}
 MAX_SIDES = 8  # of a tensor
 
 
@@ -55,7 +61,7 @@ class Header(NamedTuple):
 
 
 def read_header(file: BinaryIO, longest: int, entries: int) -> Header:
-    """The header of a file with tensors of the types in `CODES`.
+    """The header of a file.
 
     Arguments:
         file: The file, at its start.
@@ -101,7 +107,7 @@ def _place(entry: dict, start: int) -> Place:
         raise ValueError("a size is no number")
     if len(shape) > MAX_SIDES or len(entry) != 3:
         raise ValueError("a tensor has too many sides or entries")
-    size = TYPES[entry["dtype"]].itemsize * math.prod(shape)
+    size = SIZES[entry["dtype"]] * math.prod(shape)
     if size != last - first:
         raise ValueError("a tensor has another size than its shape")
     return Place(entry["dtype"], tuple(shape), start + first, size)
@@ -113,7 +119,7 @@ def read_tensors(
     """All tensors of a file, and the digest of its content.
 
     Arguments:
-        file: The file that has this header.
+        file: The file that has this header, with tensors of the types in `CODES`.
         header: What `read_header` returned.
         allocate: Returns an uninitialized float32 tensor on the CPU for a shape.
 

@@ -11,6 +11,7 @@ from ...mmd_core.kernels.quoted import quoted
 from ..base.counted import counted
 from ..base.schema import schema_options
 from ..base.sockets import CATEGORY, ReferencesSocket
+from ..host.large_tensor import allocate
 from .folder import reference_files
 
 NODE = "LoadReferenceLatents"
@@ -100,7 +101,7 @@ class LoadReferenceLatents(io.ComfyNode):
     def execute(cls, file: str) -> io.NodeOutput:
         path = find_set(file)
         try:
-            references = read(path)
+            references = read(path, allocate)
         except ValueError as error:
             raise ValueError(f"{NODE}: {quoted(file)}: {error}") from error
         return io.NodeOutput(references, {"samples": references.latents}, report(references, file))

@@ -75,7 +75,7 @@ class SaveReferenceLatents(io.ComfyNode):
             path, written = reference_files.save(references, filename, dtype, overwrite)
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from error
-        except OSError as error:  # on Windows, also if the file is in use (memory-mapped)
+        except OSError as error:  # on Windows, also if another program uses the file
             raise ValueError(
                 f"{NODE}: {quoted(filename)} cannot be written ({error.strerror or error}): choose "
                 "another `filename`, or check whether the disk is full and whether the file is in "

@@ -135,13 +135,12 @@ def test_a_reader_that_does_not_see_damage_is_found_out(tmp_path, monkeypatch, n
             return False
 
     TARGETS[name].cases()  # the whole files are written as they should be
-    if name == "references":
-        monkeypatch.setattr(reference_file, "digest", lambda *_: Anything())
     if name == "cache":
         monkeypatch.setattr(latent_cache, "_digest", lambda *_: Anything())
-    if name == "memory":
-        read = memory_part.read_tensors
-        monkeypatch.setattr(memory_part, "read_tensors", lambda *a: (read(*a)[0], Anything()))
+    else:
+        module = {"references": reference_file, "memory": memory_part}[name]
+        read = module.read_tensors
+        monkeypatch.setattr(module, "read_tensors", lambda *a: (read(*a)[0], Anything()))
     assert kind_of_fault(name, tmp_path, 400)
 
 

@@ -9,7 +9,6 @@ import pickle
 import random
 import re
 import struct
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -17,13 +16,14 @@ import pytest
 import safetensors.torch
 import torch
 from mmd_pack.mmd_core import References
-from mmd_pack.mmd_core.files import reference_file, tensor_file
+from mmd_pack.mmd_core.files import limits, reference_file, tensor_file
 from mmd_pack.mmd_core.files.reference_file import (
     ReferenceFileError,
     holds,
     read,
     write,
 )
+from mmd_tests.support.at_once import at_once
 from mmd_tests.support.crashes import deaths
 from mmd_tests.support.packages import ROOT
 
@@ -235,8 +235,19 @@ def test_what_could_not_be_read_is_not_written(path, changes, message):
     assert not list(path.parent.iterdir())
 
 
+def test_more_references_than_anybody_uses_are_refused(path, monkeypatch):
+    write(references(4), path)
+    monkeypatch.setattr(limits, "SET", 3)
+    with pytest.raises(ReferenceFileError, match="more than 3 references"):
+        read(path)
+    with pytest.raises(ValueError, match="more than 3 of them"):
+        write(references(4), path)
+    write(references(3), path)
+    assert len(read(path)) == 3
+
+
 def test_more_text_than_a_file_holds_is_refused(path, monkeypatch):
-    monkeypatch.setattr(tensor_file, "MAX_HEADER", 800)
+    monkeypatch.setattr(limits, "SET_HEADER", 800)
     with pytest.raises(ValueError, match="leave out captions"):
         write(references(captions=("x" * 500,) * 3), path)
     assert not list(path.parent.iterdir())
@@ -275,23 +286,60 @@ def test_holds_is_true_for_equal_files_only(path):
         assert not holds(path, references())
 
 
-def test_latents_are_not_copied_into_memory(path):
-    latents = torch.randn(3, 4, 3, 2)
-    assert References(latents).latents.data_ptr() == latents.data_ptr()
-    write(references(), path)
-    loaded = read(path)
-    if sys.platform == "linux":
-        address = loaded.latents.data_ptr()
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            start, end = (int(part, 16) for part in line.split()[0].split("-"))
-            if start <= address < end:
-                assert line.endswith(path.name)
-                break
-    # What is loaded stays as it is when a new file takes the place of the old one.
-    before = loaded.latents.clone()
-    if os.name != "nt":
-        write(references(seed=1), path)
-    assert torch.equal(loaded.latents, before)
+@pytest.mark.skipif(os.name == "nt", reason="needs forks of POSIX")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("change", ["cut off", "overwritten in place", "replaced", "removed"])
+def test_what_is_loaded_stays_as_it_is_whatever_happens_to_the_file(path, dtype, change):
+    """A map of a file that is cut off would kill the process."""
+    write(references(shape=(4, 64, 64)), path, dtype)
+
+    def work(*_):
+        loaded, again = read(path), read(path)
+        if change == "cut off":
+            os.truncate(path, 0)
+        if change == "overwritten in place":
+            path.write_bytes(bytes(path.stat().st_size))
+        if change == "replaced":
+            write(references(seed=1), path)
+        if change == "removed":
+            path.unlink()
+        assert_equal(loaded, references(shape=(4, 64, 64)), but=["thumbnails", "latents"])
+        torch.testing.assert_close(
+            loaded.latents, references(shape=(4, 64, 64)).latents, atol=0, rtol=2**-10
+        )
+        assert torch.equal(loaded.latents, again.latents)
+        return True
+
+    assert at_once(work, rounds=1, processes=1) == [(0, 0, True)]
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda path: os.truncate(path, path.stat().st_size // 2), "was shortened while it was read"),
+    (lambda path: path.write_bytes(bytes(path.stat().st_size)), "damaged (wrong digest)"),
+])  # fmt: skip
+def test_a_file_that_changes_while_it_is_read_is_refused(path, change, message):
+    write(references(shape=(4, 64, 64)), path)
+
+    def changing(shape):
+        change(path)
+        return torch.empty(shape)
+
+    with pytest.raises(ReferenceFileError) as error:
+        read(path, changing)
+    assert message in str(error.value)
+
+
+def test_latents_come_into_the_memory_that_is_given(path):
+    given = {}
+
+    def allocate(shape):
+        given[shape] = torch.empty(shape)
+        return given[shape]
+
+    for dtype in ("float32", "float16"):
+        write(references(), path, dtype)
+        loaded = read(path, allocate)
+        assert loaded.latents.data_ptr() == given[(3, 4, 3, 2)].data_ptr()
 
 
 def test_a_node_that_writes_into_loaded_latents_does_not_change_the_file(path):

@@ -24,6 +24,7 @@ from mmd_pack.mmd_core import (
     Window,
 )
 from mmd_pack.mmd_core.files.reference_file import read
+from mmd_pack.nodes.host import large_tensor
 from mmd_pack.nodes.host.vae_match import agreement
 from mmd_pack.nodes.references.encode_reference_latents import EncodeReferenceLatents
 from mmd_pack.nodes.references.folder import reference_files
@@ -158,6 +159,31 @@ def latents_guide_alike(one, other) -> bool:
         moved.append(guidance(x * 0.5, x * 3, 3.0, torch.ones(8, 2)))
     assert not torch.equal(moved[0], x * 0.5)
     return torch.equal(*moved)
+
+
+@posix
+def test_a_large_set_lies_in_a_file_of_its_own(place, tmp_path, monkeypatch):
+    """So that nobody can shorten it, which would kill the process."""
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
+    monkeypatch.setattr(large_tensor, "IN_MEMORY", 100)
+    mapped, from_file = [], torch.from_file
+
+    def noted(path, **options):
+        mapped.append(os.stat(path).st_dev)
+        return from_file(path, **options)
+
+    monkeypatch.setattr(torch, "from_file", noted)
+    save()
+
+    def work(*_):
+        loaded, samples, _ = loader().execute("my_style.safetensors").args
+        os.truncate(place / "my_style.safetensors", 0)
+        assert mapped == [(tmp_path / "temp").stat().st_dev]
+        assert torch.equal(loaded.latents, some_references().latents)
+        assert samples["samples"] is loaded.latents
+        return True
+
+    assert at_once(work, rounds=1, processes=1) == [(0, 0, True)]
 
 
 def test_nothing_known_about_the_references_is_reported_as_such(place):
