@@ -49,7 +49,7 @@ class Posterior:
 
     def __init__(self, references: Latents, noise: NoiseModel) -> None:
         self.noise = noise
-        self.variances, self.counts = (part.cpu() for part in band_variances(references))
+        self.variances, self.counts = band_variances(references)
 
     @classmethod
     def of_rows(cls, rows: Tensor, weights: Tensor, noise: NoiseModel) -> "Posterior":
@@ -123,7 +123,7 @@ def band_variances(references: Latents) -> tuple[Tensor, Tensor]:
         references: Latents with shape `(N, C, *)`.
 
     Returns:
-        Variances and numbers of coefficients, both with shape `(BANDS + 1,)`.
+        Variances and numbers of coefficients, both with shape `(BANDS + 1,)`, on the CPU.
     """
     weights, places = references.weights, references.shape[1:]
     bases = [cosine_basis(n).to(weights) for n in places]
@@ -133,8 +133,9 @@ def band_variances(references: Latents) -> tuple[Tensor, Tensor]:
         for axis, basis in enumerate(bases, 2):
             f = (f.movedim(axis, -1) @ basis.T).movedim(-1, axis)
         power += torch.tensordot(weights[which], f.square_(), 1)
-    degrees = 1 - weights.square().sum().item()  # (N − 1)/N for equal weights
-    power = power.sum(0) / max(degrees, 1e-12)
+    # On the CPU: sums by index are not reproducible on a GPU.
+    power, weights = power.sum(0).cpu(), weights.cpu()
+    power /= max(1 - weights.square().sum().item(), 1e-12)  # (N − 1)/N for equal weights
     radius = power.new_zeros(places)
     for axis, n in enumerate(places):
         along = [-1 if a == axis else 1 for a in range(len(places))]
