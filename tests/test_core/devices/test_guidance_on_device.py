@@ -14,8 +14,8 @@ from mmd_pack.mmd_core.comparison.gram_space import Projection
 from mmd_tests.support.broken import broken
 from mmd_tests.support.device_runs import Run
 from mmd_tests.support.pretended_device import (
-    MixedDevices,
     Missing,
+    MixedDevices,
     NotReproducible,
     OnDevice,
     PretendedDevice,

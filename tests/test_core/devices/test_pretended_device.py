@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 from mmd_tests.support.pretended_device import (
-    MixedDevices,
     Missing,
+    MixedDevices,
     NotReproducible,
     OnDevice,
     PretendedDevice,
