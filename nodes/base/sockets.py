@@ -1,11 +1,15 @@
-"""The socket types of this pack, and the menu category of its nodes.
+"""The socket types of this pack, and the menu categories of its nodes.
 
 Each comment names the class of the value.
 """
 
 from comfy_api.latest import io
 
-CATEGORY = "MMD Guidance"
+REFERENCES = "MMD Guidance/references"
+SAMPLING = "MMD Guidance/sampling"
+LOOK = "MMD Guidance/look"
+STEERING = "MMD Guidance/steering"
+TRAINING = "MMD Guidance/training"
 
 ReferenceSetSocket = io.Custom("MMD_REFERENCE_SET")  # references.folder.image_folder.ReferenceSet
 ReferencesSocket = io.Custom("MMD_REFERENCES")  # mmd_core.References

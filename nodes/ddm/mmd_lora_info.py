@@ -11,7 +11,7 @@ from torch import Tensor
 from ...mmd_core.kernels.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY
+from ..base.sockets import TRAINING
 from ..host.progress import executing_node, show_text
 from .training.trained_lora import read_metadata
 from .training.training_report import steps_text
@@ -35,7 +35,7 @@ class MMDLoRAInfo(io.ComfyNode):
         return io.Schema(
             node_id="MMDLoRAInfo",
             display_name="MMD LoRA Info",
-            category=CATEGORY,
+            category=TRAINING,
             description="Shows which settings a LoRA of MMDTrainLoRA was trained for, outputs its "
             "steps and cfg for the sampler, and warns if you draw with other settings.",
             is_output_node=True,

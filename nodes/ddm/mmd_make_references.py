@@ -14,7 +14,7 @@ from ...mmd_core import References
 from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, ReferencesSocket
+from ..base.sockets import TRAINING, ReferencesSocket
 from ..host.draw_images import Batch, Part, Settings, draw_images
 from ..host.groups import group_indices
 from ..host.prompts import batch_features, prompt_count
@@ -29,7 +29,7 @@ class MMDMakeReferences(io.ComfyNode):
         return io.Schema(
             node_id="MMDMakeReferences",
             display_name="MMD Make References",
-            category=CATEGORY,
+            category=TRAINING,
             description="Draws references with the model itself, in many steps. MMDTrainLoRA then "
             "trains the model to draw such images in few steps. Save the references with "
             "SaveReferenceLatents, so that they are drawn only once.",

@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY
+from ..base.sockets import SAMPLING
 from ..host.prompt_rows import as_rows
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class MMDPrompts(io.ComfyNode):
         return io.Schema(
             node_id="MMDPrompts",
             display_name="MMD Prompts",
-            category=CATEGORY,
+            category=SAMPLING,
             description="Several prompts as one conditioning, one per line: the first image of a "
             "batch uses the first line, the second image the second line, and so on. After the "
             "last line it starts again with the first.",

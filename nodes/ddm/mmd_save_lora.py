@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...mmd_core.kernels.quoted import quoted
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, LoRASocket
+from ..base.sockets import TRAINING, LoRASocket
 from ..host.progress import executing_node, show_text
 from .training.trained_lora import FILE_DTYPES, save_lora
 
@@ -21,7 +21,7 @@ class MMDSaveLoRA(io.ComfyNode):
         return io.Schema(
             node_id="MMDSaveLoRA",
             display_name="MMD Save LoRA",
-            category=CATEGORY,
+            category=TRAINING,
             description="Writes a LoRA of MMDTrainLoRA as a normal LoRA file. The file also holds "
             "the steps, sampler, schedule and cfg of the training. Load it with Load LoRA like any "
             "other.",

@@ -18,7 +18,7 @@ from ...mmd_core.ddm import DEFAULT_KERNEL, DDMConfig, Step, Training
 from ...mmd_core.kernels.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, LoRASocket, LossSocket
+from ..base.sockets import TRAINING, LoRASocket, LossSocket
 from ..host.progress import executing_node, show_text, tiled
 from .training.engine import ModelSetup
 from .training.finetuning import finetuned
@@ -54,8 +54,8 @@ class MMDTrainLoRA(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMDTrainLoRA",
-            display_name="MMD Train LoRA",
-            category=CATEGORY,
+            display_name="Train LoRA for Few Steps",
+            category=TRAINING,
             description="Trains a LoRA with which a model draws well in few steps, and like your "
             "references. Each update draws a batch in these few steps, compares it with the "
             "references (MMD), and computes the gradient through all steps.",
@@ -74,7 +74,8 @@ class MMDTrainLoRA(io.ComfyNode):
             ],
             **schema_options(
                 search_aliases=[
-                    "mmd", "ddm", "few steps", "distill", "train", "finetune", "turbo", "lightning"
+                    "mmd", "mmd train lora", "ddm", "mmd-ddm", "few steps", "distill", "train",
+                    "finetune", "turbo", "lightning",
                 ]
             ),
         )  # fmt: skip

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ...mmd_core import KernelConfig, References
 from ..base.limits import within_limits
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, TraceSocket
+from ..base.sockets import SAMPLING, TraceSocket
 from ..host.micro_batch import micro_batched
 from ..host.progress import executing_node
 from .run.hook import apply_guidance
@@ -35,8 +35,8 @@ class ApplyMMDGuidance(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ApplyMMDGuidance",
-            display_name="Apply MMD Guidance",
-            category=CATEGORY,
+            display_name="Style Guidance (MMD)",
+            category=SAMPLING,
             description="Makes the batch that is drawn with this model distributed like the "
             "references. Works with every sampler node. The images of a batch are drawn together: "
             "each depends on the others.",
@@ -52,7 +52,17 @@ class ApplyMMDGuidance(io.ComfyNode):
                 ),
             ],
             **schema_options(
-                search_aliases=["mmd", "reference distribution", "style set", "dataset guidance"]
+                search_aliases=[
+                    "mmd",
+                    "apply mmd guidance",
+                    "guidance",
+                    "style",
+                    "style set",
+                    "style transfer",
+                    "reference distribution",
+                    "dataset guidance",
+                    "diverse",
+                ]
             ),
         )
 

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 from ...mmd_core import KernelConfig, References
 from ..base.limits import within_limits
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, TraceSocket
+from ..base.sockets import SAMPLING, TraceSocket
 from ..host.groups import Group, group_indices
 from ..host.micro_batch import micro_batched
 from ..host.progress import executing_node
@@ -41,7 +41,7 @@ class MMDGuidedKSampler(io.ComfyNode):
         return io.Schema(
             node_id="MMDGuidedKSampler",
             display_name="MMD Guided KSampler",
-            category=CATEGORY,
+            category=SAMPLING,
             description="A KSampler whose batch becomes distributed like the references. The "
             "images of a batch are drawn together: each depends on the others.",
             inputs=[
@@ -120,7 +120,20 @@ class MMDGuidedKSampler(io.ComfyNode):
                 ),
             ],
             **schema_options(
-                search_aliases=["mmd", "reference distribution", "style set", "few-shot", "sampler"]
+                search_aliases=[
+                    "mmd",
+                    "mmd sampler",
+                    "guidance",
+                    "style",
+                    "style set",
+                    "style transfer",
+                    "reference distribution",
+                    "few-shot",
+                    "sampler",
+                    "diverse",
+                    "diversity",
+                    "like my pictures",
+                ]
             ),
         )
 

@@ -12,7 +12,7 @@ from ...mmd_core import (
 from ...mmd_core.kernels.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, KernelSocket
+from ..base.sockets import SAMPLING, KernelSocket
 
 DEFAULTS = KernelConfig()
 
@@ -38,7 +38,7 @@ class MMDKernel(io.ComfyNode):
         return io.Schema(
             node_id="MMDKernel",
             display_name="MMD Kernel",
-            category=CATEGORY,
+            category=SAMPLING,
             description="How images are compared. Without this node: rbf with three bandwidths, "
             "the median distance × 0.5, 1 and 2.",
             inputs=[

@@ -10,7 +10,7 @@ from ...mmd_core.files.memory_file import TRASH, Recalled, disk_use, parts, rese
 from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, MemorySocket
+from ..base.sockets import SAMPLING, MemorySocket
 from .run.shared_memory import KIND, SharedMemory, folder_of
 
 NODE = "MMDMemory"
@@ -77,7 +77,7 @@ class MMDMemory(io.ComfyNode):
         return io.Schema(
             node_id="MMDMemory",
             display_name="MMD Memory",
-            category=CATEGORY,
+            category=SAMPLING,
             description="Remembers finished images on disk, so that the images of several queue "
             "runs, or of several ComfyUI servers with one network drive, become distributed like "
             "the references together.",

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...mmd_core import GuidanceConfig
 from ..base.counted import counted
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, TraceSocket
+from ..base.sockets import LOOK, TraceSocket
 from ..pictures.chart import (
     NEUTRAL,
     Line,
@@ -169,7 +169,7 @@ class MMDPlot(io.ComfyNode):
         return io.Schema(
             node_id="MMDPlot",
             display_name="MMD Plot",
-            category=CATEGORY,
+            category=LOOK,
             description="Draws what guidance did: MMD² and the size of guidance at every step, "
             "below the images. Several traces in one image compare settings.",
             inputs=[

@@ -15,7 +15,7 @@ from ...mmd_core.comparison.score import TESTABLE, Score, score
 from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
-from ..base.sockets import CATEGORY, KernelSocket, ReferencesSocket
+from ..base.sockets import LOOK, KernelSocket, ReferencesSocket
 from ..host.picture import picture
 from ..host.vae_match import other_vae, pixel_unit
 from ..pictures.fit_image import fit_image
@@ -202,8 +202,8 @@ class MMDScore(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMDScore",
-            display_name="MMD Score",
-            category=CATEGORY,
+            display_name="Score against References (MMD)",
+            category=LOOK,
             description="Tells how well images fit the references: MMD², whether chance explains "
             "it, and the reference nearest to each image.",
             inputs=[
@@ -265,10 +265,13 @@ class MMDScore(io.ComfyNode):
             **schema_options(
                 search_aliases=[
                     "mmd",
+                    "mmd score",
                     "metric",
+                    "measure",
                     "kid",
                     "fid",
                     "evaluate",
+                    "similarity",
                     "nearest reference",
                     "copies",
                 ],

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...mmd_core.kernels.quoted import quoted
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY
+from ..base.sockets import SAMPLING
 
 NODE = "MMDStrengths"
 MOST = 100  # strengths: the batch is drawn once with each
@@ -45,8 +45,8 @@ class MMDStrengths(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="MMDStrengths",
-            display_name="MMD Strengths",
-            category=CATEGORY,
+            display_name="Strength Sweep (MMD)",
+            category=SAMPLING,
             description="Compares strengths: connect it to strength of MMDGuidedKSampler, and the "
             "batch is drawn once with each. MMDPlot shows all in one grid.",
             inputs=[
@@ -64,7 +64,16 @@ class MMDStrengths(io.ComfyNode):
                     tooltip="For strength of a guidance node, which runs once with each.",
                 )
             ],
-            **schema_options(search_aliases=["mmd", "strength sweep", "xy plot", "list of floats"]),
+            **schema_options(
+                search_aliases=[
+                    "mmd",
+                    "mmd strengths",
+                    "strength sweep",
+                    "sweep",
+                    "xy plot",
+                    "list of floats",
+                ]
+            ),
         )
 
     @classmethod

@@ -12,7 +12,7 @@ from ...mmd_core.references.compress import Compressed, compress
 from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
-from ..base.sockets import CATEGORY, KernelSocket, ReferencesSocket
+from ..base.sockets import REFERENCES, KernelSocket, ReferencesSocket
 from ..guidance.run.checks import check_captions
 
 NODE = "CompressReferences"
@@ -69,7 +69,7 @@ class CompressReferences(io.ComfyNode):
         return io.Schema(
             node_id="CompressReferences",
             display_name="Compress References",
-            category=CATEGORY,
+            category=REFERENCES,
             description="Keeps a few of many references, with weights that make them represent the "
             "whole set. Guidance with a few hundred references is faster and needs less memory "
             "than with thousands.",

@@ -11,7 +11,7 @@ from ...mmd_core import References
 from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
-from ..base.sockets import CATEGORY, ReferenceSetSocket, ReferencesSocket
+from ..base.sockets import REFERENCES, ReferenceSetSocket, ReferencesSocket
 from ..host.fingerprint import vae_fingerprint
 from ..host.fit_latent import fit_latents, needs_scaling, usual_size
 from ..host.large_tensor import spread
@@ -111,7 +111,7 @@ class EncodeReferenceLatents(io.ComfyNode):
         return io.Schema(
             node_id="EncodeReferenceLatents",
             display_name="Encode Reference Latents",
-            category=CATEGORY,
+            category=REFERENCES,
             description="Resizes the reference images to the size being drawn and encodes them.",
             is_input_list=True,
             inputs=[

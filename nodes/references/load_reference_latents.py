@@ -10,7 +10,7 @@ from ...mmd_core.files.reference_file import read
 from ...mmd_core.kernels.quoted import quoted
 from ..base.counted import counted
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, ReferencesSocket
+from ..base.sockets import REFERENCES, ReferencesSocket
 from ..host.large_tensor import allocate
 from .folder import reference_files
 
@@ -62,7 +62,7 @@ class LoadReferenceLatents(io.ComfyNode):
         return io.Schema(
             node_id="LoadReferenceLatents",
             display_name="Load Reference Latents",
-            category=CATEGORY,
+            category=REFERENCES,
             description="Loads encoded references from a file that SaveReferenceLatents wrote.",
             inputs=[
                 io.Combo.Input(

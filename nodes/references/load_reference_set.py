@@ -12,7 +12,7 @@ from ...mmd_core.kernels.quoted import quoted
 from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
-from ..base.sockets import CATEGORY, ReferenceSetSocket
+from ..base.sockets import REFERENCES, ReferenceSetSocket
 from ..pictures.picture_grid import contact_sheet
 from .folder import image_folder
 from .folder.captions import CAPTION_SOURCES
@@ -70,8 +70,8 @@ class LoadReferenceSet(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LoadReferenceSet",
-            display_name="Load Reference Set",
-            category=CATEGORY,
+            display_name="Reference Folder",
+            category=REFERENCES,
             description="Loads the reference images in a folder, with their captions.",
             inputs=[
                 io.Combo.Input(
@@ -139,7 +139,20 @@ class LoadReferenceSet(io.ComfyNode):
                 io.String.Output("report", tooltip="As text: what was loaded, and what was not."),
             ],
             **schema_options(
-                search_aliases=["mmd", "load images from folder", "dataset", "reference images"],
+                search_aliases=[
+                    "mmd",
+                    "reference",
+                    "references",
+                    "load reference set",
+                    "reference images",
+                    "style",
+                    "style folder",
+                    "load images from folder",
+                    "image folder",
+                    "dataset",
+                    "moodboard",
+                    "directory",
+                ],
                 has_intermediate_output=True,  # keeps the preview when the result is cached
             ),
         )

@@ -10,7 +10,7 @@ from ...mmd_core.references.merge import merge
 from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, ReferencesSocket
+from ..base.sockets import REFERENCES, ReferencesSocket
 from ..host.large_tensor import allocate
 
 NODE = "MergeReferences"
@@ -53,7 +53,7 @@ class MergeReferences(io.ComfyNode):
         return io.Schema(
             node_id="MergeReferences",
             display_name="Merge References",
-            category=CATEGORY,
+            category=REFERENCES,
             description="Mixes reference sets by shares, for example 70 % and 30 %, regardless of "
             "how many images each has.",
             inputs=[

@@ -16,7 +16,7 @@ from ...mmd_core import References
 from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, ReferencesSocket
+from ..base.sockets import REFERENCES, ReferencesSocket
 from ..host.draw_images import Batch, Part, Settings, draw_images
 from ..host.prompt_rows import alike, as_rows
 from ..host.prompts import entry_feature
@@ -35,7 +35,7 @@ class MMDBaseImages(io.ComfyNode):
         return io.Schema(
             node_id="MMDBaseImages",
             display_name="MMD Base Images",
-            category=CATEGORY,
+            category=REFERENCES,
             description="Draws with the model itself what the references show: one image for each "
             "caption. Connect them to base of MMDGuidedKSampler or ApplyMMDGuidance. Guidance then "
             "follows only what is different in the references: their style.",

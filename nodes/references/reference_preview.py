@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ...mmd_core import References
 from ..base.limits import within_limits
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, ReferencesSocket
+from ..base.sockets import LOOK, ReferencesSocket
 from ..pictures.picture_grid import Cell, captioned_sheet
 from ..pictures.reference_pictures import reference_pictures
 
@@ -44,7 +44,7 @@ class ReferencePreview(io.ComfyNode):
         return io.Schema(
             node_id="ReferencePreview",
             display_name="Reference Preview",
-            category=CATEGORY,
+            category=LOOK,
             description="Shows references with their captions and weights. Use it after loading, "
             "merging or compressing a set.",
             inputs=[

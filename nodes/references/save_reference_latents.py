@@ -7,7 +7,7 @@ from ...mmd_core.files.reference_file import DTYPES
 from ...mmd_core.kernels.quoted import quoted
 from ..base.counted import counted
 from ..base.schema import advanced, schema_options
-from ..base.sockets import CATEGORY, ReferencesSocket
+from ..base.sockets import REFERENCES, ReferencesSocket
 from .folder import reference_files
 
 NODE = "SaveReferenceLatents"
@@ -19,7 +19,7 @@ class SaveReferenceLatents(io.ComfyNode):
         return io.Schema(
             node_id="SaveReferenceLatents",
             display_name="Save Reference Latents",
-            category=CATEGORY,
+            category=REFERENCES,
             description="Saves encoded references in a .safetensors file. It loads fast, and can "
             "be shared like a LoRA.",
             is_output_node=True,

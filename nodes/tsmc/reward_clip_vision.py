@@ -15,7 +15,7 @@ from ...mmd_core import KernelConfig
 from ...mmd_core.tsmc import Witness
 from ..base.counted import counted
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, RewardSocket
+from ..base.sockets import STEERING, RewardSocket
 from .rewards.decode import check_vae
 from .rewards.reward import fixed_witness
 
@@ -141,7 +141,7 @@ class TSMCRewardCLIPVision(io.ComfyNode):
         return io.Schema(
             node_id="TSMCRewardCLIPVision",
             display_name="TSMC Reward CLIP Vision",
-            category=CATEGORY,
+            category=STEERING,
             description="A reward for TRI-TSMC: an image scores high if CLIP finds it similar to "
             "your reference pictures. Texts are not compared.",
             is_input_list=True,

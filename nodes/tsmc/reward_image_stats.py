@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, RewardSocket
+from ..base.sockets import STEERING, RewardSocket
 from .rewards.decode import check_vae
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class TSMCRewardImageStats(io.ComfyNode):
         return io.Schema(
             node_id="TSMCRewardImageStats",
             display_name="TSMC Reward Image Stats",
-            category=CATEGORY,
+            category=STEERING,
             description="A reward for TRI-TSMC that needs no other model: brightness, saturation "
             "or sharpness. Good for a first try.",
             inputs=[

@@ -13,7 +13,7 @@ from ...mmd_core import KernelConfig, References
 from ...mmd_core.tsmc import Witness
 from ..base.counted import counted
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, KernelSocket, ReferencesSocket, RewardSocket
+from ..base.sockets import STEERING, KernelSocket, ReferencesSocket, RewardSocket
 from ..host.picture import picture
 from ..host.vae_match import wrong_vae
 from .rewards.reward import fixed_witness
@@ -184,7 +184,7 @@ class TSMCRewardReference(io.ComfyNode):
         return io.Schema(
             node_id="TSMCRewardReference",
             display_name="TSMC Reward Reference",
-            category=CATEGORY,
+            category=STEERING,
             description="A reward for TRI-TSMC: an image scores high if it is more like your "
             "references than like images of the model without steering (the witness function of "
             "MMD).",

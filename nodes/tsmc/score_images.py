@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..base.counted import counted
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, RewardSocket
+from ..base.sockets import STEERING, RewardSocket
 from .rewards.reward import FixedReward, Reward
 
 NODE = "TSMCScoreImages"
@@ -66,7 +66,7 @@ class TSMCScoreImages(io.ComfyNode):
         return io.Schema(
             node_id="TSMCScoreImages",
             display_name="TSMC Score Images",
-            category=CATEGORY,
+            category=STEERING,
             description="Scores images with a reward. It gives one number for each image, in the "
             "form that TSMCUpdate needs.",
             is_input_list=True,

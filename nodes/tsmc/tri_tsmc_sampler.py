@@ -11,7 +11,7 @@ from ...mmd_core.kernels.quoted import quoted
 from ...mmd_core.tsmc import FINALS
 from ..base.limits import within_limits
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, RewardSocket, StateSocket
+from ..base.sockets import STEERING, RewardSocket, StateSocket
 from ..host.particle_noise import InitialNoise
 from ..host.progress import executing_node, show_text
 from .rewards.reward import Reward
@@ -35,8 +35,8 @@ class TRITSMCSampler(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="TRITSMCSampler",
-            display_name="TRI-TSMC Sampler",
-            category=CATEGORY,
+            display_name="Steering Sampler (TRI-TSMC)",
+            category=STEERING,
             description="Steers any model towards a reward, without training. It draws batches, "
             "learns from their scores how to steer the next batch, and weights all images so that "
             "together they are samples of the model tilted towards the reward.",
@@ -98,12 +98,15 @@ class TRITSMCSampler(io.ComfyNode):
             **schema_options(
                 search_aliases=[
                     "tsmc",
+                    "tri-tsmc sampler",
                     "smc",
+                    "steer",
                     "steering",
                     "reward",
                     "best of n",
                     "alignment",
                     "sampler",
+                    "search",
                 ]
             ),
         )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..base.limits import within_limits
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, StateSocket
+from ..base.sockets import STEERING, StateSocket
 from ..host.particle_noise import InitialNoise
 from .run.plan import Latent
 from .run.settings import config_of, learning_inputs, noise_input, schedule_inputs
@@ -22,7 +22,7 @@ class TSMCInit(io.ComfyNode):
         return io.Schema(
             node_id="TSMCInit",
             display_name="TSMC Init",
-            category=CATEGORY,
+            category=STEERING,
             description="Begins a run of TRI-TSMC in which other nodes score the images. "
             "TSMCPropose draws a batch, you score it, TSMCUpdate learns from the scores. Repeat "
             "these three, and end with TSMCSelect.",

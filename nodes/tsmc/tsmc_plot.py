@@ -14,7 +14,7 @@ from torch import Tensor
 from ...mmd_core.tsmc import Learning
 from ..base.counted import counted
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, StateSocket
+from ..base.sockets import LOOK, StateSocket
 from ..guidance.mmd_plot import legend
 from ..pictures.chart import NEUTRAL, Axis, Line, chart, color_of
 from ..pictures.lettering import BACKGROUND, Color
@@ -122,7 +122,7 @@ class TSMCPlot(io.ComfyNode):
         return io.Schema(
             node_id="TSMCPlot",
             display_name="TSMC Plot",
-            category=CATEGORY,
+            category=LOOK,
             description="Shows how a run of TRI-TSMC went, batch by batch: the effective sample "
             "size, how far each update went, and the rewards.",
             inputs=[

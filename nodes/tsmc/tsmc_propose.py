@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..base.counted import counted
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, StateSocket
+from ..base.sockets import STEERING, StateSocket
 from ..host.progress import executing_node
 from .run.drawing import draw_batch, with_model
 from .run.iterations import first_batch_size
@@ -27,7 +27,7 @@ class TSMCPropose(io.ComfyNode):
         return io.Schema(
             node_id="TSMCPropose",
             display_name="TSMC Propose",
-            category=CATEGORY,
+            category=STEERING,
             description="Draws the next batch of a run of TRI-TSMC, steered by what was learned "
             "from the scores so far. Decode its images, score each of them, and connect state and "
             "scores to TSMCUpdate.",

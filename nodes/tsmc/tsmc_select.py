@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ...mmd_core.kernels.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, StateSocket
+from ..base.sockets import STEERING, StateSocket
 from .run.account import run_report
 from .run.finishing import selected_latent
 from .run.state import Learned, TSMCState
@@ -22,7 +22,7 @@ class TSMCSelect(io.ComfyNode):
         return io.Schema(
             node_id="TSMCSelect",
             display_name="TSMC Select",
-            category=CATEGORY,
+            category=STEERING,
             description="Selects images of a run of TRI-TSMC: the best ones, samples of the tilted "
             "model, or all images with their weights.",
             inputs=[

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..base.counted import counted
 from ..base.schema import schema_options
-from ..base.sockets import CATEGORY, RewardSocket, StateSocket
+from ..base.sockets import STEERING, RewardSocket, StateSocket
 from ..host.progress import executing_node, show_text
 from .rewards.reward import Reward
 from .run.account import result_line, run_report
@@ -45,7 +45,7 @@ class TSMCUpdate(io.ComfyNode):
         return io.Schema(
             node_id="TSMCUpdate",
             display_name="TSMC Update",
-            category=CATEGORY,
+            category=STEERING,
             description="Learns from the scores of a batch how to steer the next batch. Connect "
             "scores of other nodes, or a reward.",
             inputs=[

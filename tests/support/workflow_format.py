@@ -68,10 +68,11 @@ class Node:
     def properties(self) -> dict:
         """What tells ComfyUI where to get this node or its models if they are missing."""
         properties: dict = {"Node name for S&R": self.type}
-        if self.schema.category == "MMD Guidance":
-            properties |= {"cnr_id": "mmd-guidance", "ver": PACK_VERSION}
-        elif not self.schema.category.startswith("MMD Guidance/"):  # the demo's are not published
+        family, _, part = self.schema.category.partition("/")
+        if family != "MMD Guidance":
             properties |= {"cnr_id": "comfy-core", "ver": CORE_VERSION}
+        elif part != "demo":  # those are not published
+            properties |= {"cnr_id": "mmd-guidance", "ver": PACK_VERSION}
         return properties | ({"models": self.models} if self.models else {})
 
 

@@ -10,7 +10,7 @@ Draws the same noise without guidance and with it, and shows what the difference
 and a score for each.
 
 1. Put reference images, 20 or more, into `ComfyUI/input/mmd_references`, or name another folder \
-under `input` in *Load Reference Set*.
+under `input` in *Reference Folder*.
 2. Write a prompt that fits the references, and run.
 
 **What it tells**

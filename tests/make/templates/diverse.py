@@ -32,7 +32,7 @@ with the full model: it only must have the same VAE.
 **Try next**
 
 - More of one kind: raise its share in *Merge References*.
-- A folder of varied pictures instead: *Load Reference Set* into *Encode Reference Latents*.
+- A folder of varied pictures instead: *Reference Folder* into *Encode Reference Latents*.
 - Keep the set: add *Save Reference Latents*.
 - No layout from the references: add *MMD Kernel* with feature_space palette.
 """

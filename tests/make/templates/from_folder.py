@@ -13,7 +13,7 @@ Draws a batch of images that are distributed like your reference images: their l
 each kind of look occurs. Nothing is trained.
 
 1. Put reference images, 20 or more, into `ComfyUI/input/mmd_references`. Or use any other folder \
-under `input` and name it in *Load Reference Set*.
+under `input` and name it in *Reference Folder*.
 2. Choose a checkpoint. With SDXL, set width and height to 1024.
 3. Write a prompt that fits the references.
 4. Run. On the right come images with guidance and, below, without it, from the same noise.
@@ -45,7 +45,7 @@ ABOUT_SDXL = """\
 SDXL draws 16 images that are distributed like your reference images. Nothing is trained.
 
 1. Put 20 to 500 reference images into `ComfyUI/input/mmd_references`, or name another folder under \
-`input` in *Load Reference Set*. They may have any size; at least 1024 pixels is best.
+`input` in *Reference Folder*. They may have any size; at least 1024 pixels is best.
 2. Write a prompt that fits the references.
 3. Run. Encoding the references takes a while the first time; after that they come from the cache.
 
@@ -65,7 +65,7 @@ ABOUT_SMALL = """\
 Draws 32 images that balance each other, on a card with room for two.
 
 1. Put reference images, 20 or more, into `ComfyUI/input/mmd_references`, or name another folder \
-under `input` in *Load Reference Set*.
+under `input` in *Reference Folder*.
 2. Write a prompt that fits the references, and run.
 
 **Two settings save memory** (in *MMD Guided KSampler*)

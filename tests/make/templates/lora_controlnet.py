@@ -12,7 +12,7 @@ CONTROLNET_FROM = (
     f"{parts.HUGGING_FACE}comfyanonymous/ControlNet-v1-1_fp16_safetensors/resolve/main/{CONTROLNET}"
 )
 ABOUT = """\
-A LoRA, a ControlNet and references in one picture. *Apply MMD Guidance* works on the MODEL wire, so \
+A LoRA, a ControlNet and references in one picture. *Style Guidance (MMD)* works on the MODEL wire, so \
 that any sampler node can follow it.
 
 1. Put reference images, 20 or more, into `ComfyUI/input/mmd_references`.
@@ -21,7 +21,7 @@ that any sampler node can follow it.
 
 **Who does what**
 
-- The LoRA brings what it was trained on. It comes before *Apply MMD Guidance*.
+- The LoRA brings what it was trained on. It comes before *Style Guidance (MMD)*.
 - The ControlNet holds the outlines. It is on the prompts, and guidance does not touch it.
 - The references bring colors, light and textures, and how often each occurs in the batch.
 
@@ -34,7 +34,7 @@ palette (colors) or patches (strokes): these leave the layout alone.
 
 **Try next**
 
-- Bypass the LoRA, the ControlNet or *Apply MMD Guidance* (Ctrl+B), one at a time, with the same seed.
+- Bypass the LoRA, the ControlNet or *Style Guidance (MMD)* (Ctrl+B), one at a time, with the same seed.
 - The same MODEL goes into *SamplerCustomAdvanced* and into detailer and upscaler nodes.
 """
 

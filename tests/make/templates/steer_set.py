@@ -10,7 +10,7 @@ Steers a checkpoint towards the palette and contrast of your references (TRI-TSM
 likelier they are among the references than among what the model draws by itself. Nothing is trained.
 
 1. Put reference images, 16 or more, into `ComfyUI/input/mmd_references`, or name another folder \
-under `input` in *Load Reference Set*.
+under `input` in *Reference Folder*.
 2. Write a prompt that the references fit, and run. It draws 64 images to hand out 8.
 
 **What happens**
@@ -20,7 +20,7 @@ image is among the references (MMD witness), in standard deviations.
 - Three more batches are steered, each by what all before it taught.
 - The 8 of the highest reward are saved (final: best). Below are 8 of the first batch, to compare with.
 
-**Settings that work** (in *TRI-TSMC Sampler*)
+**Settings that work** (in *Steering Sampler (TRI-TSMC)*)
 
 - reward_scale 2: about as far as the best of 20 images. 3: as the best of 245. Above that raise \
 particles too.

@@ -10,7 +10,7 @@ Draws the same noise at five strengths and puts all into one picture: a row of i
 strength, and curves below.
 
 1. Put reference images, 20 or more, into `ComfyUI/input/mmd_references`, or name another folder \
-under `input` in *Load Reference Set*.
+under `input` in *Reference Folder*.
 2. Write a prompt that fits the references, and run. It takes as long as five runs.
 
 **How to read it**
@@ -26,7 +26,7 @@ references are from each other.
 
 **Try next**
 
-- Other strengths in *MMD Strengths*: "50, 70, 100, 140". 0 is the batch without guidance.
+- Other strengths in *Strength Sweep (MMD)*: "50, 70, 100, 140". 0 is the batch without guidance.
 - 8 images at 20 steps are enough to choose. For a large card and a surer choice: 16.
 """
 
