@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from .caption_files import CaptionRequest
+from .color_profile import UNUSABLE
 from .file_kinds import OTHER_IMAGE_FILE, OTHER_TEXT_FILE, has_ending, sniffed, stem_of
 from .list_files import SYSTEM, Listing, natural_key, printable
 from .problems import some
@@ -37,6 +38,23 @@ def image_notes(listing: Listing) -> list[str]:
     looked = islice(((n, p) for n, p in unknown if n not in names), MAX_SNIFFED)
     if misnamed := [f"{stem_of(n)}.{end}" for n, p in looked if (end := sniffed(p))]:
         lines.append(f"Images with other endings are not read. Rename them to {_some(misnamed)}.")
+    return lines
+
+
+def color_notes(profiles: dict[str, str]) -> list[str]:
+    """Lines about color profiles, by the name of each image."""
+    counts = Counter(filter(None, profiles.values()))
+    broken = counts.pop(UNUSABLE, 0)
+    lines = []
+    if counts:
+        names = some(f"{printable(name)} ({count})" for name, count in counts.most_common())
+        lines.append(f"Colors converted to sRGB, from {names}.")
+    if broken:
+        names = _some(name for name, profile in profiles.items() if profile == UNUSABLE)
+        lines.append(
+            f"Images with {UNUSABLE}, taken as sRGB: {broken} ({names}). If their colors are "
+            "wrong, save them as sRGB."
+        )
     return lines
 
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from .caption_files import CaptionRequest
 from .captions import WITHOUT_FILES, read_captions
 from .file_kinds import CAPTION_FILE
-from .folder_notes import caption_notes, image_notes
+from .folder_notes import caption_notes, color_notes, image_notes
 from .lazy_image import FileImage, LazyImage
 from .list_files import list_files, natural_key, printable
 from .problems import Problem, folded
-from .read_image import SHORT_SIDE, header_size, read_sized
+from .read_image import SHORT_SIDE, Header, read_header, read_sized
 from .trainer_names import repeats
 
 MAX_DECODED = 2 * 2**30  # bytes: maximum for all decoded images of one folder
@@ -110,9 +110,9 @@ class _Pool:
         # Without cancel_futures, an interrupt would wait for all pending files.
         self.threads.shutdown(cancel_futures=True)
 
-    def sizes(self, paths: list[Path]) -> Iterator[tuple[Size | None, str]]:
-        """The width and height of each image, as in `header_size`."""
-        return self.threads.map(lambda path: self._try(header_size, path), paths)
+    def headers(self, paths: list[Path]) -> Iterator[tuple[Header | None, str]]:
+        """What each image is, as in `read_header`."""
+        return self.threads.map(lambda path: self._try(read_header, path), paths)
 
     def images(
         self, paths: list[Path], sizes: Iterable[Size], short_side: float
@@ -154,25 +154,26 @@ def read_images(
     done, failed, used, waiting = {}, {}, 0, iter(order)
     with _Pool() as pool:
         while True:
-            sizes = {}
-            while batch := list(islice(waiting, k - len(done) - len(sizes))):
-                found = pool.sizes([paths[index] for index in batch])
-                for index, (size, reason) in zip(batch, found, strict=True):
+            headers: dict[int, Header] = {}
+            while batch := list(islice(waiting, k - len(done) - len(headers))):
+                found = pool.headers([paths[index] for index in batch])
+                for index, (header, reason) in zip(batch, found, strict=True):
                     if reason:
                         failed[index] = reason
                     else:
-                        sizes[index] = size
+                        headers[index] = header
                     on_progress(bool(reason))
-            if not sizes:
+            if not headers:
                 return done, failed
-            side = short_side_within(list(sizes.values()), MAX_DECODED - used)
-            images = pool.images([paths[index] for index in sizes], sizes.values(), side)
-            for index, (image, reason) in zip(sizes, images, strict=True):
+            sizes = [header.size for header in headers.values()]
+            side = short_side_within(sizes, MAX_DECODED - used)
+            images = pool.images([paths[index] for index in headers], sizes, side)
+            for index, (image, reason) in zip(headers, images, strict=True):
                 if reason:
                     failed[index] = reason
                 else:
                     pixels, size = image
-                    done[index] = FileImage(paths[index], size), pixels
+                    done[index] = FileImage(paths[index], size, headers[index].profile), pixels
                     used += 4 * pixels.numel()
                 on_progress(1)
 
@@ -222,7 +223,8 @@ def read_folder(
     problems += listing.problems + request.problems
     # Images come first, because long lists are cut.
     problems.sort(key=lambda found: (bool(CAPTION_FILE.fullmatch(found[0])), natural_key(found[0])))
-    notes = image_notes(listing)
+    profiles = {name: image.profile for name, (image, _) in zip(chosen, read, strict=True)}
+    notes = image_notes(listing) + color_notes(profiles)
     if caption_source not in WITHOUT_FILES:
         notes += caption_notes(listing, request)
     skipped = [(printable(name), printable(reason)) for name, reason in folded(problems)]

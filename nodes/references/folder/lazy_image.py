@@ -1,5 +1,6 @@
 """Images that are decoded on demand, because thousands of decoded images would fill the memory."""
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ...base.safe_paths import open_file
-from .read_image import MAX_BYTES, read_image
+from .color_profile import UNUSABLE
+from .read_image import MAX_BYTES, read_header, read_image
 
 
 class Loaded(NamedTuple):
@@ -32,10 +34,12 @@ class FileImage:
     Arguments:
         path: The file.
         size: Its width and height in pixels, after EXIF rotation.
+        profile: As in `Header`.
     """
 
     path: Path
     size: tuple[int, int]
+    profile: str = ""
 
     def load(self) -> Loaded:
         """The current content of the file. The digest and `decode` use the same bytes.
@@ -47,6 +51,9 @@ class FileImage:
         with open_file(self.path, MAX_BYTES) as file:
             data = file.read()
         digest = hashlib.sha256(data).hexdigest()
+        with contextlib.suppress(ValueError):  # `decode` says why
+            if read_header(io.BytesIO(data)).profile not in ("", UNUSABLE):
+                digest += " in sRGB"  # earlier versions read the same bytes as other colors
         return Loaded(digest, lambda: read_image(io.BytesIO(data)))
 
 

@@ -3,9 +3,10 @@
 import math
 import threading
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from ...base.safe_paths import open_file
+from .color_profile import Profile, profile_of
 
 # Pixels. Larger photographs fill the memory, and few models generate larger images.
 SHORT_SIDE = 2048
@@ -111,15 +113,36 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
     return opened
 
 
-def header_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels, before EXIF rotation, without decoding the image.
+@contextmanager
+def _opened(file: str | Path | BinaryIO) -> Iterator[BinaryIO]:
+    """The open file, while decoding is strict."""
+    named = isinstance(file, str | Path)
+    with _STRICT, open_file(Path(file), MAX_BYTES) if named else nullcontext(file) as data:
+        yield data
+
+
+class Header(NamedTuple):
+    """What a picture is, without its pixels.
+
+    Attributes:
+        size: Width and height in pixels, before EXIF rotation.
+        profile: The name of the color profile from which it is converted, "" if it is not, or
+            `UNUSABLE`.
+    """
+
+    size: tuple[int, int]
+    profile: str
+
+
+def read_header(file: str | Path | BinaryIO) -> Header:
+    """Reads what a picture is, without decoding it.
 
     Raises:
         ValueError: The file cannot be read; the message is the reason.
     """
     try:
-        with _STRICT, open_file(path, MAX_BYTES) as file, _open(file) as opened:
-            return opened.size
+        with _opened(file) as data, _open(data) as opened:
+            return Header(opened.size, profile_of(opened).name)
     except Exception as error:
         raise ValueError(why(error)) from error
 
@@ -168,24 +191,28 @@ def _fix_transparency(opened: ImageFile.ImageFile) -> None:
         opened.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(raw, 1)
 
 
-def _rgb(image: Image.Image, white: int) -> Image.Image:
-    """The image as RGB with 8 bits per channel, on a white background.
+def _rgb(image: Image.Image, white: int, profile: Profile) -> Image.Image:
+    """The image as sRGB with 8 bits per channel, on a white background.
 
     `white` is the result of `_white`.
     """
     if image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.float32)
         grey = np.rint(values.clip(0, abs(white)) * (255 / abs(white)))
-        grey = 255 - grey if white < 0 else grey
+        grey = Image.fromarray((255 - grey if white < 0 else grey).astype(np.uint8))
+        found = profile.to_srgb(grey)
         if "transparency" in image.info:
-            grey[values == image.info["transparency"]] = 255
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+            clear = Image.fromarray(values == image.info["transparency"])
+            found.paste("white", mask=clear)
+        return found
     if image.mode in ("RGBa", "La"):
         image = image.convert(image.mode.upper())
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image.convert("RGBA"))
-    return image.convert("RGB")
+    if "transparency" not in image.info and image.mode not in ("RGBA", "LA", "PA"):
+        return profile.to_srgb(image)
+    veiled = image.convert("RGBA")
+    colors = profile.to_srgb(image if profile.mode == "L" else veiled)
+    colors.putalpha(veiled.getchannel("A"))
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), colors).convert("RGB")
 
 
 def _orientation(opened: ImageFile.ImageFile) -> int:
@@ -205,7 +232,7 @@ def _decode(file: BinaryIO, short_side: float) -> tuple[Image.Image, tuple[int, 
         opened = _open(file)
     if opened.format == "TIFF":
         _check_tiff(opened)
-    size, white = opened.size, _white(opened)
+    size, white, profile = opened.size, _white(opened), profile_of(opened)
     _fix_transparency(opened)
     # JPEG decoders can downscale while decoding. 1.5 times the target size keeps the quality.
     draft = opened.draft(opened.mode, tuple(3 * side // 2 for side in reduced(size, short_side)))
@@ -221,7 +248,7 @@ def _decode(file: BinaryIO, short_side: float) -> tuple[Image.Image, tuple[int, 
     rows = max(1, BAND // (width * factor)) * factor
     image = Image.new("RGB", (target[0], -(-height // factor)))
     for top in range(0, height, rows):
-        band = _rgb(opened.crop((0, top, width, min(top + rows, height))), white)
+        band = _rgb(opened.crop((0, top, width, min(top + rows, height))), white, profile)
         band = band.reduce(factor) if factor > 1 else band
         box = (0, 0, inner[0] / factor, band.height)
         image.paste(band.resize((target[0], band.height), LANCZOS, box), (0, top // factor))
@@ -241,9 +268,8 @@ def read_sized(
         ValueError: The file cannot be read; the message is the reason.
     """
     try:
-        named = isinstance(file, str | Path)
-        with _STRICT, open_file(Path(file), MAX_BYTES) if named else nullcontext(file) as opened:
-            image, size = _decode(opened, short_side)
+        with _opened(file) as data:
+            image, size = _decode(data, short_side)
             pixels = np.asarray(image, dtype=np.float32)
     except Exception as error:
         raise ValueError(why(error)) from error
@@ -252,7 +278,7 @@ def read_sized(
 
 
 def read_image(file: str | Path | BinaryIO, short_side: float = SHORT_SIDE) -> Tensor:
-    """The image after EXIF rotation, on a white background; of an animation, the first frame.
+    """The image in sRGB after EXIF rotation, on white; of an animation, the first frame.
 
     If its shorter side has more than `short_side` pixels, it is downscaled to that.
 

@@ -198,7 +198,7 @@ def test_every_kind_of_file_is_turned_and_has_its_upright_size(tmp_path, orienta
     small, size = reader.read_sized(tmp_path / f"a.{kind}", 10)
     assert size == (64, 40) and small.shape == (1, 10, 16, 3)
     assert abs(pixels_of(small)[::9, ::15].astype(int) - upright[::39, ::63]).max() < 30
-    assert sorted(reader.header_size(tmp_path / f"a.{kind}")) == [40, 64]
+    assert sorted(reader.read_header(tmp_path / f"a.{kind}").size) == [40, 64]
 
 
 def on_white(color, alpha):
@@ -386,10 +386,10 @@ def test_an_empty_file_and_a_missing_one(tmp_path):
     assert why_not(reader, tmp_path / "a.png") == "is empty"
     assert why_not(reader, tmp_path / "b.png") == "cannot be read (No such file or directory)"
     with pytest.raises(ValueError, match="is empty"):
-        reader.header_size(tmp_path / "a.png")
+        reader.read_header(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize("read", ["read_image", "header_size"])
+@pytest.mark.parametrize("read", ["read_image", "read_header"])
 def test_what_is_no_file_is_not_opened(tmp_path, read):
     (tmp_path / "folder.png").mkdir()
     places = [tmp_path / "folder.png"]
@@ -433,11 +433,11 @@ def test_bombs_are_refused_from_their_header(tmp_path, monkeypatch, kind, others
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", others_limit)
     path = tmp_path / f"a.{kind}"
     path.write_bytes(BOMBS[kind](13_000, 13_000))
-    assert reader.header_size(path) == (13_000, 13_000)  # 169 megapixels
+    assert reader.read_header(path).size == (13_000, 13_000)  # 169 megapixels
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for side in (13_400, 20_000, 65_000):
         path.write_bytes(BOMBS[kind](side, side))
-        for read in (reader.header_size, reader.read_image):
+        for read in (reader.read_header, reader.read_image):
             with pytest.raises(ValueError, match="has more than 178 megapixels"):
                 read(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
