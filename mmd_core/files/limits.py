@@ -23,3 +23,5 @@ RECALLED = 4 * GIGABYTE  # bytes of all samples that are read at once
 
 # Disk space, in bytes
 MEMORY_DISK = 16 * GIGABYTE  # of one memory
+CACHE_DISK = 16 * GIGABYTE  # of the cache of encoded references, if the user sets no other limit
+CACHE_ENTRY = GIGABYTE  # of one image in the cache

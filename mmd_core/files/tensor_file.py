@@ -28,7 +28,7 @@ from torch import Tensor
 from . import limits
 
 __all__ = [
-    "CODES", "Digest", "Stored", "abandoned", "digest", "file_bytes", "remove", "remove_drafts",
+    "CODES", "Digest", "Stored", "digest", "file_bytes", "remove", "remove_drafts",
     "write_new", "write_whole",
 ]  # fmt: skip
 
@@ -122,28 +122,20 @@ def _give_free_name(draft: Path, path: Path) -> None:
             raise
 
 
-def abandoned(entry: os.DirEntry, now: float | None = None) -> bool:
-    """Whether this is a draft that an interrupted process left behind.
+def remove_drafts(folder: Path, now: float | None = None) -> None:
+    """Removes the drafts that interrupted processes left in a folder.
 
     Arguments:
-        entry: The file.
+        folder: The folder.
         now: The time by the clock of its file system, in seconds; by default that of this machine.
-
-    Raises:
-        OSError: The file does not exist any more.
     """
-    if not DRAFT.fullmatch(entry.name):
-        return False
-    return entry.stat().st_mtime < (time.time() if now is None else now) - ABANDONED
-
-
-def remove_drafts(folder: Path, now: float | None = None) -> None:
-    """Removes the drafts that interrupted processes left in a folder; `now` as in `abandoned`."""
+    now = time.time() if now is None else now
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            with contextlib.suppress(OSError):
-                if abandoned(entry, now):
-                    remove(entry.path)
+            if DRAFT.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    if entry.stat().st_mtime < now - ABANDONED:
+                        remove(entry.path)
 
 
 def remove(path: str | Path) -> bool:

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor, tensor
 
 from ...mmd_core import References
+from ...mmd_core.files import limits
 from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
@@ -192,7 +193,19 @@ class EncodeReferenceLatents(io.ComfyNode):
                         optional=True,
                         default=True,
                         tooltip="Keeps encoded images and captions on disk, so that the next run "
-                        "encodes only new ones (in ComfyUI's user folder, at most 16 GiB).",
+                        "encodes only new ones (in ComfyUI's user folder).",
+                    )
+                ),
+                advanced(
+                    io.Int.Input(
+                        "cache_limit",
+                        optional=True,
+                        default=limits.CACHE_DISK // limits.GIGABYTE,
+                        min=0,
+                        max=1024,
+                        tooltip="The maximum size of the cache on disk in GiB, for all workflows. "
+                        "Beyond it, what was not used for longest is removed. 0: empties the "
+                        "cache and keeps nothing.",
                     )
                 ),
             ],
@@ -220,13 +233,15 @@ class EncodeReferenceLatents(io.ComfyNode):
         encoded: list[dict[str, Any]] | None = None,
         conditioning: list[list[Any]] | None = None,
         cache: list[bool] | None = None,
+        cache_limit: list[int] | None = None,
     ) -> io.NodeOutput:
         # Every input is a list, because is_input_list is set.
         has_vae = bool(vae)
         vae, clip, target = (value[0] if value else None for value in (vae, clip, target))
         check_sources(reference_set=reference_set, images=images, encoded=encoded)
         folder = cache_folder() if cache is None or cache[0] else None
-        with LatentCache(folder) as store:
+        most = cache_limit[0] * limits.GIGABYTE if cache_limit else None
+        with LatentCache(folder, most) as store:
             if encoded:
                 latents = gather_latents(encoded)
                 captions = one_each(captions or [""], len(latents), "latent")
@@ -249,6 +264,6 @@ class EncodeReferenceLatents(io.ComfyNode):
             references = References(captions=captions, **fields)
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from error
-        lines += store.notices()
+        lines += store.notices() + store.disk_use()
         text = report(references, lines, bool(conditioning), clip)
         return io.NodeOutput(references, {"samples": references.latents}, text)

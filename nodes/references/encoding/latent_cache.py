@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from pathlib import Path
 
 import folder_paths
@@ -19,10 +20,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ....mmd_core.files.tensor_file import abandoned, remove, write_whole
+from ....mmd_core.files import limits
+from ....mmd_core.files.tensor_file import remove, remove_drafts, write_whole
 
 FORMAT = 1  # part of every key: increase it when the meaning of entries changes
-LIMIT = 16 * 2**30  # bytes: above it, the least recently used entries are removed
+LIMIT = limits.CACHE_DISK  # bytes: above it, the least recently used entries are removed
 
 log = logging.getLogger("mmd_guidance")
 
@@ -49,18 +51,23 @@ class LatentCache:
 
     Arguments:
         folder: The folder of the cache; None disables it.
+        limit: The maximum number of bytes on disk, by default `LIMIT`. The entries of this run stay
+            beyond it. With 0, the cache is emptied and nothing is kept.
+
+    Attributes:
+        size: The bytes on disk after the run.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, limit: int | None = None) -> None:
+        self.folder, self.limit = folder, LIMIT if limit is None else limit
         self.used: set[str] = set()  # file names
-        self.damaged, self.written, self.problem = 0, False, ""
+        self.damaged, self.written, self.problem, self.size = 0, False, "", 0
 
     def __enter__(self) -> LatentCache:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.written:
+        if self.folder is not None:
             self._trim()
 
     def read(self, key: str) -> dict[str, Tensor] | None:
@@ -68,12 +75,15 @@ class LatentCache:
 
         Key "" has no entry.
         """
-        if not key or self.folder is None:
+        if not key or self.folder is None or not self.limit:
             return None
         path = self._path(key)
         try:
             # Not memory-mapped: Windows cannot replace a mapped file.
-            tensors = _parse(path.read_bytes(), key)
+            with open(path, "rb") as file:
+                if os.fstat(file.fileno()).st_size > limits.CACHE_ENTRY:
+                    raise ValueError("it is larger than any entry")
+                tensors = _parse(file.read(), key)
         except FileNotFoundError:
             return None
         except Exception as error:  # parsers raise many exception types for damaged files
@@ -87,13 +97,15 @@ class LatentCache:
 
     def write(self, key: str, tensors: dict[str, Tensor]) -> None:
         """Stores float tensors if all numbers are finite. Key "" stores nothing."""
-        if not key or self.folder is None or self.problem:
+        if not key or self.folder is None or not self.limit or self.problem:
             return
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             return
         path = self._path(key)
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         data = safetensors.torch.save(tensors, {"key": key, "sha256": _digest(tensors)})
+        if len(data) > limits.CACHE_ENTRY:
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, [data], lasting=False)
@@ -110,28 +122,43 @@ class LatentCache:
         problem = f"Not all is cached for the next run: {self.problem}."
         return [damaged] * bool(self.damaged) + [problem] * bool(self.problem)
 
+    def disk_use(self) -> list[str]:
+        """A line for the report about the space on disk, after the run."""
+        use = f"Cache on disk: {self.size / 1e6:.1f} MB, at most {self.limit / 1e9:.1f} GB."
+        return [use] * (self.folder is not None)
+
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def _trim(self) -> None:
-        """Removes the least recently used entries until the cache has at most LIMIT bytes.
+        """Removes the least recently used entries until the cache has at most `limit` bytes.
 
         Entries that this run used are kept. Abandoned drafts are removed, too.
         """
-        entries = []
-        for folder in self.folder.glob("??"):
-            # Another ComfyUI process may remove files at the same time.
-            with contextlib.suppress(OSError), os.scandir(folder) as files:
-                for file in files:
+        entries, now = [], time.time()
+        for folder in _listed(self.folder):
+            remove_drafts(Path(folder))
+            for file in _listed(folder):
+                # Another ComfyUI process may remove files at the same time.
+                with contextlib.suppress(OSError):
                     about = file.stat()
                     if file.name.endswith(".safetensors"):
-                        entries.append((about.st_mtime, about.st_size, file.name, file.path))
-                    elif abandoned(file):
-                        remove(file.path)
-        total = sum(size for _, size, _, _ in entries)
-        for _, size, name, path in sorted(entries):
-            if total > LIMIT and name not in self.used:
-                total -= size * remove(path)
+                        # An entry that was used in the future was used when a clock was wrong.
+                        age = abs(now - about.st_mtime)
+                        entries.append((age, about.st_size, file.name, file.path))
+        self.size = sum(size for _, size, _, _ in entries)
+        for _, size, name, path in sorted(entries, reverse=True):
+            if self.size > self.limit and name not in self.used:
+                self.size -= size * remove(path)
+
+
+def _listed(folder: str | os.PathLike) -> list[os.DirEntry]:
+    """What is in a folder; nothing if it cannot be read, or is none."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

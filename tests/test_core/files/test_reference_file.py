@@ -24,7 +24,7 @@ from mmd_pack.mmd_core.files.reference_file import (
     write,
 )
 from mmd_tests.support.at_once import at_once
-from mmd_tests.support.crashes import deaths
+from mmd_tests.support.crashes import deaths, errors
 from mmd_tests.support.packages import ROOT
 
 FIELDS = [field.name for field in dataclasses.fields(References) if field.init]
@@ -368,6 +368,28 @@ def test_a_writer_that_is_killed_at_any_step_leaves_the_old_set_or_the_new_one(p
         "fsync",  # the folder
     ]  # fmt: skip
     assert_equal(read(path), new, but=["thumbnails"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs forks of POSIX")
+@pytest.mark.parametrize("replace", [True, False])
+def test_an_error_at_any_step_leaves_the_old_set_or_the_new_one(path, monkeypatch, replace):
+    monkeypatch.setattr(tensor_file, "PIECE", 50)
+    old, new = (references(seed=seed) for seed in (1, 2))
+
+    def prepare():
+        for file in path.parent.iterdir():
+            file.unlink()
+        if replace:
+            write(old, path)
+
+    names = []
+    for name, raised in errors(lambda: write(new, path, replace=replace), prepare):
+        names.append(name)
+        if replace or not raised:
+            assert_equal(read(path), old if raised else new, but=["thumbnails"])
+        else:
+            assert not path.exists(), names
+    assert len(names) == 14
 
 
 # The format

@@ -69,6 +69,16 @@ def same(first, second):
     )
 
 
+def test_the_report_says_how_large_the_cache_is_and_cache_limit_empties_it(vae, user_folder):
+    _, _, report = run(vae, images=images())
+    size = sum(path.stat().st_size for path in entries(user_folder))
+    assert f"Cache on disk: {size / 1e6:.1f} MB, at most 17.2 GB." in report
+    assert "Cache on disk" not in run(vae, images=images(), cache=False)[2]
+    _, _, report = run(vae, images=images(), cache_limit=0)
+    assert "Cache on disk: 0.0 MB, at most 0.0 GB." in report and "from the cache" not in report
+    assert entries(user_folder) == []
+
+
 # Hits
 
 

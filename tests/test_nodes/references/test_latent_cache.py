@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -14,9 +15,12 @@ import torch
 from mmd_pack.mmd_core.files.tensor_file import ABANDONED
 from mmd_pack.nodes.references.encoding import latent_cache as module
 from mmd_pack.nodes.references.encoding.latent_cache import entry_key
+from mmd_tests.support.crashes import errors
 from safetensors import safe_open
 
 pytestmark = pytest.mark.comfy
+posix = pytest.mark.skipif(os.name == "nt", reason="needs forks of POSIX")
+links = pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
 
 
 @pytest.fixture
@@ -238,6 +242,35 @@ def test_several_writers_and_readers_never_see_half_a_file(tmp_path):
     assert len(files(caches[0])) == 1
 
 
+@posix
+def test_an_error_at_any_step_stops_nothing_and_leaves_whole_entries(tmp_path, monkeypatch):
+    size = fill(module, tmp_path, "ab", 0)
+    monkeypatch.setattr(module, "LIMIT", 2 * size)
+
+    def prepare():
+        shutil.rmtree(tmp_path)
+        fill(module, tmp_path, "ab", 100)
+
+    def work():
+        with module.LatentCache(tmp_path) as cache:
+            for name in "cd":
+                cache.write(key(name), tensors())
+
+    names = []
+    for name, raised in errors(work, prepare):
+        names.append(name)
+        cache = module.LatentCache(tmp_path)
+        found = {n: cache.read(key(n)) for n in "abcd"}
+        assert not raised and not cache.damaged, names
+        assert all(same(entry, tensors()) for entry in found.values() if entry is not None)
+        # An error while writing ends the writing of this run, one while removing keeps old entries.
+        kept = "".join(n for n, entry in found.items() if entry is not None)
+        assert kept in ("ab", "bc", "cd", "acd", "bcd", "abc"), names
+        assert len(files(cache)) == len(kept), names
+    one = ["mkdir", "open", "write", "close", "replace", "unlink"]
+    assert names == 2 * one + ["unlink", "unlink"]
+
+
 # The bound
 
 
@@ -284,6 +317,48 @@ def test_an_interrupted_run_keeps_the_limit_as_well(tmp_path, monkeypatch):
         cache.write(key("d"), tensors())
         raise KeyboardInterrupt
     assert len(kept(tmp_path, "abc")) == 1 and kept(tmp_path, "d") == ["d"]
+
+
+@links
+def test_an_entry_that_vanishes_does_not_hide_the_rest_of_its_folder(tmp_path, monkeypatch):
+    """A link to nothing looks like a file that another process removes between listing and asking."""
+    size = fill(module, tmp_path, "a", 100)
+    folder = tmp_path / key("a")[:2]
+    for i in range(20):
+        (folder / f"{i}.safetensors").symlink_to("nothing")
+    monkeypatch.setattr(module, "LIMIT", size)
+    with module.LatentCache(tmp_path) as cache:
+        cache.write(key("b"), tensors())
+    assert kept(tmp_path, "ab") == ["b"] and cache.size == size
+
+
+def test_an_entry_of_a_clock_that_was_ahead_does_not_stay_for_ever(tmp_path, monkeypatch):
+    size = fill(module, tmp_path, "a", -(10**8))
+    fill(module, tmp_path, "b", 10**7)
+    monkeypatch.setattr(module, "LIMIT", 2 * size)
+    fill(module, tmp_path, "c", 0)
+    assert kept(tmp_path, "abc") == ["b", "c"]
+
+
+def test_a_smaller_limit_empties_the_cache_though_nothing_is_written(tmp_path):
+    size = fill(module, tmp_path, "abc", 100)
+    with module.LatentCache(tmp_path, 2 * size) as cache:
+        assert cache.read(key("a")) is not None
+    assert cache.size == 2 * size and len(kept(tmp_path, "abc")) == 2
+    assert cache.disk_use() == [f"Cache on disk: 0.0 MB, at most {2 * size / 1e9:.1f} GB."]
+    with module.LatentCache(tmp_path, 0) as cache:
+        assert cache.read(key("a")) is None
+        cache.write(key("d"), tensors())
+    assert kept(tmp_path, "abcd") == [] and cache.size == 0 and not cache.notices()
+
+
+def test_an_entry_larger_than_any_picture_is_neither_written_nor_read(tmp_path, monkeypatch):
+    size = fill(module, tmp_path, "a", 0)
+    monkeypatch.setattr(module.limits, "CACHE_ENTRY", size - 1)
+    cache = module.LatentCache(tmp_path)
+    assert cache.read(key("a")) is None and cache.damaged == 1
+    cache.write(key("b"), tensors())
+    assert kept(tmp_path, "ab") == ["a"] and not cache.problem
 
 
 def test_what_cannot_be_removed_does_not_keep_the_rest(tmp_path, monkeypatch):
