@@ -430,7 +430,11 @@ class Bench:
         given.setdefault("positive", prompt(family, 1))
         given.setdefault("negative", prompt(family, 2))
         given = {"model": self.model(family), "seed": 5, **QUICK, **given}
-        return self("MMDGuidedKSampler", **given)
+        return self.guided("MMDGuidedKSampler", **given)
+
+    def guided(self, node_id: str, **given: Any) -> Outputs:
+        """A node of guidance, with the settings that workflows hold since the first version."""
+        return self(node_id, **{"strength": 100.0, "mode": "flow", **given})
 
     def core_draw(self, model: Any, family: str = "SD15", batch: int = 8, **given: Any) -> dict:
         """Core's KSampler."""
@@ -727,14 +731,16 @@ def applied(bench: Bench) -> None:
     for family in ("SD15", "SD20", "SD3"):
         for micro_batch in (0, 2):
             given = {"model": bench.model(family), "references": bench.references(family)}
-            out = bench("ApplyMMDGuidance", micro_batch=micro_batch, **given)
+            out = bench.guided("ApplyMMDGuidance", micro_batch=micro_batch, **given)
             latent = bench.core_draw(out["model"], family)
             case = f"applied to {family} micro_batch {micro_batch}"
             bench.ledger.add(case, latent=latent, trace=numbers(out["trace"]))
     model, memory = bench.model(), bench("MMDMemory", name="applied")["memory"]
-    out = bench("ApplyMMDGuidance", model=model, references=bench.references(), memory=memory)
+    out = bench.guided(
+        "ApplyMMDGuidance", model=model, references=bench.references(), memory=memory
+    )
     again = {"model": out["model"], "references": bench.references(seed=4)}
-    twice = bench("ApplyMMDGuidance", strength=20.0, end_percent=0.5, **again)["model"]
+    twice = bench.guided("ApplyMMDGuidance", strength=20.0, end_percent=0.5, **again)["model"]
     guider = core.CFGGuider.execute(twice, prompt(seed=1), prompt(seed=2), 3.0)[0]
     sigmas = core.BasicScheduler.execute(model, "karras", 5, 1.0)[0]
     sampler = core.KSamplerSelect.execute("euler_ancestral")[0]
@@ -836,7 +842,7 @@ def joined_and_compressed(bench: Bench) -> None:
     few = bench("CompressReferences", references=encoded_shapes(bench), count=5, kernel=kernel)
     bench.note("compressed with prompts", few)
     many = bench.references(count=600, seed=8)
-    few = bench("CompressReferences", references=many, count=20, memory=0.001)
+    few = bench("CompressReferences", references=many, count=20, memory=0.1)
     bench.note("compressed in little memory", few)
     bench.note("guided by weighted references", bench.draw(references=merged))
 
@@ -953,7 +959,9 @@ def steering_settings(bench: Bench) -> None:
     steer(bench, "mask", {**given, "latent": masked(noise_like(empty(batch=1)))}, reward)
     for family in ("SD20", "SD3", "Flux"):
         steer(bench, f"family {family}", chain(bench, family), reference_reward(bench, family))
-    guided = bench("ApplyMMDGuidance", model=bench.model(), references=bench.references())["model"]
+    guided = bench.guided("ApplyMMDGuidance", model=bench.model(), references=bench.references())[
+        "model"
+    ]
     given["guider"] = type(given["guider"])(guided)
     given["guider"].set_conds(prompt(seed=1), prompt(seed=2))
     steer(bench, "a guided model", given, reward)
