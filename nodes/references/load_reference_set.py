@@ -17,8 +17,9 @@ from ..pictures.picture_grid import contact_sheet
 from .folder import image_folder
 from .folder.captions import CAPTION_SOURCES
 from .folder.list_files import fingerprint, list_files
+from .folder.offered_folders import offered_folders
 from .folder.read_image import SHORT_SIDE, reduced
-from .folder.reference_folders import allowed_folders, find_folder, list_folders, locate
+from .folder.reference_folders import allowed_folders, find_folder, locate
 
 
 def report(
@@ -76,9 +77,9 @@ class LoadReferenceSet(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "folder",
-                    options=list_folders() or [""],
-                    tooltip="The folder with the reference images. To see it here, put it into "
-                    "ComfyUI's input folder and press R. The owner of the server can add other "
+                    options=offered_folders(),
+                    tooltip="The folder with the reference images. Drag pictures or a folder onto "
+                    "this node, or put the folder into ComfyUI's input folder and press R. The owner of the server can add other "
                     "folders: mmd_reference_images in extra_model_paths.yaml.",
                 ),
                 io.Boolean.Input(
