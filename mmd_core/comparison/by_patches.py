@@ -152,7 +152,7 @@ class Patched:
         return candidates[step.long()]
 
     def flowed(self, coupling: Coupling, reach: float) -> tuple["Patched", int]:
-        """The batch after w ← w − λ·Ĝ(w) for every patch, and the number of sub-steps."""
+        """The batch after w := w − λ·Ĝ(w) for every patch, and the number of sub-steps."""
         rows, substeps = self.rows, max(1, math.ceil(reach / MAX_RATE))
         for _ in range(substeps):
             rows = rows - reach / substeps * self._gradient(rows, coupling)

@@ -1,7 +1,7 @@
 """Batch, references and finished samples as one signed measure, with its MMD² and gradient.
 
     MMD² = Σ u_a u_b κ_ab k(r_a, r_b)               over all rows r
-    Ĝ_i  = unit · ∂MMD²/∂x_i / p_i = 2 Σ_b u_b κ_ib · unit · ∇₁k(x_i, r_b)
+    Ĝ_i  = unit · ∂MMD²/∂x_i / p_i = 2 Σ_b u_b κ_ib · unit · ∇_1k(x_i, r_b)
 
 with weights u: p_i for B samples, −q_j for N references, and positive weights for m finished
 samples. κ are the prompt weights (1 without prompts). For the RBF kernel (unit h²) without memory

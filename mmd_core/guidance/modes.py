@@ -161,7 +161,7 @@ class Flow(Mode):
 
 
 class Published(Mode):
-    """z ← z − rate(g) · g with g = ∂MMD²/∂z, at a noisy latent z."""
+    """z := z − rate(g) · g with g = ∂MMD²/∂z, at a noisy latent z."""
 
     def seen(self, run: Run, x0: Tensor, x: Tensor, sigma: float) -> Compared | Patched:
         return run.comparison.as_it_is(x.to(x0) * run.noise.published_scale(sigma))

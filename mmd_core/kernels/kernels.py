@@ -3,14 +3,14 @@
 The gradient of a kernel is a linear combination of rows. A kernel has two functions: its values,
 and a matrix of *pulls*, the coefficients of its gradient. Both depend on inner products only:
 
-    radial       k(x, z) = φ(‖x − z‖² / h²)      ∇₁k(x, z) = pull · (z − x)
-    dot product  k(x, z) = ψ(x·z)                ∇₁k(x, z) = pull · z
+    radial       k(x, z) = φ(‖x − z‖² / h²)      ∇_1k(x, z) = pull · (z − x)
+    dot product  k(x, z) = ψ(x·z)                ∇_1k(x, z) = pull · z
 
 Once the inner products are known, the cost does not depend on D, the number of entries of a row.
 With several bandwidths h (length scales) the kernel is the mean of the kernels k_h.
 
 Raw gradients are small, and their scale depends on the kernel. `unit` scales them to displacements
-of a latent: unit · ∇₁k is of the order of `z − x` for every kernel and model. Therefore one
+of a latent: unit · ∇_1k is of the order of `z − x` for every kernel and model. Therefore one
 guidance strength suits all of them. For the RBF kernel the unit is h².
 """
 
@@ -143,7 +143,7 @@ class RadialKernel:
         return self._mean(lambda h: value(d2, h))
 
     def pulls(self, gram: Gram, in_units: bool = False) -> Tensor:
-        """Pulls p with ∇₁k(x_i, z_j) = p_ij (z_j − x_i), with shape `(n, m)`.
+        """Pulls p with ∇_1k(x_i, z_j) = p_ij (z_j − x_i), with shape `(n, m)`.
 
         `in_units` multiplies the pull of each bandwidth by its `unit` before the mean is taken.
         """
@@ -202,7 +202,7 @@ class DotKernel:
         return (gram.dot / self.width + self.offset).pow(self.degree)
 
     def pulls(self, gram: Gram, in_units: bool = False) -> Tensor:
-        """Pulls p with ∇₁k(x_i, z_j) = p_ij z_j, with shape `(n, m)`.
+        """Pulls p with ∇_1k(x_i, z_j) = p_ij z_j, with shape `(n, m)`.
 
         `in_units` multiplies them by `unit`.
         """

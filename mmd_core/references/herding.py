@@ -5,7 +5,7 @@ With the mean embedding μ(x) = Σ q_j k(x, y_j) of all n rows, the centered ker
     k̃(x, z) = k(x, z) − μ(x) − μ(z) + ‖μ‖²
 
 and weights w with sum 1 on a subset give MMD²(full set, subset) = Σ w_s w_t k̃(s, t). The optimal
-weights of a subset S give MMD² = 1 / (1ᵀ K̃_S⁻¹ 1).
+weights of a subset S give MMD² = 1 / (1ᵀ inv(K̃_S) 1).
 
 Herding adds one row after the other, each time the row that lowers this value most. Then it tries
 to exchange each chosen row for a better one, in several rounds.
@@ -89,15 +89,16 @@ def herd(
 class _Subset:
     """The current subset S, and how much each other row would lower MMD².
 
-    With a = k̃(S, x), adding row x raises 1ᵀK̃_S⁻¹1 = 1 / MMD² by
-    (1 − 1ᵀK̃_S⁻¹a)² / (k̃(x, x) − aᵀK̃_S⁻¹a). In terms of Gaussian processes, 1ᵀK̃_S⁻¹a is the
-    prediction at x of a function that is 1 on S, and aᵀK̃_S⁻¹a is the explained variance.
+    With a = k̃(S, x), adding row x raises 1ᵀinv(K̃_S)1 = 1 / MMD² by
+    (1 − 1ᵀinv(K̃_S)a)² / (k̃(x, x) − aᵀinv(K̃_S)a). In terms of Gaussian processes, 1ᵀinv(K̃_S)a is the
+    prediction at x of a function that is 1 on S, and aᵀinv(K̃_S)a is the explained variance.
 
     Attributes:
         chosen: The indices of S.
-        predicted, explained: 1ᵀK̃_S⁻¹a and aᵀK̃_S⁻¹a for each row, with shape `(n,)`.
-        rows: With shape `(count, n)`: L⁻¹k̃(S, ·) with LLᵀ = K̃_S while S grows, k̃(S, ·) afterwards.
-        inverse: K̃_S⁻¹, once S is complete.
+        predicted, explained: 1ᵀinv(K̃_S)a and aᵀinv(K̃_S)a for each row, with shape `(n,)`.
+        rows: With shape `(count, n)`: inv(L) k̃(S, ·) with LLᵀ = K̃_S while S grows,
+            k̃(S, ·) afterwards.
+        inverse: inv(K̃_S), once S is complete.
     """
 
     def __init__(self, kernel: CenteredKernel, count: int) -> None:

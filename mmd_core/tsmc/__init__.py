@@ -12,7 +12,7 @@ Notation:
     P          the base distribution of paths
     r(z)       the reward
     λ          the inverse temperature (`reward_scale`)
-    π          the target, π ∝ P e^{λ r(z)}
+    π          the target, π ~ P e^{λ r(z)}
     Q_θ        the proposal
     R          the importance weights dπ/dQ_θ, known up to the constant Z = E_P[e^{λ r(z)}]
 

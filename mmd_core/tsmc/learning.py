@@ -28,12 +28,12 @@ class BatchSummary:
         reward: The mean of the finite rewards, not standardized.
         best: The largest finite reward, not standardized.
         unusable: The number of rewards that are not finite; these paths have no weight.
-        log_z: log Ẑ from this batch alone; Ẑ is unbiased. The reward is standardized if the
+        log_z: log Z_hat from this batch alone; Z_hat is unbiased. The reward is standardized if the
             settings say so.
         ess: The effective sample size of this batch, at most `count`.
         kl_spent: The estimate of KL(Q_θ ‖ P), the divergence of the proposal from the model, in
             nats.
-        all_log_z: log Ẑ from all paths so far.
+        all_log_z: log Z_hat from all paths so far.
         all_ess: The effective sample size of all paths so far.
         tau: The tempering exponent τ of the update; None for a pilot batch, which makes no update.
         kl: KL(q_τ ‖ Q_θ) of that update, in nats; None for a pilot batch.
@@ -257,7 +257,7 @@ class Learning:
 
     @property
     def log_z(self) -> float:
-        """log Ẑ from all paths: consistent, with less variance than that of the last batch."""
+        """log Z_hat from all paths: consistent, with less variance than that of the last batch."""
         return log_mean_exp(self.log_weights)
 
     @property

@@ -3,7 +3,7 @@
 Let ξ = (x' − μ)/s be the noise relative to the base kernel, and let the columns of Φ be the
 features φ_k. A path has
 
-    h = Σ_i s_i Φ_iᵀ ξ_i ∈ ℝ^p,   H = Σ_i s_i² Φ_iᵀ Φ_i ∈ ℝ^{p×p},
+    h = Σ_i s_i Φ_iᵀ ξ_i ∈ R^p,   H = Σ_i s_i² Φ_iᵀ Φ_i ∈ R^{p×p},
     log dQ_θ/dP = θᵀh − ½ θᵀHθ
 
 So h and H give the density ratio for every θ, without a difference of two large squares.

@@ -2,9 +2,9 @@
 
     log w += [V_{i+1} − V_i] + log p/q,   log p/q = −s u·e − ½ s² ‖u‖²
 
-where e is the noise that is drawn. Ẑ is unbiased for any potentials V with V_0 = 0 and V_T = λ r.
-This project uses V_i = κ(σ_i) λ r(x̂0). Without κ, V would treat x̂0 as certain while noise still
-hides part of x0. With a large λ, the wrong particles would then be duplicated.
+where e is the noise that is drawn. Z_hat is unbiased for any potentials V with V_0 = 0 and
+V_T = λ r. This project uses V_i = κ(σ_i) λ r(x̂0). Without κ, V would treat x̂0 as certain while
+noise still hides part of x0. With a large λ, the wrong particles would then be duplicated.
 """
 
 import math
@@ -32,7 +32,7 @@ class ParticleSystem:
     Attributes:
         z: Samples, with shape `(N, *)`.
         log_weights: log w since the last resampling, with shape `(N,)`, float64 on the CPU.
-        log_z: log Ẑ, complete after `rewarded`; Ẑ is unbiased.
+        log_z: log Z_hat, complete after `rewarded`; Z_hat is unbiased.
         ancestors: The index of the initial sample that each particle descends from, with shape
             `(N,)`.
         resampled: The number of resampling steps.

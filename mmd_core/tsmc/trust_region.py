@@ -20,7 +20,7 @@ class Tempered(NamedTuple):
 
     Attributes:
         tau: τ in [0, 1].
-        weights: ŵ ∝ R^τ (times dQ/dQ_drawn with offsets), with shape `(n,)`, sum 1.
+        weights: ŵ ~ R^τ (times dQ/dQ_drawn with offsets), with shape `(n,)`, sum 1.
         kl: The estimate of KL(q_τ ‖ Q), in nats. It is at most ε, unless the paths without weight
             make it larger even for τ = 0; τ is 0 then.
     """
@@ -31,7 +31,7 @@ class Tempered(NamedTuple):
 
 
 def tempered(log_ratios: Tensor, budget: float, offsets: Tensor | None = None) -> Tempered:
-    """The tempered target q_τ ∝ Q R^τ with the largest τ ≤ 1 such that KL(q_τ ‖ Q) ≤ ε.
+    """The tempered target q_τ ~ Q R^τ with the largest τ ≤ 1 such that KL(q_τ ‖ Q) ≤ ε.
 
     q_τ minimizes KL(q ‖ π) under this constraint. KL(q_τ ‖ Q) grows with τ (its derivative is
     τ Var(log R)), so bisection finds τ = 1/(1 + λ), where λ is the Lagrange multiplier of the
@@ -79,10 +79,10 @@ def project(
 ) -> Tensor:
     """The weighted maximum likelihood estimate of θ with a normal prior.
 
-        θ⁺ = (Ā + Λ)⁻¹ (Σ ŵ h + Λ θ_0),   Ā = Σ ŵ H,   Λ = Σ ŵ² / σ_θ²
+        θ' = (Ā + Λ)^-1 (Σ ŵ h + Λ θ_0),   Ā = Σ ŵ H,   Λ = Σ ŵ² / σ_θ²
 
     Without the prior, Q_θ is then closest to q_τ (forward KL). The step from θ is shortened until
-    ½ (θ⁺ − θ)ᵀ Ā (θ⁺ − θ) ≤ ε. σ_θ needs no rescaling, because the features are scaled such that
+    ½ (θ' − θ)ᵀ Ā (θ' − θ) ≤ ε. σ_θ needs no rescaling, because the features are scaled such that
     θ = 1 is the gradient itself.
 
     Arguments:

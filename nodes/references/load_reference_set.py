@@ -79,8 +79,9 @@ class LoadReferenceSet(io.ComfyNode):
                     "folder",
                     options=offered_folders(),
                     tooltip="The folder with the reference images. Drag pictures or a folder onto "
-                    "this node, or put the folder into ComfyUI's input folder and press R. The owner of the server can add other "
-                    "folders: mmd_reference_images in extra_model_paths.yaml.",
+                    "this node, or put the folder into ComfyUI's input folder and press R. The "
+                    "owner of the server can add other folders: mmd_reference_images in "
+                    "extra_model_paths.yaml.",
                 ),
                 io.Boolean.Input(
                     "recursive",

@@ -225,7 +225,7 @@ def report(drawn: int, references: int, without: int, prompt: str, settings: Set
     text = f"{counted(drawn, 'base image')} drawn, for {whose}, with {settings}."
     if not without:
         return text
-    told = f"prompt “{prompt}”" if prompt.strip() else "an empty text, because prompt is empty"
+    told = f"prompt '{prompt}'" if prompt.strip() else "an empty text, because prompt is empty"
     have = counted(without, "of these references has", "of these references have")
     return (
         f"{text}\n{have} no caption: in its place stood {told}. Where base images show other "

@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const NODE = "LoadReferenceSet";
-const NEW_FOLDER = "mmd_references"; // for pictures that come without a folder
+const NEW_FOLDER = "pictures"; // for pictures that come without a folder
 const READ = /\.(a?png|jpe?g|jpe|jfif|pjp|pjpeg|mpo|webp|bmp|dib|gif|tiff?|avifs?|hei[cf]s?|hif|jxl|txt|caption|jsonl?|csv)$/i;
 const AT_ONCE = 4;
 

@@ -63,7 +63,7 @@ def private_copy(model: ModelPatcher, dtype: torch.dtype | None) -> ModelPatcher
     if hasattr(own, "remove_additional_models"):
         own.remove_additional_models("multigpu")  # copies on other GPUs would have no adapters
     own.model.requires_grad_(False)
-    own.model.eval()
+    own.model.train(False)
     if dtype is not None:
         own.set_model_compute_dtype(dtype)
     return own

@@ -9,8 +9,8 @@ ABOUT = """\
 One folder with pictures of several kinds, and two prompts: each follows mostly the references whose \
 captions are like it. Without that, every prompt is drawn towards the whole folder.
 
-1. Put pictures of two kinds, say landscapes and portraits, into `ComfyUI/input/mmd_references`, 20 or \
-more of each.
+1. Drag a folder with pictures of two kinds, say landscapes and portraits, 20 or more of each, onto \
+*Reference Folder*.
 2. Give each picture a caption: a text file of the same name beside it (`01.jpg`, `01.txt`). Short \
 captions that name the kind do best. Names of folders do, too: set caption_source to foldername.
 3. Write two prompts in the words of the captions, and run.

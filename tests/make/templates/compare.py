@@ -9,8 +9,8 @@ ABOUT = """\
 Draws the same noise without guidance and with it, and shows what the difference is: pictures, curves \
 and a score for each.
 
-1. Put reference images, 20 or more, into `ComfyUI/input/mmd_references`, or name another folder \
-under `input` in *Reference Folder*.
+1. Drag a folder of 20 or more pictures onto *Reference Folder*, or put \
+it into `ComfyUI/input/mmd_references`.
 2. Write a prompt that fits the references, and run.
 
 **What it tells**

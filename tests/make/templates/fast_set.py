@@ -9,8 +9,8 @@ ABOUT = """\
 Trains a LoRA with which a checkpoint draws like your pictures, and in 5 steps at once (MMD-DDM). The pictures \
 need no captions.
 
-1. Put reference images, some hundreds, into `ComfyUI/input/mmd_references`, or name another folder \
-under `input` in *Reference Folder*. A set saved as a file: *Load Reference Latents* in place of group 2.
+1. Drag a folder of some hundred pictures onto *Reference Folder*, or put \
+it into `ComfyUI/input/mmd_references`. A set saved as a file: *Load Reference Latents* in place of group 2.
 2. Write the prompt that you will draw with, and run. It trains, saves the LoRA in `ComfyUI/output/loras`, and draws \
 8 images in 5 steps with it and without.
 

@@ -12,8 +12,8 @@ ABOUT = """\
 Draws a batch of images that are distributed like your reference images: their look, and how often \
 each kind of look occurs. Nothing is trained.
 
-1. Put reference images, 20 or more, into `ComfyUI/input/mmd_references`. Or use any other folder \
-under `input` and name it in *Reference Folder*.
+1. Drag a folder of 20 or more pictures onto *Reference Folder*, or put \
+it into `ComfyUI/input/mmd_references`.
 2. Choose a checkpoint. With SDXL, set width and height to 1024.
 3. Write a prompt that fits the references.
 4. Run. On the right come images with guidance and, below, without it, from the same noise.
@@ -44,8 +44,8 @@ Link that folder into `ComfyUI/custom_nodes`, copy the references from `tests/de
 ABOUT_SDXL = """\
 SDXL draws 16 images that are distributed like your reference images. Nothing is trained.
 
-1. Put 20 to 500 reference images into `ComfyUI/input/mmd_references`, or name another folder under \
-`input` in *Reference Folder*. They may have any size; at least 1024 pixels is best.
+1. Drag a folder of 20 to 500 reference pictures onto *Reference Folder*, or put \
+it into `ComfyUI/input/mmd_references`. They may have any size; at least 1024 pixels is best.
 2. Write a prompt that fits the references.
 3. Run. Encoding the references takes a while the first time; after that they come from the cache.
 
@@ -64,8 +64,8 @@ Out of memory: micro_batch 1. With 24 GB or more: 8, which is a little faster.
 ABOUT_SMALL = """\
 Draws 32 images that balance each other, on a card with room for two.
 
-1. Put reference images, 20 or more, into `ComfyUI/input/mmd_references`, or name another folder \
-under `input` in *Reference Folder*.
+1. Drag a folder of 20 or more pictures onto *Reference Folder*, or put \
+it into `ComfyUI/input/mmd_references`.
 2. Write a prompt that fits the references, and run.
 
 **Two settings save memory** (in *MMD Guided KSampler*)

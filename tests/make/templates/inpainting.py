@@ -10,7 +10,8 @@ ABOUT = """\
 Fills the masked part of a picture eight times. What is drawn there follows the references; the rest \
 of the picture stays.
 
-1. Put reference images into `ComfyUI/input/mmd_references`: whole pictures that show how the result \
+1. Drag a folder of pictures onto *Reference Folder*, or put \
+it into `ComfyUI/input/mmd_references`: whole pictures that show how the result \
 should look.
 2. Choose a picture in *Load Image*. Right-click it, *Open in Mask Editor*, and paint over what is to \
 be drawn anew. Without a mask everything is kept.

@@ -15,7 +15,8 @@ ABOUT = """\
 A LoRA, a ControlNet and references in one picture. *Style Guidance (MMD)* works on the MODEL wire, so \
 that any sampler node can follow it.
 
-1. Put reference images, 20 or more, into `ComfyUI/input/mmd_references`.
+1. Drag a folder of 20 or more pictures onto *Reference Folder*, or put \
+it into `ComfyUI/input/mmd_references`.
 2. Choose a LoRA, a ControlNet and a picture whose outlines the images are to follow.
 3. Write a prompt that fits all of them, and run.
 

@@ -9,8 +9,8 @@ ABOUT = """\
 Draws 8 images at a time, as often as you like, and all of them together are distributed like your \
 reference images: each run fills in what the runs before it left out.
 
-1. Put reference images, 20 or more, into `ComfyUI/input/mmd_references`, or name another folder \
-under `input` in *Reference Folder*.
+1. Drag a folder of 20 or more pictures onto *Reference Folder*, or put \
+it into `ComfyUI/input/mmd_references`.
 2. Write a prompt that fits the references.
 3. Set the number beside *Run* to 4 or more, and run. *Seed* changes by itself with each run.
 

@@ -105,7 +105,7 @@ def references(
 ) -> Link:
     """A group with references from a folder, of the size being drawn, and captions if `clip`."""
     flow.group(title)
-    images = flow.add("LoadReferenceSet", room=280, folder=folder, **settings)
+    images = flow.add("LoadReferenceSet", room=340, folder=folder, **settings)
     encoded = flow.add(
         "EncodeReferenceLatents",
         vae=begun.vae,

@@ -9,8 +9,8 @@ ABOUT = """\
 Steers a checkpoint towards the palette and contrast of your references (TRI-TSMC): images count more the \
 likelier they are among the references than among what the model draws by itself. Nothing is trained.
 
-1. Put reference images, 16 or more, into `ComfyUI/input/mmd_references`, or name another folder \
-under `input` in *Reference Folder*.
+1. Drag a folder of 16 or more pictures onto *Reference Folder*, or put \
+it into `ComfyUI/input/mmd_references`.
 2. Write a prompt that the references fit, and run. It draws 64 images to hand out 8.
 
 **What happens**

@@ -11,7 +11,8 @@ need the pictures.
 
 **Make a set**
 
-1. Put reference images into `ComfyUI/input/mmd_references`.
+1. Drag a folder of pictures onto *Reference Folder*, or put \
+it into `ComfyUI/input/mmd_references`.
 2. Run. *Save Reference Latents* tells the name of the file, in `ComfyUI/models/mmd_references`.
 
 **Use a set**, yours or somebody else's

@@ -9,8 +9,8 @@ ABOUT = """\
 Draws the same noise at five strengths and puts all into one picture: a row of images for each \
 strength, and curves below.
 
-1. Put reference images, 20 or more, into `ComfyUI/input/mmd_references`, or name another folder \
-under `input` in *Reference Folder*.
+1. Drag a folder of 20 or more pictures onto *Reference Folder*, or put \
+it into `ComfyUI/input/mmd_references`.
 2. Write a prompt that fits the references, and run. It takes as long as five runs.
 
 **How to read it**

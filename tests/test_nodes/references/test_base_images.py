@@ -159,7 +159,7 @@ def test_noise_on_the_way_and_other_seeds():
 def test_the_report_says_what_missing_captions_mean():
     assert len(based(references_of(("a", "b")))[2].splitlines()) == 1
     some = based()[2]
-    assert "2 of these references have no caption" in some and "prompt “a hat”" in some
+    assert "2 of these references have no caption" in some and "prompt 'a hat'" in some
     none = based(references_of(("",)), prompt="")[2]
     assert none.startswith("1 base image drawn, for 1 reference,")
     assert "1 of these references has no caption" in none and "prompt is empty" in none
