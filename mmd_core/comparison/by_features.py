@@ -12,6 +12,7 @@ from torch import Tensor
 from ..kernels.config import KernelConfig
 from ..kernels.kernels import Gram, Kernel
 from ..kernels.mmd import mmd2_from_values, uniform
+from ..kernels.precision import full_precision
 from .coupling import Coupling
 from .feature_maps import make_features
 from .flow import flowed, substeps
@@ -41,10 +42,15 @@ def comparable_rows(
         weights: Their weights, with shape `(N,)`, not negative.
     """
     if config.feature_space == "patches":
-        rows = PatchEmbedding(config, references, weights)
-        return rows, replace(config, kernel="linear", feature_space="latent")
+        embedding = PatchEmbedding(config, references, weights)
+        return embedding, replace(config, kernel="linear", feature_space="latent")
     features = make_features(config.feature_space, references.shape[1:], config.pool)
-    return lambda latents: features(latents).flatten(1), replace(config, feature_space="latent")
+
+    @full_precision()
+    def rows(latents: Tensor) -> Tensor:
+        return features(latents).flatten(1)
+
+    return rows, replace(config, feature_space="latent")
 
 
 class FeatureComparison:

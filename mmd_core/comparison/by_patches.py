@@ -146,10 +146,8 @@ class Patched:
         """The indices of the landmarks of the batch, evenly spaced, with shape `(m,)`."""
         candidates = self.regular.repeat(len(self.rows)).nonzero().flatten()
         m = min(len(candidates), LANDMARKS)
-        step = torch.arange(m, device=candidates.device, dtype=torch.float64) * (
-            len(candidates) / m
-        )
-        return candidates[step.long()]
+        step = torch.arange(m, dtype=torch.float64) * (len(candidates) / m)
+        return candidates[step.long().to(candidates.device)]
 
     def flowed(self, coupling: Coupling, reach: float) -> tuple["Patched", int]:
         """The batch after w := w − λ·Ĝ(w) for every patch, and the number of sub-steps."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from .latents import Latents
 from .noise import NoiseModel
 from .posterior import Posterior, cosine_basis
+from .small_matrices import eigh
 
 __all__ = ["ChannelStats", "Features", "LowPass", "Seen", "Whole", "make_features"]
 
@@ -169,7 +170,7 @@ class ChannelStats(Whole):
         """The eigenvalues of the square root, with shape `(B, C)`, and its eigenvectors."""
         # `eigh` fails on NaN with an unclear error, so NaN is replaced. A `Guidance` that records
         # raises a clear error later (`NotFinite`).
-        values, vectors = torch.linalg.eigh(covariances.nan_to_num(0, 0, 0))
+        values, vectors = eigh(covariances.nan_to_num(0, 0, 0))
         return values.clamp_min(0).sqrt(), vectors
 
     def seen(self, x0: Tensor, residual: Tensor | None, sigma: float, each: bool = False) -> Seen:

@@ -5,9 +5,11 @@ from torch import Tensor
 
 from ..kernels.config import KernelConfig
 from ..kernels.kernels import Gram
+from ..kernels.precision import full_precision
 from .landmarks import Landmarks
 from .latents import Latents
 from .patches import tile, tiling
+from .small_matrices import eigh
 
 __all__ = ["PatchEmbedding"]
 
@@ -28,6 +30,7 @@ class PatchEmbedding:
         Williams, Seeger, Using the Nyström Method to Speed Up Kernel Machines, NIPS 2000.
     """
 
+    @full_precision()
     def __init__(self, config: KernelConfig, references: Tensor, weights: Tensor) -> None:
         landmarks = Landmarks(config, Latents(references, weights))
         self.size, self.centre, self.rows = landmarks.size, landmarks.centre, landmarks.rows
@@ -36,10 +39,11 @@ class PatchEmbedding:
         # Relative to the mean, the matrix has no negative eigenvalues for the energy kernel either.
         self.means = values.mean(0)
         values = values - self.means - self.means[:, None] + self.means.mean()
-        eigenvalues, vectors = torch.linalg.eigh(values.double())
+        eigenvalues, vectors = eigh(values.cpu().double())  # a GPU may lack float64
         kept = eigenvalues > 1e-6 * eigenvalues[-1]
         self.root = (vectors[:, kept] * eigenvalues[kept].rsqrt()).to(self.rows)
 
+    @full_precision()
     def __call__(self, x: Tensor) -> Tensor:
         """The rows of images `x`, with shape `(n, F)`; `x` has the shape `(n, C, *)`."""
         places, regular = tiling(x.shape[2:], self.size, (0,) * len(self.size))

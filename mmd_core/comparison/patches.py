@@ -85,7 +85,7 @@ def patch_rows(
         each is taken, with shape `(count,)`.
     """
     rng, device = torch.Generator().manual_seed(seed), images.weights.device
-    weights = images.weights.double().cpu()
+    weights = images.weights.cpu().double()  # a GPU may lack float64
     owners = torch.multinomial(weights, count, replacement=True, generator=rng)
     places = [
         torch.randint(0, n - p + 1, (count,), generator=rng)

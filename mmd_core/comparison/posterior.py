@@ -28,6 +28,7 @@ from torch import Tensor
 
 from .latents import Latents
 from .noise import NoiseModel
+from .small_matrices import singular_values
 
 __all__ = ["Posterior"]
 
@@ -66,7 +67,7 @@ class Posterior:
         scaled = weights.sqrt()[:, None] * (rows - weights @ rows)
         degrees = 1 - weights.square().sum().item()
         self.noise = noise
-        self.variances = torch.linalg.svdvals(scaled).square().cpu() / max(degrees, 1e-12)
+        self.variances = singular_values(scaled).square() / max(degrees, 1e-12)
         self.counts = torch.ones_like(self.variances)
         return self
 

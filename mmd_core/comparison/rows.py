@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from .full_memory import out_of_memory
 from .latents import Latents
 
 __all__ = ["Rows"]
@@ -54,8 +55,10 @@ class Rows:
             held = self.centre.new_empty(len(self), len(self.centre), dtype=dtype)
             for which, piece in self.latents.pieces():
                 held[which] = piece.flatten(1).sub(self.centre)
-        except torch.cuda.OutOfMemoryError:
-            return None  # something else has used the memory of the budget
+        except (MemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                return None  # something else has used the memory of the budget
+            raise
         if dtype == SMALLER and not all(part.isfinite().all() for part in held.split(256)):
             return None
         return held

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..kernels.config import KernelConfig
 from ..kernels.kernels import Gram
 from ..kernels.mmd import mmd2_from_values, uniform
+from ..kernels.precision import full_precision
 from .by_features import comparable_rows
 from .nearest import relative_distances
 
@@ -51,6 +52,7 @@ class Score:
     distances: Tensor
 
 
+@full_precision()
 def score(
     x: Tensor,
     references: Tensor,

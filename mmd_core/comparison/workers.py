@@ -98,11 +98,11 @@ class DistributedWorkers(Workers):
         return rows[self.rank * b : (self.rank + 1) * b]
 
     def least(self, number: float, device: torch.device) -> float:
-        own = torch.tensor([number], dtype=torch.float64, device=device)
+        own = torch.tensor([number], device=device)  # float32: a GPU may lack float64
         return self.gather(own).min().item()
 
     def agree(self, device: torch.device, **numbers: float) -> None:
-        own = torch.tensor([list(numbers.values())], dtype=torch.float64, device=device)
+        own = torch.tensor([list(numbers.values())], dtype=torch.float32, device=device)
         for name, found in zip(numbers, self.gather(own).T.tolist(), strict=True):
             if max(found) - min(found) > SAME * max(map(abs, found)):
                 each = ", ".join(f"{number:g}" for number in found)

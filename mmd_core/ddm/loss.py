@@ -15,6 +15,7 @@ from torch import Tensor
 from ..kernels.config import KernelConfig
 from ..kernels.kernels import Gram
 from ..kernels.mmd import grad_of_rows, mmd2_from_values, uniform
+from ..kernels.precision import full_precision
 from ..kernels.prompts import caption_bandwidth, prompt_weights
 
 __all__ = ["DEFAULT_KERNEL", "MAX_REFERENCES", "MMDLoss"]
@@ -43,6 +44,7 @@ class MMDLoss:
         https://jmlr.org/papers/v13/gretton12a.html
     """
 
+    @full_precision()
     def __init__(
         self, features: Tensor, config: KernelConfig, weights: Tensor | None = None,
         prompts: Tensor | None = None, like: "MMDLoss | None" = None,
@@ -70,6 +72,7 @@ class MMDLoss:
         y = self._subset(torch.Generator().manual_seed(0))[0]
         self.kernel = config.resolve(y @ y.T, y.shape[1])
 
+    @full_precision()
     def __call__(
         self, x: Tensor, prompts: Tensor | None = None, random: torch.Generator | None = None
     ) -> tuple[float, Tensor]:

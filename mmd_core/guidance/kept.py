@@ -16,10 +16,12 @@ from torch import Tensor
 from ..comparison.latents import Latents
 from ..comparison.nearest import spacing
 from ..comparison.rows import Rows
+from ..kernels.precision import full_precision
 
 __all__ = ["alike"]
 
 
+@full_precision()
 def alike(kept: Tensor, references: Latents) -> Tensor | None:
     """κ, with shape `(B, N)`; None if the references are all equal at the kept places.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .kernels import Gram, Kernel
+from .precision import full_precision
 
 __all__ = ["mmd2", "mmd2_from_values", "mmd2_grad"]
 
@@ -48,6 +49,7 @@ def mmd2_from_values(
     )
 
 
+@full_precision()
 def mmd2(
     x: Tensor, y: Tensor, kernel: Kernel, weights: Tensor | None = None, unbiased: bool = False
 ) -> Tensor:
@@ -73,6 +75,7 @@ def mmd2(
     return mmd2_from_values(kxx, kxy, kyy, uniform(len(x), x), q, unbiased)
 
 
+@full_precision()
 def mmd2_grad(
     x: Tensor,
     y: Tensor,

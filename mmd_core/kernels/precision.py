@@ -1,7 +1,8 @@
 """Matrix products in full fp32 precision, whatever setting the model's own products use."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import torch
 
@@ -14,22 +15,70 @@ def full_precision() -> Iterator[None]:
 
     TF32 has a mantissa of 10 bits, which is too few for distances and for kernels of inner
     products. It would not be faster either, because memory bandwidth limits these products.
+
+    Nothing is changed where TF32 is off already. Otherwise the setting of the whole process
+    changes, because torch has no other: threads inside the block at the same time share it.
     """
-    matmul = torch.backends.cuda.matmul
-    # torch below 2.9 has only `allow_tf32`. torch 2.9 and above raises an error if both settings
-    # are used.
-    name, exact = ("fp32_precision", "ieee") if _known(matmul) else ("allow_tf32", False)
-    chosen = getattr(matmul, name)
-    setattr(matmul, name, exact)
+    _switch.off()
     try:
         yield
     finally:
-        setattr(matmul, name, chosen)
+        _switch.back()
 
 
-def _known(matmul: "torch.backends.cuda.cuBLASModule") -> bool:
-    """Whether this version of torch has the setting `fp32_precision`."""
+class _Switch:
+    """TF32 of the process: off from the first that enters to the last that leaves."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = Lock(), 0
+        self._restore: Callable[[], None] = _nothing
+
+    def off(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._restore = _switched_off()
+
+    def back(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._restore()
+
+
+def _nothing() -> None:
+    """Restores nothing."""
+
+
+def _switched_off() -> Callable[[], None]:
+    """Switches TF32 off, and returns a function that restores the setting.
+
+    torch 2.9 and above has two settings, and raises an error, also in its own products (TunableOp),
+    where they differ. So the one that the user chose is changed.
+    """
+    matmul = torch.backends.cuda.matmul
     try:
-        return isinstance(matmul.fp32_precision, str)
-    except AttributeError:
+        allowed = matmul.allow_tf32  # sets both, but cannot be read where only the other was set
+    except RuntimeError:
+        if matmul.fp32_precision != "tf32":
+            return _nothing
+        matmul.fp32_precision = "ieee"
+        return lambda: setattr(matmul, "fp32_precision", "tf32")
+    if not allowed:
+        return _nothing
+    medium = _is_medium()
+    matmul.allow_tf32 = False
+    if medium:
+        return lambda: torch.set_float32_matmul_precision("medium")
+    return lambda: setattr(matmul, "allow_tf32", True)
+
+
+def _is_medium() -> bool:
+    """Whether TF32 was allowed by the precision `medium`, which is another one on the CPU."""
+    try:
+        return torch.get_float32_matmul_precision() == "medium"
+    except RuntimeError:  # the settings of CPU and GPU differ
         return False
+
+
+_switch = _Switch()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.config import KernelConfig
+from ..kernels.precision import full_precision
 from .herding import ROUNDS, CenteredKernel, herd, optimal_weights
 from .piecewise_kernel import (
     CHUNK,
@@ -51,6 +52,7 @@ class Compressed(NamedTuple):
     exact: bool
 
 
+@full_precision()
 def compress(
     latents: Tensor,
     weights: Tensor,

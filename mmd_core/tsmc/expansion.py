@@ -42,6 +42,7 @@ class KernelExpansion:
         """k(x_i, y_j) of latents `(B, *)`, with shape `(B, m)`."""
         return self.kernel.values(self._gram(self._centered(x)))
 
+    @full_precision()
     def value(self, x: Tensor) -> Tensor:
         """f of latents `(B, *)`, with shape `(B,)`."""
         return self.values(x) @ self.coefficients + self.constant

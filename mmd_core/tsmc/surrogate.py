@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..kernels.bandwidth import median_distance
 from ..kernels.kernels import Gram, RadialKernel
+from ..kernels.precision import full_precision
 from .expansion import KernelExpansion
 
 __all__ = ["RIDGE", "fitted"]
@@ -12,6 +13,7 @@ __all__ = ["RIDGE", "fitted"]
 RIDGE = 0.1  # regularization; k(x, x) is 1
 
 
+@full_precision()
 def fitted(z: Tensor, scores: Tensor, ridge: float = RIDGE) -> KernelExpansion:
     """r̂, fitted to the scores: their mean plus a combination of RBF kernels.
 
@@ -22,13 +24,14 @@ def fitted(z: Tensor, scores: Tensor, ridge: float = RIDGE) -> KernelExpansion:
         scores: The scores, with shape `(n,)`; samples whose score is not finite are left out.
         ridge: The number that is added to the diagonal of the kernel matrix.
     """
-    usable = torch.isfinite(scores).to(z.device)
-    rows, scores = z[usable].flatten(1).float(), scores.to(z.device)[usable].double()
+    scores = scores.cpu().double()  # on the CPU, because a GPU may lack float64
+    usable = torch.isfinite(scores)
+    rows, scores = z[usable.to(z.device)].flatten(1).float(), scores[usable]
     centered = rows - rows.mean(0)
     gram = Gram.within(centered @ centered.T)
     kernel = RadialKernel("rbf", (median_distance(gram.dot),))
-    values = kernel.values(gram).double().cpu()
+    values = kernel.values(gram).cpu().double()
     mean = scores.mean().item()
     system = values + ridge * torch.eye(len(values), dtype=torch.float64)
-    coefficients = torch.linalg.solve(system, scores.cpu() - mean).to(rows)
+    coefficients = torch.linalg.solve(system, scores - mean).to(rows)
     return KernelExpansion(kernel, rows, coefficients, mean)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..comparison.feature_maps import make_features
 from ..kernels.config import KernelConfig
+from ..kernels.precision import full_precision
 from .expansion import KernelExpansion
 
 __all__ = ["Witness"]
@@ -31,6 +32,7 @@ class Witness:
         Gretton et al., A Kernel Two-Sample Test, JMLR 2012, section 2.3. https://jmlr.org/papers/v13/gretton12a.html
     """
 
+    @full_precision()
     def __init__(self, config: KernelConfig, y: Tensor, weights: Tensor, base: Tensor) -> None:
         if config.feature_space == "patches":
             raise ValueError(
@@ -57,6 +59,7 @@ class Witness:
         """∇w, with the shape of `x`."""
         return self.expansion.gradient(x)
 
+    @full_precision()
     def of_base(self) -> Tensor:
         """w of the base samples, with shape `(n,)`, without the term k(x_i, x_i).
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management as management
 from torch import Tensor
 
+from ...mmd_core.comparison import full_memory
 from ...mmd_core.guidance.guidance import NotFinite
 from .micro_batch import AT_ONCE, separable
 
@@ -70,9 +71,9 @@ def check_latent_image(latent_image: Tensor | None, node: str) -> None:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether ComfyUI treats the error as out of memory."""
-    known = getattr(management, "is_oom", None)  # older versions compare the type
-    return isinstance(error, management.OOM_EXCEPTION) if known is None else known(error)
+    """Whether memory has run out, on any device. ComfyUI knows the errors of CUDA."""
+    known = getattr(management, "is_oom", lambda error: False)  # older versions have none
+    return full_memory.out_of_memory(error) or known(error)
 
 
 def less_memory(inner_model: BaseModel, noise: Tensor, transformer_options: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ naming the line of the code that asked:
     MixedDevices     tensors of several devices in one operator (0-dim CPU tensors and CPU indices are allowed, as on
                      CUDA), and a generator of another device than its numbers
     Missing          a dtype that the device lacks (`forbidden`), and an operator without a kernel (`missing`)
+    Inexact          a product of matrices with TF32, which the user has allowed (`tf32`)
     NotReproducible  sums of floats in the order in which threads arrive (`atomics`): equal seeds draw other images
     Race             `pretended_streams.py`
 
@@ -53,6 +54,7 @@ ATOMIC = {
     "cumsum", "cumsum_", "histc", "index_add", "index_add_", "index_reduce", "index_reduce_", "scatter_add", "scatter_add_",
     "scatter_reduce", "scatter_reduce_",
 }  # fmt: skip
+PRODUCTS = {"_euclidean_dist", "addmm", "addmm_", "baddbmm", "baddbmm_", "bmm", "mm"}
 ACCUMULATING = {"_index_put_impl_", "index_put", "index_put_", "put", "put_"}
 
 
@@ -62,6 +64,10 @@ class MixedDevices(RuntimeError):
 
 class Missing(NotImplementedError):
     """The device has no such operator or dtype."""
+
+
+class Inexact(RuntimeError):
+    """A product whose factors keep three digits."""
 
 
 class NotReproducible(RuntimeError):
@@ -190,11 +196,13 @@ class PretendedDevice(TorchDispatchMode):
         forbidden: Dtypes that the device lacks, as float64 on Apple and Intel Arc.
         missing: Names of operators that it lacks.
         atomics: Whether sums that depend on the order of threads are allowed.
+        tf32: Whether products with TF32 are refused; it is then switched on, as a user may do.
     """
 
-    def __init__(self, forbidden=(), missing=(), atomics=False):
+    def __init__(self, forbidden=(), missing=(), atomics=False, tf32=True):
         super().__init__()
         self.forbidden, self.missing, self.atomics = set(forbidden), set(missing), atomics
+        self.tf32 = tf32
         self.waits, self.operators = [], []
         self.bytes = self.peak = 0
         self.streams = Streams()
@@ -223,6 +231,9 @@ class PretendedDevice(TorchDispatchMode):
         for name, value in of_cuda.items():
             self._left.enter_context(patch.object(torch.cuda, name, value))
         self._left.enter_context(patch.object(torch, "Generator", AnyGenerator))
+        if self.tf32:
+            torch.set_float32_matmul_precision("high")
+            self._left.callback(torch.set_float32_matmul_precision, "highest")
         self._left.enter_context(OwnGenerators())
         return super().__enter__()
 
@@ -290,7 +301,7 @@ class PretendedDevice(TorchDispatchMode):
         if not here and not target:
             return self._on_cpu(function, name, args, kwargs, written)
         line = line_of_code()
-        self._refuse(name, args, kwargs, tensors, line)
+        self._refuse(name, function.name().split("::")[1], args, kwargs, tensors, line)
         self._note_wait(name, args, kwargs, target, line)
         plain, options = tree_map(_held, (args, kwargs))
         if asked is not None:
@@ -330,8 +341,11 @@ class PretendedDevice(TorchDispatchMode):
             return self.streams.pinned(function(*args, **{**kwargs, "pin_memory": False}))
         return function(*args, **kwargs)
 
-    def _refuse(self, name, args, kwargs, tensors, line):
-        if name in self.missing:
+    def _refuse(self, name, full, args, kwargs, tensors, line):
+        single = name in PRODUCTS and tensors[0].dtype == torch.float32
+        if self.tf32 and single and torch.backends.cuda.matmul.allow_tf32:
+            raise Inexact(f"{name} uses TF32 ({line})")
+        if name in self.missing or full in self.missing:
             raise Missing(f"aten::{name} has no kernel for this device ({line})")
         accumulates = name in ACCUMULATING and (args[3:4] == (True,) or kwargs.get("accumulate"))
         if not self.atomics and (name in ATOMIC or accumulates) and tensors[0].is_floating_point():

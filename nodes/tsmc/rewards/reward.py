@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from comfy.latent_formats import LatentFormat
     from comfy.sd import VAE
 
+    from ..run.plan import ModelInfo
+
 GROUP = 16  # decoded images in memory at once
 
 
@@ -85,27 +87,27 @@ class FixedReward(ModelReward, Protocol):
         """r, with shape `(B,)`, float32 on the CPU; not finite for samples that are not finite.
 
         Arguments:
-            batch: Latents in the space of the model `(B, C, *)`, or images `(B, H, W, 3)` in
-                [0, 1].
+            batch: Latents in the space of the model `(B, C, *)`, on the device that `for_model`
+                was given; or images `(B, H, W, 3)` in [0, 1], on the CPU.
 
         Raises:
             ValueError: The reward does not fit the samples.
         """
 
 
-def score_latents(reward: FixedReward, samples: Tensor, latent_format: LatentFormat) -> Tensor:
+def score_latents(reward: FixedReward, samples: Tensor, model: ModelInfo) -> Tensor:
     """r of raw LATENT samples `(B, C, *)`, with shape `(B,)`, float32 on the CPU."""
     if reward.space == "latent":
-        return reward.value(latent_format.process_in(samples))
+        return reward.value(model.latents(samples))
     return torch.cat([reward.value(decoded(reward.vae, part)) for part in samples.split(GROUP)])
 
 
 def fix_by_latents(
-    reward: ModelReward, samples: Tensor, latent_format: LatentFormat
+    reward: ModelReward, samples: Tensor, model: ModelInfo
 ) -> tuple[Tensor, FixedReward]:
     """`ModelReward.fixed_by` for raw LATENT samples `(B, C, *)`."""
     if reward.space == "latent":
-        return reward.fixed_by(latent_format.process_in(samples))
+        return reward.fixed_by(model.latents(samples))
     return reward.fixed_by(decoded(reward.vae, samples))
 
 

@@ -69,7 +69,7 @@ def final_smc(
         ValueError: No score is finite.
     """
     state, samples, system = draw_smc(state, guider, potential_of(state), watch)
-    scores = score_latents(state.reward, samples, state.model.latent_format)
+    scores = score_latents(state.reward, samples, state.model)
     per_image = len(state.model.steps) if state.reward.space == "latent" else 1
     state = replace(state, cost=state.cost.plus(scores=len(samples) * per_image))
     system = system.rewarded(state.learning.tilt_of(scores))

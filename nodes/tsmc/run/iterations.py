@@ -99,10 +99,10 @@ def scaled(gradient: Gradient, factor: float) -> Gradient:
 
 def score_batch(state: PilotProposed | Proposed, reward: ModelReward) -> Learned:
     """Scores the waiting batch with `reward`, then calls `add_scores`."""
-    samples, latent_format = state.batch.samples, state.model.latent_format
+    samples, model = state.batch.samples, state.model
     if reward.fixed:
-        return add_scores(state, score_latents(reward, samples, latent_format), reward)
-    scores, fixed = fix_by_latents(reward, samples, latent_format)
+        return add_scores(state, score_latents(reward, samples, model), reward)
+    scores, fixed = fix_by_latents(reward, samples, model)
     return add_scores(state, scores, fixed, unfixed=reward)
 
 

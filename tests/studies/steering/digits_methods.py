@@ -72,7 +72,7 @@ def scores_of(state, samples: Tensor) -> Tensor:
     """r of samples, by the run's fixed reward."""
     from mmd_pack.nodes.tsmc.rewards.reward import score_latents
 
-    return score_latents(state.reward, samples, state.model.latent_format)
+    return score_latents(state.reward, samples, state.model)
 
 
 def best_of_n(chain: DigitsChain, seed: int, state) -> Spent:

@@ -14,6 +14,7 @@ from mmd_pack.mmd_core.comparison.gram_space import Projection
 from mmd_tests.support.broken import broken
 from mmd_tests.support.device_runs import Run
 from mmd_tests.support.pretended_device import (
+    Inexact,
     Missing,
     MixedDevices,
     NotReproducible,
@@ -22,8 +23,10 @@ from mmd_tests.support.pretended_device import (
     on_host,
 )
 from mmd_tests.support.pretended_streams import Race
+from mmd_tests.support.without_kernel import without_kernel
 
 HALF = 12 * 256 * 2 + 4 * 144  # bytes: room for 12 references as fp16
+APPLE = {"forbidden": {torch.float64}, "missing": without_kernel("MPS")}
 SMALL = Run(batch=8, shape=(4, 6, 6))
 
 
@@ -128,6 +131,13 @@ BROKEN = {
     "sums by index on the device": (
         NotReproducible, "band_variances", posterior, "power.sum(0).cpu(), weights.cpu()", "power.sum(0), weights",
     ),
+    "a decomposition on the device": (
+        Missing, "_product", rows, "return c @ rows", "return torch.linalg.eigh(c @ c.T)[1] @ c @ rows",
+    ),
+    "TF32": (
+        Inexact, "_product", rows, "return c @ rows",
+        "torch.backends.cuda.matmul.allow_tf32 = True; return c @ rows",
+    ),
     "float64 on the device": (
         Missing, "dots", rows.Rows, "(rows @ x.T).T", "(rows.double() @ x.T.double()).T.float()",
     ),
@@ -144,9 +154,19 @@ def test_broken_code_is_caught(name):
     error, function, owner, right, wrong = BROKEN[name]
     run = replace(STREAMED, calls=1)
     with small_pieces(), broken(owner, function, right, wrong), pytest.raises(error):
-        check(run, forbidden={torch.float64})
+        check(run, **APPLE)
 
 
 def test_code_that_is_not_broken_passes_there():
     with small_pieces():
-        check(replace(STREAMED, calls=1), forbidden={torch.float64})
+        check(replace(STREAMED, calls=1), **APPLE)
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("space", FEATURE_SPACES)
+@pytest.mark.parametrize(
+    "batch, finished, prompts", [(8, 0, "none"), (8, 3, "rbf"), (3, 3, "none")]
+)
+def test_no_double_precision_and_no_operator_that_apple_lacks(space, batch, finished, prompts):
+    run = replace(SMALL, space=space, batch=batch, finished=finished, prompts=prompts)
+    check(run, **APPLE)

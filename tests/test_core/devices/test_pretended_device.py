@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from mmd_tests.support.pretended_device import (
+    Inexact,
     Missing,
     MixedDevices,
     NotReproducible,
@@ -17,7 +18,7 @@ from mmd_tests.support.pretended_streams import Race
 
 @pytest.fixture
 def device():
-    with PretendedDevice() as entered:
+    with PretendedDevice(tf32=False) as entered:
         yield entered
 
 
@@ -84,6 +85,16 @@ def test_dtypes_and_operators_that_a_device_lacks():
                 asks()
         with pytest.raises(Missing, match="eigh"):
             torch.linalg.eigh(one)
+
+
+@pytest.mark.parametrize("ask", [torch.mm, torch.matmul, torch.cdist, lambda a, b: a @ b[None]])
+def test_products_that_keep_three_digits(ask):
+    with PretendedDevice():
+        one = torch.randn(40, 40, device="cuda")
+        with pytest.raises(Inexact):
+            ask(one, one)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        ask(one, one)
 
 
 @pytest.mark.parametrize(

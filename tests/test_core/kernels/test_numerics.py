@@ -10,6 +10,7 @@ from mmd_pack.mmd_core import (
     Schedule,
     Window,
 )
+from mmd_pack.mmd_core.kernels.precision import full_precision
 from mmd_tests.studies.benchmarks.numerics import Tf32, errors, rounded
 
 RADIAL = ["rbf", "imq", "laplacian", "energy"]
@@ -86,6 +87,55 @@ def test_tf32_is_off_within_guidance_and_as_chosen_afterwards(chosen):
         run(x[:, :2], x, 5.0)
     assert len(seen) > 5 and set(seen[1:]) <= {"ieee", False}  # the first: its shape is asked
     assert torch.get_float32_matmul_precision() == chosen
+
+
+MATMUL = torch.backends.cuda.matmul
+WAYS = {
+    "none": lambda: None,
+    "allow_tf32": lambda: setattr(MATMUL, "allow_tf32", True),
+    "high": lambda: torch.set_float32_matmul_precision("high"),
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "fp32_precision": lambda: setattr(MATMUL, "fp32_precision", "tf32"),
+}
+
+
+def settings():
+    """All that can be read of the setting; None where torch refuses, as its own products would."""
+    found = [precision()]
+    for ask in (lambda: MATMUL.allow_tf32, torch.get_float32_matmul_precision):
+        try:
+            found.append(ask())
+        except RuntimeError:
+            found.append(None)
+    return found
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    if request.param == "fp32_precision" and not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("this torch has one setting")
+    WAYS[request.param]()
+    yield request.param
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_every_way_to_allow_tf32_is_restored(way):
+    before = settings()
+    with full_precision():
+        # torch's products on AMD read this setting, and fail where its two settings differ.
+        assert MATMUL.allow_tf32 is False and precision() in ("ieee", "none", False)
+    assert settings() == before
+
+
+def test_parts_that_overlap_share_the_setting(way):
+    """As two threads do: the one that began first ends first."""
+    before, one, other = settings(), full_precision(), full_precision()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert MATMUL.allow_tf32 is False
+    other.__exit__(None, None, None)
+    assert settings() == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="TF32 is a GPU's")

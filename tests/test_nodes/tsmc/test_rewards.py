@@ -17,9 +17,12 @@ from mmd_pack.nodes.tsmc.reward_image_stats import TSMCRewardImageStats
 from mmd_pack.nodes.tsmc.reward_reference import NODE, TSMCRewardReference
 from mmd_pack.nodes.tsmc.rewards.decode import decoded
 from mmd_pack.nodes.tsmc.rewards.reward import GROUP, fix_by_latents, score_latents
+from mmd_pack.nodes.tsmc.run.plan import ModelInfo
 from mmd_pack.nodes.tsmc.score_images import TSMCScoreImages
+from mmd_tests.support.pretended_device import PretendedDevice
 from mmd_tests.support.tiny_encoders import tiny_vae
 from mmd_tests.support.tiny_models import random
+from mmd_tests.support.tsmc_runs import LinearReward
 
 pytestmark = pytest.mark.comfy
 
@@ -408,19 +411,42 @@ def test_a_vae_of_other_latents_is_refused_before_the_model_draws(vae, clip_visi
 
 def test_scores_of_latents_are_those_of_what_they_become(vae):
     samples, sd15 = random(GROUP + 2, 4, 2, 2), latent_format()
+    model = ModelInfo((), sd15, torch.device("cpu"))
     bright = stats_reward(vae)
     expected = bright.value(decoded(vae, samples))
-    close(score_latents(bright, samples, sd15), expected)
+    close(score_latents(bright, samples, model), expected)
     assert expected.std() > 0
-    scores, same = fix_by_latents(bright, samples, sd15)
+    scores, same = fix_by_latents(bright, samples, model)
     close(scores, expected)
     assert same is bright
     placed = reference_reward(references(shape=(4, 2, 2))).for_model(sd15, torch.device("cpu"))
-    scores, settled = fix_by_latents(placed, samples, sd15)
+    scores, settled = fix_by_latents(placed, samples, model)
     close(scores, placed.fixed_by(samples * 0.18215)[0])
-    found = score_latents(settled, samples, sd15)
+    found = score_latents(settled, samples, model)
     close(found, settled.value(samples * 0.18215))
     assert not torch.allclose(found, scores, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LinearReward(torch.ones(1, 4, 2, 2)),
+        lambda: reference_reward(references(shape=(4, 2, 2))),
+    ],
+)
+def test_rewards_of_latents_get_them_on_the_device_of_the_model(make):
+    """As from samples of a LATENT, which lie on the CPU; a reward need not move them."""
+    samples, sd15 = random(5, 4, 2, 2), latent_format()
+    reward, found = make(), {}
+    for device in ("cpu", "cuda"):
+        with PretendedDevice(tf32=False):
+            model = ModelInfo((), sd15, torch.device(device))
+            placed = reward.for_model(sd15, model.device)
+            scores, fixed = fix_by_latents(placed, samples, model)
+            found[device] = scores, score_latents(fixed, samples, model)
+    for one, other in zip(*found.values(), strict=True):
+        close(one, other)
+        assert one.device == other.device == torch.device("cpu")
 
 
 # --- TSMCScoreImages ------------------------------------------------------------------------------
