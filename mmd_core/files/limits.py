@@ -21,6 +21,13 @@ PART = GIGABYTE // 2  # bytes of its tensors
 PART_SAMPLES = 99_999
 RECALLED = 4 * GIGABYTE  # bytes of all samples that are read at once
 
+# LoRAs, of which only the metadata are read
+LORA_HEADER = 8 * MEGABYTE  # bytes
+LORA_ENTRIES = 20_000  # tensors and metadata entries
+LORA_METADATA = MEGABYTE  # characters of our entry
+LORA_VALUES = 10_000  # numbers and texts in it
+LORA_NAME = 100  # characters of a sampler, a model and so on
+
 # Disk space, in bytes
 MEMORY_DISK = 16 * GIGABYTE  # of one memory
 CACHE_DISK = 16 * GIGABYTE  # of the cache of encoded references, if the user sets no other limit

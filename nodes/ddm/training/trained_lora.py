@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -14,7 +15,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ....mmd_core.files import limits
+from ....mmd_core.files.json_text import parsed
+from ....mmd_core.files.reference_file import NOT_IN_NAMES
 from ....mmd_core.files.tensor_file import remove, write_new, write_whole
+from ....mmd_core.files.tensor_reader import read_header
 from ....mmd_core.kernels.quoted import quoted
 
 __all__ = ["Autosave", "FILE_DTYPES", "TrainedLoRA", "read_metadata", "save_lora"]
@@ -22,18 +27,13 @@ __all__ = ["Autosave", "FILE_DTYPES", "TrainedLoRA", "read_metadata", "save_lora
 FILE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 METADATA_KEY = "mmd_ddm"  # the entry in the metadata of the file
 MARK = "autosave"  # the key in it that tells the autosaves of trainings apart
-MAX_HEADER_BYTES = 2**25
-METADATA_TYPES = {  # what is in every file
-    **dict.fromkeys(
-        (
-            "steps", "steps_from", "steps_to", "references", "iterations", "batch_size", "rank",
-        ),
-        int,
-    ),
-    **dict.fromkeys(("sampler_name", "scheduler", "model", "features", "kernel"), str),
-    "cfg": int | float,
-    **dict.fromkeys(("mmd2_before", "mmd2_after"), float | None),
-}  # fmt: skip
+NAMES = ("sampler_name", "scheduler", "model", "features", "kernel")  # texts in every file
+RANGES = {  # the numbers in every file, with the smallest and the largest that can be
+    **dict.fromkeys(("steps", "steps_from", "steps_to"), (1, 10_000)),
+    **dict.fromkeys(("references", "iterations", "batch_size", "rank"), (0, 10**9)),
+    "cfg": (0, 1000),
+}
+DISTANCES = ("mmd2_before", "mmd2_after")  # numbers that may be missing
 
 
 class TrainedLoRA(dict[str, Tensor]):
@@ -113,29 +113,47 @@ def _file(
     }
     entries = {"modelspec.title": path.stem}
     if metadata:
-        entries[METADATA_KEY] = json.dumps(metadata)
+        # JSON has no NaN: a number that is not finite is unknown.
+        known = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in metadata.items()
+        }
+        entries[METADATA_KEY] = json.dumps(known)
     return safetensors.torch.save(kept, entries)
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """How the LoRA in a file was trained; None if the file does not say.
+    """How the LoRA in a file was trained; None if the file does not say, or says nonsense.
 
     Raises:
         OSError: The file cannot be read.
     """
     with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if size > MAX_HEADER_BYTES:
+        try:
+            header = read_header(file, limits.LORA_HEADER, limits.LORA_ENTRIES)
+            text = header.metadata[METADATA_KEY]
+            if len(text) > limits.LORA_METADATA:
+                return None
+            metadata = parsed(text, limits.LORA_VALUES)
+        except (ValueError, LookupError):
             return None
-        header = file.read(size)
-    try:
-        metadata = json.loads(json.loads(header)["__metadata__"][METADATA_KEY])
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
-    known = isinstance(metadata, dict) and all(
-        isinstance(metadata.get(name), kind) for name, kind in METADATA_TYPES.items()
-    )
-    return metadata if known else None
+    return metadata if isinstance(metadata, dict) and _is_possible(metadata) else None
+
+
+def _is_possible(metadata: dict[str, Any]) -> bool:
+    """Whether a training can have these values, which may come from a stranger."""
+    names = [metadata.get(name) for name in NAMES]
+    if not all(isinstance(name, str) and len(name) <= limits.LORA_NAME for name in names):
+        return False
+    if any(NOT_IN_NAMES.search(name) for name in names):
+        return False
+    for name, (low, high) in RANGES.items():
+        value, kinds = metadata.get(name), (int, float) if name == "cfg" else (int,)
+        if type(value) not in kinds or not low <= value <= high:
+            return False
+    if not metadata["steps_from"] <= metadata["steps"] <= metadata["steps_to"]:
+        return False
+    return all(type(metadata.get(name)) in (int, float, type(None)) for name in DISTANCES)
 
 
 class Autosave:

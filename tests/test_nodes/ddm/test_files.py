@@ -1,7 +1,9 @@
 """LoRA files of MMDSaveLoRA: ComfyUI loads them, they hold metadata, bad files give errors."""
 
 import json
+import math
 import os
+import tracemalloc
 
 import folder_paths
 import pytest
@@ -349,13 +351,20 @@ def test_info_shows_what_it_was_trained_for_and_warns_of_other_use():
     assert "0.25 before, 0.0625 after" in info(saved(TrainedLoRA(lora, known)))[0]
 
 
-def header(metadata) -> bytes:
-    text = json.dumps({"__metadata__": metadata}).encode()
+def header(metadata, **tensors) -> bytes:
+    text = json.dumps({"__metadata__": metadata, **tensors}).encode()
     return len(text).to_bytes(8, "little") + text
 
 
 def said(**changed) -> bytes:
     return header({"mmd_ddm": json.dumps({**usual()[LORA].metadata, **changed})})
+
+
+def written(old: str, new: str) -> bytes:
+    """A file whose metadata have `new` in the place of `old`."""
+    text = json.dumps(usual()[LORA].metadata)
+    assert old in text
+    return header({"mmd_ddm": text.replace(old, new)})
 
 
 OTHERS = {
@@ -376,6 +385,27 @@ OTHERS = {
     "words for numbers": lambda: said(steps="five"),
     "nothing for numbers": lambda: said(cfg=None),
     "words for figures": lambda: said(mmd2_before="much"),
+    "a billion steps": lambda: said(steps=10**9, steps_to=10**9),
+    "negative steps": lambda: said(steps=-5, steps_from=-5),
+    "steps out of their range": lambda: said(steps=5, steps_from=6, steps_to=9),
+    "yes for steps": lambda: said(steps=True, steps_from=True),
+    "half a step": lambda: said(steps=2.0),
+    "endless cfg": lambda: said(cfg=math.inf),
+    "cfg that is no number": lambda: said(cfg=math.nan),
+    "cfg of 400 digits": lambda: said(cfg=10**400),
+    "cfg above all floats": lambda: written('"cfg": 1.0', '"cfg": 1e400'),
+    "steps twice": lambda: written('"steps": 2', '"steps": 2, "steps": 2'),
+    "a name that garbles": lambda: said(sampler_name="\x1b[2J\n[ERROR] forged line"),
+    "a name that turns": lambda: said(model="\u202ecod.exe"),
+    "half a character": lambda: said(scheduler="\ud800"),
+    "a long name": lambda: said(kernel="k" * 101),
+    "a long text": lambda: said(report="r" * 2**20),
+    "many values": lambda: said(latent=[1] * 50_000),
+    "more than it says": lambda: said() + b"\0",
+    "a tensor that is not there": lambda: header(
+        {"mmd_ddm": json.dumps(usual()[LORA].metadata)},
+        a={"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+    ),
 }
 
 
@@ -385,6 +415,55 @@ def test_info_refuses_other_files_in_words(kind, output_folder):  # noqa: F811
     with pytest.raises(ValueError) as error:
         info("other.safetensors")
     assert "MMDLoRAInfo: other.safetensors does not say how it was trained" in str(error.value)
+
+
+def test_info_reads_what_was_written_before_the_limits(output_folder):  # noqa: F811
+    """Files of any trainer's tensors, and distances that were not finite."""
+    for name, data in {
+        "nan": said(mmd2_before=math.nan, mmd2_after=math.inf),
+        "whole": said(cfg=7, mmd2_before=1, mmd2_after=0),
+        "bf16": header(
+            {"mmd_ddm": json.dumps(usual()[LORA].metadata), "ss_steps": "5"},
+            a={"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]},
+            b={"dtype": "F8_E4M3", "shape": [], "data_offsets": [12, 13]},
+        )
+        + bytes(13),
+    }.items():
+        (output_folder / "loras" / f"{name}.safetensors").write_bytes(data)
+        report, steps, _ = info(f"{name}.safetensors")
+        assert steps == 2 and "For 2 steps of euler" in report and "nan" not in report
+        assert ("1 before, 0 after" in report) == (name == "whole")
+
+
+def test_distances_that_are_not_finite_are_unknown_in_the_file(output_folder):  # noqa: F811
+    metadata = {**usual()[LORA].metadata, "mmd2_before": math.nan, "mmd2_after": -math.inf}
+    path = trained_lora.save_lora("loras/a", FACTOR, metadata)
+    with safe_open(path, "pt") as file:
+        text = file.metadata()["mmd_ddm"]
+    assert "NaN" not in text and "Infinity" not in text
+    assert read_metadata(path)["mmd2_before"] is None
+
+
+@pytest.mark.parametrize("bomb", [
+    lambda n: b'{"x":[' + b"[]," * (n // 3) + b"[]]}",
+    lambda n: b"[" * n,
+    lambda n: b'{"x":' + b"9" * n + b"}",
+    lambda n: b"{" + b",".join(b'"%d":0' % i for i in range(n // 10)) + b"}",
+    lambda n: header({"mmd_ddm": "[" + "[]," * (n // 6) + "[]]"})[8:],
+    lambda n: header({"mmd_ddm": '"' + "A" * n + '"'})[8:],
+    lambda n: header({"mmd_ddm": "9" * n})[8:],
+    lambda n: header({str(i): "" for i in range(n // 12)})[8:],
+])  # fmt: skip
+@pytest.mark.parametrize("size, megabytes", [(2**23 - 2**17, 64), (2**24, 1)])
+def test_a_header_that_is_a_bomb_takes_little_memory(bomb, size, megabytes, output_folder):  # noqa: F811
+    text, path = bomb(size), output_folder / "loras" / "bomb.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    tracemalloc.start()
+    try:
+        assert read_metadata(path) is None
+        assert tracemalloc.get_traced_memory()[1] < megabytes * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_info_of_a_file_that_is_not_there_or_not_to_be_read(monkeypatch):
