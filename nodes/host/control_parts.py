@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import types
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
+from comfy.controlnet import ControlBase
 
 from .conditioning_parts import take
+from .coupled_images import is_of_comfyui
 
-if TYPE_CHECKING:
-    from comfy.controlnet import ControlBase
+# Attributes that ComfyUI's own control objects have, and that are cut as ComfyUI uses them.
+CORES = frozenset(vars(ControlBase()))
 
 
 class ControlParts:
@@ -33,7 +35,7 @@ class ControlParts:
         Returns `control` itself if it and all control objects before it use one hint for all
         images.
         """
-        if not any(map(differs, with_previous(control))):
+        if not any(differs(each, batch) for each in with_previous(control)):
             return control
         key = control, tuple(rows)
         if key not in self._parts:
@@ -48,10 +50,10 @@ def with_previous(control: ControlBase | None) -> Iterator[ControlBase]:
         control = control.previous_controlnet
 
 
-def differs(control: ControlBase) -> bool:
+def differs(control: ControlBase, batch: int) -> bool:
     """Whether a control object may use different hints for the images of a batch."""
-    hint = control.cond_hint_original
-    return accepts_indices(control) or (isinstance(hint, torch.Tensor) and len(hint) > 1)
+    hints = torch.is_tensor(control.cond_hint_original) and len(control.cond_hint_original) > 1
+    return hints or accepts_indices(control) or bool(own_parts(control, range(batch), batch))
 
 
 def accepts_indices(control: ControlBase) -> bool:
@@ -67,6 +69,7 @@ def control_part(
     It shares the network and the state that ComfyUI prepared.
     """
     part = copy.copy(control)
+    vars(part).update(own_parts(control, rows, batch))
     for name, value in vars(control).items():
         if isinstance(value, types.MethodType) and value.__self__ is control:
             setattr(part, name, types.MethodType(value.__func__, part))
@@ -89,3 +92,35 @@ def control_part(
     clones = getattr(control, "multigpu_clones", {})
     part.multigpu_clones = {device: parts.part(c, rows, batch) for device, c in clones.items()}
     return part
+
+
+def own_parts(control: ControlBase, rows: Sequence[int], batch: int) -> dict[str, Any]:
+    """What a control object of another pack holds for images `rows`, by the attributes that differ.
+
+    Packs keep hints in attributes of their own. A tensor in the form of pictures or films is for
+    images in turn, as ComfyUI's hints are. One with fewer axes is by image if it has a row for each
+    image or each hint.
+    """
+    if accepts_indices(control) or is_of_comfyui(control):
+        return {}
+    hint = control.cond_hint_original
+    counts = {batch, len(hint) if torch.is_tensor(hint) else batch} - {1}
+
+    def cut(value: Any) -> Any:
+        if torch.is_tensor(value) and not isinstance(value, torch.nn.Parameter):
+            fits = value.ndim > 1 and (len(value) in counts or (value.ndim > 3 and len(value) > 1))
+            return take(value, rows) if fits else value
+        if isinstance(value, dict):
+            parts = {name: cut(held) for name, held in value.items()}
+            return parts if any(parts[name] is not value[name] for name in value) else value
+        if isinstance(value, (list, tuple)):
+            if len(value) == batch > 1 and all(torch.is_tensor(v) and v.ndim > 2 for v in value):
+                return type(value)(value[i] for i in rows)
+            parts = [cut(held) for held in value]
+            changed = any(new is not old for new, old in zip(parts, value, strict=True))
+            return type(value)(parts) if changed else value
+        return value
+
+    held = {n: v for n, v in vars(control).items() if n not in CORES and "weight" not in n}
+    parts = {name: cut(value) for name, value in held.items()}
+    return {name: part for name, part in parts.items() if part is not held[name]}

@@ -3,30 +3,29 @@
 Parts of such a batch are not drawn like the whole batch. A patch is recognized
 
 - by the pictures it holds, one for each image of the batch (`pictures_by_image`),
-- by what it keeps of the network's work for the time after all images (`kept_for_later`), or
-- by trying it: an image is put beside other ones, and must not change (`Trial`).
+- by what it keeps of the network's work for the time after all images (`kept_for_later`),
+- by what it may keep from call to call (`kept_between_calls`), or
+- by trying it: an image is put beside other ones, and must not change (`trial.py`).
 
-What else couples images cannot be recognized: changes inside of the network's own modules, and
-patches of whole blocks.
+What else couples images cannot be recognized: changes inside of the network's own modules.
 """
 
 from __future__ import annotations
 
 import dis
-import logging
+import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from comfy.patcher_extension import WrappersMP
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-__all__ = ["SHARED", "coupling", "kept_for_later", "tried"]
-
-log = logging.getLogger("mmd_guidance")
+__all__ = ["SHARED", "coupling", "is_of_comfyui", "kept_between_calls", "kept_for_later"]
 
 PICTURES = "a patch of the model has one picture for each image of the batch (such as IP-Adapter)"
 SHARED = "the images of a batch share their attention (as with StyleAligned or layerdiffuse)"
@@ -34,11 +33,17 @@ KEPT = (
     "a patch of the model keeps the attention of the last call for the whole batch (such as "
     "Self-Attention Guidance)"
 )
-SELF_ATTENTION = ("attn1_patch", "attn1_output_patch")
+BETWEEN_CALLS = (
+    "a node around the model may keep its work from one call to the next (such as TeaCache, "
+    "DeepCache, WaveSpeed or Tiled Diffusion)"
+)
 AFTER_ALL_IMAGES = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function",
 )  # fmt: skip
-UNCHANGED = 1e-3  # largest relative change of an image that counts as rounding
+AROUND_THE_MODEL = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+# What a function does that keeps something, or that changes the network while it runs.
+STORING = ("STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR")
+WITHIN = ("SETUP_WITH", "BEFORE_WITH", "LOAD_SPECIAL")  # `with`, by the version of Python
 
 
 def coupling(patcher: ModelPatcher, model_options: dict[str, Any]) -> str | None:
@@ -97,110 +102,59 @@ def kept_for_later(model_options: dict[str, Any]) -> str | None:
     return None
 
 
+def kept_between_calls(patcher: ModelPatcher, model_options: dict[str, Any]) -> str | None:
+    """Whether a function around the model may keep something for its next call, in words, or None.
+
+    If a batch is split, the next call is for other images. ComfyUI's own functions take care.
+
+    Arguments:
+        patcher: The model that draws.
+        model_options: The options of the run.
+    """
+    around = [model_options.get("model_function_wrapper")]
+    of_run = model_options.get("transformer_options", {}).get("wrappers", {})
+    for wrappers in (patcher.wrappers, of_run):
+        for kind in AROUND_THE_MODEL:
+            around += sum(wrappers.get(kind, {}).values(), [])
+    return BETWEEN_CALLS if any(map(may_keep, filter(None, around))) else None
+
+
+def may_keep(function: object) -> bool:
+    """Whether a function of another pack may keep something for its next call, by its code.
+
+    Of an object nothing is known, so it may.
+    """
+    if not isinstance(function, FunctionType):
+        return not is_of_comfyui(function)
+    outer = inspect.getclosurevars(function).nonlocals.values()
+    if any(may_keep(value) for value in outer if _acts(value)):
+        return True
+    if is_of_comfyui(function):
+        return False
+    code = function.__code__
+    return any(
+        i.opname in (*STORING, *WITHIN)
+        or (i.opname == "STORE_DEREF" and i.argval in code.co_freevars)
+        for i in dis.get_instructions(code)
+    )
+
+
+def _acts(value: object) -> bool:
+    """Whether it is a function of ComfyUI or of a pack, or an object that can be called."""
+    of_torch = str(getattr(value, "__module__", None)).startswith("torch")
+    passive = (type, torch.nn.Module, BuiltinFunctionType)
+    return callable(value) and not of_torch and not isinstance(value, passive)
+
+
+def is_of_comfyui(function: object) -> bool:
+    """Whether a function or a patch is one of ComfyUI itself."""
+    # Its server names modules by their files.
+    module = getattr(function, "__module__", None) or type(function).__module__
+    return module.startswith("comfy.") or "comfy_extras" in re.split(r"[./\\]", module)
+
+
 def _patches(options: dict[str, Any]) -> Iterator[object]:
     for patches in options.get("patches", {}).values():
         yield from patches
     for patches in options.get("patches_replace", {}).values():
         yield from patches.values()
-
-
-def tried(options: dict[str, Any], found: list[bool]) -> dict[str, Any] | None:
-    """The transformer options with patches of self-attention that are tried at their next call.
-
-    Arguments:
-        options: The transformer options. They are not changed.
-        found: Becomes longer with each patch that couples images.
-
-    Returns:
-        None if there are no such patches but those of ComfyUI.
-    """
-    patches, replaced = options.get("patches", {}), options.get("patches_replace", {})
-    mine = {n: [_tried(p, found) for p in patches[n]] for n in SELF_ATTENTION if n in patches}
-    others = {key: _tried(patch, found) for key, patch in replaced.get("attn1", {}).items()}
-    if not any(isinstance(p, Trial) for p in (*sum(mine.values(), []), *others.values())):
-        return None
-    return {
-        **options,
-        "patches": {**patches, **mine},
-        "patches_replace": {**replaced, **({"attn1": others} if others else {})},
-    }
-
-
-def _tried(patch: Callable, found: list[bool]) -> Callable:
-    # The patches of ComfyUI treat images one by one. Its server names modules by their files.
-    module = getattr(patch, "__module__", None) or type(patch).__module__
-    own = module.startswith("comfy.") or "comfy_extras" in re.split(r"[./\\]", module)
-    return patch if own else Trial(patch, found)
-
-
-class Trial:
-    """A patch of self-attention that is tried once, on two images, before its next call.
-
-    One image must stay as it is, whatever the other one is and whichever of them comes first.
-
-    Arguments:
-        patch: It gets tensors with a row for each image of each prompt, and extra options.
-        found: Becomes longer if the images depend on each other.
-    """
-
-    def __init__(self, patch: Callable, found: list[bool]) -> None:
-        self.patch, self.found, self.waiting = patch, found, True
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # a copy asks for them before it has a patch
-            raise AttributeError(name)
-        return getattr(self.patch, name)  # ComfyUI moves patches to a device
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.waiting:
-            self.waiting = False
-            try:
-                if self.couples(*args, **kwargs):
-                    self.found.append(True)
-            except Exception as error:
-                # Patches of others may not work on two images. Nothing is known about them then.
-                log.debug("%r could not be tried: %s", self.patch, error)
-        return self.patch(*args, **kwargs)
-
-    def couples(self, *args: Any, **kwargs: Any) -> bool:
-        """Whether an image changes with the one beside it."""
-        options = kwargs.get("extra_options", args[-1])
-        prompts, rows = len(options["cond_or_uncond"]), len(args[0])
-        devices = [args[0].device] if args[0].device.type == "cuda" else []
-
-        def beside(change: Callable[[Tensor], Tensor], place: int) -> list[Tensor]:
-            """What the first image becomes at `place`, with a changed copy at the other one."""
-
-            def pair(value: Any) -> Any:
-                if value is options:
-                    return of_two(options, prompts)
-                if not torch.is_tensor(value) or value.ndim < 2 or len(value) != rows:
-                    return value
-                image = value.unflatten(0, (prompts, -1))[:, :1]
-                both = [image, change(image)] if place == 0 else [change(image), image]
-                return torch.cat(both, 1).flatten(0, 1)
-
-            with torch.random.fork_rng(devices):  # the same random numbers each time
-                out = self.patch(*map(pair, args), **{n: pair(v) for n, v in kwargs.items()})
-            if isinstance(out, dict):
-                out = list(out.values())
-            tensors = out if isinstance(out, (list, tuple)) else [out]
-            tensors = [t for t in tensors if torch.is_tensor(t) and len(t) == 2 * prompts]
-            return [t.unflatten(0, (prompts, 2))[:, place].float() for t in tensors]
-
-        for place in (0, 1):
-            one, other = beside(torch.neg, place), beside(lambda image: 2 * image, place)
-            for a, b in zip(one, other, strict=True):
-                if a.shape != b.shape or (a - b).norm() > UNCHANGED * a.norm():
-                    return True
-        return False
-
-
-def of_two(options: dict[str, Any], prompts: int) -> dict[str, Any]:
-    """Extra options as for two images with these prompts."""
-    changed = dict(options)
-    if "original_shape" in options:
-        changed["original_shape"] = [2 * prompts, *options["original_shape"][1:]]
-    if torch.is_tensor(options.get("sigmas")):
-        changed["sigmas"] = options["sigmas"][:1].repeat(2)
-    return changed

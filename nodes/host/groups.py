@@ -20,8 +20,9 @@ from torch import Tensor
 
 from .conditioning_parts import conds_part, rows_of
 from .control_parts import ControlParts
-from .coupled_images import SHARED, coupling, tried
+from .coupled_images import SHARED, coupling
 from .micro_batch import is_film, is_power_of_two
+from .trial import tried
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel

@@ -27,7 +27,8 @@ from comfy.patcher_extension import WrappersMP
 
 from .conditioning_parts import conds_part, rows_of
 from .control_parts import ControlParts
-from .coupled_images import SHARED, coupling, kept_for_later, tried
+from .coupled_images import SHARED, coupling, kept_between_calls, kept_for_later
+from .trial import tried
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -180,7 +181,11 @@ def is_film(
 
 def known_coupling(patcher: ModelPatcher, model_options: dict[str, Any]) -> str | None:
     """How images depend on each other if they are not in one call, in words, or None."""
-    return coupling(patcher, model_options) or kept_for_later(model_options)
+    return (
+        coupling(patcher, model_options)
+        or kept_for_later(model_options)
+        or kept_between_calls(patcher, model_options)
+    )
 
 
 def is_power_of_two(number: int) -> bool:

@@ -2,19 +2,28 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
-from mmd_pack.nodes.host.coupled_images import Trial
 from mmd_pack.nodes.host.groups import Group
 from mmd_pack.nodes.host.micro_batch import micro_batched
+from mmd_pack.nodes.host.trial import Trial
 from mmd_tests.support.guided_runs import core_draw, guided_draw, make_references
-from mmd_tests.support.tiny_models import empty_latent, prompt, tiny_model
+from mmd_tests.support.tiny_models import (
+    empty_latent,
+    family_latent,
+    family_prompt,
+    prompt,
+    tiny_family,
+    tiny_model,
+)
 
 pytestmark = pytest.mark.comfy
 
@@ -163,3 +172,123 @@ def test_the_report_names_what_was_not_split() -> None:
     assert (
         "micro_batch has no effect, because the images of a batch share their attention" in report
     )
+
+
+# ---- whole blocks of transformers
+
+
+def draw_family(family: str, model: ModelPatcher) -> torch.Tensor:
+    prompts = family_prompt(family, 1), family_prompt(family, 2)
+    return core_draw(model, family_latent(family, BATCH), "euler", 3, *prompts)
+
+
+def with_block(family: str, change: Callable[[torch.Tensor], torch.Tensor]) -> ModelPatcher:
+    """The model, whose first blocks work on changed images."""
+
+    def block(given: dict, extra: dict) -> dict:
+        return extra["original_block"]({**given, "img": change(given["img"])})
+
+    model = tiny_family(family).clone()
+    for kind in ("double_block", "single_block"):
+        model.set_model_patch_replace(block, "dit", kind, 0)
+    return model
+
+
+def with_mean(images: torch.Tensor) -> torch.Tensor:
+    return images + 3 * images.mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize("family", ["Flux", "SD3", "WAN21_T2V"])
+def test_blocks_that_couple_images_are_recognized(family: str) -> None:
+    """As Block Patcher's shared keys and values; blocks that do not are split."""
+    model, told = with_block(family, with_mean), []
+    whole = draw_family(family, model)
+    torch.testing.assert_close(draw_family(family, micro_batched(model, 1, told.append)), whole)
+    assert len(told) == 1 and "share their attention" in told[0]
+    with pytest.raises(ValueError, match="cannot be drawn in parts"):
+        draw_family(family, Group([0, 1], BATCH, "Node", "cure").of_model(model))
+    model, told = with_block(family, lambda images: 2 * images), []
+    parts = draw_family(family, micro_batched(model, 1, told.append))
+    torch.testing.assert_close(parts, draw_family(family, model), rtol=1e-3, atol=1e-3)
+    assert not told
+
+
+# ---- functions around the model that keep something from call to call
+
+
+class Residual:
+    """As a cache: each second call repeats what the call before it added."""
+
+    def __init__(self) -> None:
+        self.calls, self.added, self.noise = 0, None, 0.0
+
+    def __call__(self, call: Callable[..., torch.Tensor], given: dict) -> torch.Tensor:
+        x, level = given["input"], given["timestep"]
+        if level[0] > self.noise:
+            self.calls = 0
+        self.noise, self.calls = float(level[0]), self.calls + 1
+        if self.calls % 2:
+            self.added = call(x, level, **given["c"]) - x
+        return x + self.added
+
+
+def nonlocal_residual() -> Callable[..., torch.Tensor]:
+    state = Residual()
+
+    def around(call: Callable[..., torch.Tensor], given: dict) -> torch.Tensor:
+        return state(call, given)
+
+    return around
+
+
+def counting() -> Callable[..., torch.Tensor]:
+    calls = 0
+
+    def around(call: Callable[..., torch.Tensor], given: dict) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return call(given["input"], given["timestep"], **given["c"]) * (1 + 0.1 * calls)
+
+    return around
+
+
+def within() -> Callable[..., torch.Tensor]:
+    def around(call: Callable[..., torch.Tensor], given: dict) -> torch.Tensor:
+        with nullcontext():  # changes of the network
+            return call(given["input"], given["timestep"], **given["c"])
+
+    return around
+
+
+def plainly(call: Callable[..., torch.Tensor], given: dict) -> torch.Tensor:
+    return 0.9 * call(given["input"], given["timestep"], **given["c"])
+
+
+@pytest.mark.parametrize("make", [Residual, nonlocal_residual, counting, within])
+def test_what_may_be_kept_from_call_to_call_is_not_mixed(make: Callable) -> None:
+    """As TeaCache, DeepCache and WaveSpeed: the next call would be for other images."""
+
+    def wrapped() -> ModelPatcher:
+        model = model_of().clone()
+        model.set_model_unet_function_wrapper(make())
+        return model
+
+    told = []
+    torch.testing.assert_close(draw(micro_batched(wrapped(), 1, told.append)), draw(wrapped()))
+    assert len(told) == 1 and "from one call to the next" in told[0]
+
+
+def test_a_function_around_the_model_that_keeps_nothing_is_split() -> None:
+    sizes, told = [], []
+
+    def watch(executor: Callable, x: torch.Tensor, *args: object, **options: object) -> object:
+        sizes.append(len(x))
+        return executor(x, *args, **options)
+
+    model = model_of().clone()
+    model.set_model_unet_function_wrapper(plainly)
+    whole = draw(model)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", watch)
+    parts = draw(micro_batched(model, 1, told.append))
+    torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-3)
+    assert max(sizes) == 2 and not told  # one image, with and without the prompt

@@ -23,6 +23,7 @@ from mmd_pack.nodes.guidance.mmd_guided_ksampler import MMDGuidedKSampler
 from mmd_pack.nodes.host import control_parts
 from mmd_pack.nodes.host.conditioning_parts import cond_part
 from mmd_pack.nodes.host.control_parts import ControlParts
+from mmd_pack.nodes.host.groups import Group
 from mmd_pack.nodes.host.micro_batch import is_film, separable
 from mmd_tests.support.conditionings import controlled, net, t2i_adapter, with_options
 from mmd_tests.support.guided_runs import core_draw, make_references, patched
@@ -299,6 +300,61 @@ def test_controls_that_accept_image_numbers_get_them():
     assert control.hints() == [] and control.sub_idxs is None
     one = told_control(torch.ones(1, 1, 1, 1))
     assert ControlParts().part(one, range(2, 6), 6).hints() == [1, 1, 1, 1]
+
+
+def own_control(hints):
+    """A control object of another pack, which keeps its hints in an attribute of its own."""
+
+    class Own(comfy.controlnet.ControlBase):
+        def __init__(self, hints):
+            super().__init__()
+            self.own = hints
+
+        def get_control(self, x, t, cond, prompts, options):
+            held = self.own
+            while isinstance(held, dict):
+                held = held["pictures"]
+            held = torch.cat(held) if isinstance(held, list) else held
+            images = [i % len(held) for i in range(len(x) // prompts)]
+            given = {"input": [held[images].repeat(prompts, 1, 1, 1).to(x) * 3]}
+            return self.control_merge({**given, "middle": [], "output": []}, None, x.dtype)
+
+        def copy(self):
+            part = Own(self.own)
+            self.copy_to(part)
+            return part
+
+        def get_models(self):
+            return []
+
+    return Own(hints)
+
+
+OWN_HINTS = {
+    "a hint for each image": random(BATCH, 64, 8, 8),
+    "hints in turn": random(3, 64, 8, 8),
+    "a list": list(random(BATCH, 1, 64, 8, 8)),
+    "within": {"pictures": {"pictures": random(BATCH, 64, 8, 8)}, "names": ["a", "b", "c", "d"]},
+}
+
+
+@pytest.mark.parametrize("kind", OWN_HINTS)
+def test_hints_in_attributes_of_other_packs_are_kept(kind, model):
+    def prompts():
+        positive = with_options(prompt(1), control=own_control(OWN_HINTS[kind]))
+        return with_options(positive, control_apply_to_uncond=True), prompt(2)
+
+    latent = {**empty_latent(BATCH), "batch_index": list(range(BATCH))}
+    expected = assert_parts_draw_the_same(model, *prompts(), latent=latent)
+    group = Group([2, 3], BATCH, "Node", "cure").of_model(model)
+    assert_same(draw(group, *prompts(), latent=latent), expected[2:], 1e-4)
+
+
+def test_what_a_control_object_holds_for_other_ends_stays_whole():
+    control = own_control(torch.ones(1, 64, 8, 8))
+    control.weights, control.table = {"a": torch.ones(4, 4, 3, 3)}, torch.ones(77, 768)
+    control.numbers, control.scale = [1.0] * BATCH, torch.ones(BATCH)
+    assert ControlParts().part(control, range(2), BATCH) is control
 
 
 def test_controls_that_treat_all_images_alike_are_shared():

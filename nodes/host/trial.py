@@ -1,0 +1,163 @@
+"""Tries patches of a model on two images: an image must not change with the one beside it.
+
+Patches of self-attention and of whole blocks are tried, because there images can see each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .coupled_images import is_of_comfyui
+
+__all__ = ["tried"]
+
+log = logging.getLogger("mmd_guidance")
+
+PATCHES = ("attn1_patch", "attn1_output_patch", "double_block", "single_block")
+REPLACED = ("attn1", "dit")  # attention of U-Nets, and blocks of transformers
+UNCHANGED = 1e-3  # largest relative change of an image that counts as rounding
+
+
+def tried(options: dict[str, Any], found: list[bool]) -> dict[str, Any] | None:
+    """The transformer options with patches that are tried at their next call.
+
+    Arguments:
+        options: The transformer options. They are not changed.
+        found: Becomes longer when a patch is found that couples images.
+
+    Returns:
+        None if there are no such patches but those of ComfyUI.
+    """
+    patches, replaced = options.get("patches", {}), options.get("patches_replace", {})
+    mine = {name: [_tried(p, found) for p in patches[name]] for name in PATCHES if name in patches}
+    others = {
+        name: {key: _tried(patch, found) for key, patch in replaced[name].items()}
+        for name in REPLACED
+        if name in replaced
+    }
+    all_of_them = [*mine.values(), *(each.values() for each in others.values())]
+    if not any(isinstance(patch, Trial) for each in all_of_them for patch in each):
+        return None
+    return {
+        **options,
+        "patches": {**patches, **mine},
+        "patches_replace": {**replaced, **others},
+    }
+
+
+def _tried(patch: Callable, found: list[bool]) -> Callable:
+    # The patches of ComfyUI treat images one by one.
+    return patch if is_of_comfyui(patch) else Trial(patch, found)
+
+
+class Trial:
+    """A patch that is tried once, on two images, before its next call.
+
+    One image must stay as it is, whatever the other one is and whichever of them comes first.
+
+    Arguments:
+        patch: It gets tensors with a row for each image of each prompt, and transformer options.
+        found: Becomes longer if the images depend on each other.
+    """
+
+    def __init__(self, patch: Callable, found: list[bool]) -> None:
+        self.patch, self.found, self.waiting = patch, found, True
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # a copy asks for them before it has a patch
+            raise AttributeError(name)
+        return getattr(self.patch, name)  # ComfyUI moves patches to a device
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.waiting and not self.found:
+            self.waiting = False
+            try:
+                if self.couples(*args, **kwargs):
+                    self.found.append(True)
+            except Exception as error:
+                # Patches of others may not work on two images. Nothing is known about them then.
+                log.debug("%r could not be tried: %s", self.patch, error)
+        return self.patch(*args, **kwargs)
+
+    def couples(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether an image changes with the one beside it."""
+        options = next(part for part in parts((args, kwargs)) if is_options(part))
+        first = next(part for part in parts((args, kwargs)) if torch.is_tensor(part))
+        prompts, rows = len(options["cond_or_uncond"]), len(first)
+        devices = [first.device] if first.device.type == "cuda" else []
+
+        def beside(change: Callable[[Tensor], Tensor], place: int) -> list[Tensor]:
+            """What the first image becomes at `place`, with a changed copy at the other one."""
+
+            def pair(tensor: Tensor) -> Tensor:
+                if tensor.ndim < 2 or len(tensor) != rows:
+                    return tensor
+                image = tensor.unflatten(0, (prompts, -1))[:, :1]
+                both = [image, change(image)] if place == 0 else [change(image), image]
+                return torch.cat(both, 1).flatten(0, 1)
+
+            two, named = of_two((args, kwargs), pair)
+            with torch.random.fork_rng(devices):  # the same random numbers each time
+                out = self.patch(*two, **named)
+            tensors = [t for t in parts(out) if torch.is_tensor(t) and len(t) == 2 * prompts]
+            return [t.unflatten(0, (prompts, 2))[:, place].float() for t in tensors]
+
+        for place in (0, 1):
+            one, other = beside(torch.neg, place), beside(lambda image: 2 * image, place)
+            for a, b in zip(one, other, strict=True):
+                if a.shape != b.shape or (a - b).norm() > UNCHANGED * a.norm():
+                    return True
+        return False
+
+
+def is_options(value: object) -> bool:
+    """Whether this is the transformer options of a call of the model."""
+    return isinstance(value, dict) and "cond_or_uncond" in value
+
+
+def parts(value: Any) -> Iterator[Any]:
+    """What a patch is given or returns: the value, then all that it holds, but for options."""
+    yield value
+    if isinstance(value, (list, tuple)):
+        held = list(value)
+    elif isinstance(value, dict) and not is_options(value):
+        held = list(value.values())
+    else:
+        return
+    for each in held:
+        yield from parts(each)
+
+
+def of_two(value: Any, pair: Callable[[Tensor], Tensor]) -> Any:
+    """What a patch is given, for two images: `pair` is applied to each of its tensors."""
+    if torch.is_tensor(value):
+        return pair(value)
+    if is_options(value):
+        return options_of_two(value)
+    if isinstance(value, dict):
+        return {name: of_two(held, pair) for name, held in value.items()}
+    if isinstance(value, (list, tuple)):
+        held = [of_two(each, pair) for each in value]
+        return type(value)(*held) if hasattr(value, "_fields") else type(value)(held)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        held = {name: of_two(getattr(value, name), pair) for name in names}
+        return dataclasses.replace(value, **held)
+    return value
+
+
+def options_of_two(options: dict[str, Any]) -> dict[str, Any]:
+    """Transformer options as for two images with the same prompts."""
+    changed = dict(options)
+    if "original_shape" in options:
+        rows = 2 * len(options["cond_or_uncond"])
+        changed["original_shape"] = [rows, *options["original_shape"][1:]]
+    if torch.is_tensor(options.get("sigmas")):
+        changed["sigmas"] = options["sigmas"][:1].repeat(2)
+    return changed
