@@ -1,8 +1,10 @@
-"""Drawings in several runs: a run that goes on keeps the companions of the run before.
+"""Drawings in several runs: a run that goes on keeps what the run before knew of its samples.
 
 The noise of a sample decides its companion (`companions.py`). What a run leaves with noise does not
-show it any more: samplers that draw new noise replace it step by step. So a run notes some numbers
-of each sample that it leaves with noise, and the companion. The next run finds its samples there.
+show it any more: samplers that draw new noise replace it step by step. With a mask, a run keeps a
+part of its samples as it finds it, and noisy samples do not show what is below the noise. So a run
+notes some numbers of each sample that it leaves with noise, the companion, and its last estimate of
+the clean sample. The next run finds its samples there.
 
 Many numbers of a sample may have changed in between, because nodes for regions put samples
 together. So a sample is the noted one with which it shares most numbers.
@@ -19,6 +21,7 @@ __all__ = ["UNKNOWN", "Unfinished"]
 
 UNKNOWN = -1  # in place of a companion
 LIMIT = 256  # samples that are noted, the newest
+ESTIMATES = 2**26  # bytes of their estimates, at most
 # Numbers are equal up to this part of their size and spread: between runs they may be stored in
 # half precision. Of two samples with other noise, about two numbers in a thousand are that near.
 TOLERANCE = 2e-3
@@ -32,11 +35,13 @@ class Note(NamedTuple):
         shape: Its shape.
         numbers: Some of its numbers, with shape `(V,)`, float32 on the CPU.
         companion: The index of its companion, or `UNKNOWN`.
+        estimate: The last estimate of the clean sample, on the CPU, or None.
     """
 
     shape: tuple[int, ...]
     numbers: Tensor
     companion: int
+    estimate: Tensor | None
 
 
 class Unfinished:
@@ -45,17 +50,24 @@ class Unfinished:
     def __init__(self) -> None:
         self._notes: list[Note] = []  # the newest first
 
-    def keep(self, samples: Tensor, companions: Tensor) -> None:
+    def keep(self, samples: Tensor, companions: Tensor, estimates: Tensor | None = None) -> None:
         """Notes samples.
 
         Arguments:
             samples: With shape `(B, *shape)`, in the space of the model.
             companions: The index of the companion of each, or `UNKNOWN`, with shape `(B,)`.
+            estimates: The last estimates of the clean samples, with shape `(B, *)`, or None.
         """
         numbers = some_numbers(samples).float().cpu()
-        pairs = zip(numbers, companions.tolist(), strict=True)
-        notes = [Note(tuple(samples.shape[1:]), row, companion) for row, companion in pairs]
-        self._notes = (notes + self._notes)[:LIMIT]
+        clean = [None] * len(samples) if estimates is None else list(estimates.cpu())
+        shape = tuple(samples.shape[1:])
+        rows = zip(numbers, companions.tolist(), clean, strict=True)
+        self._notes = ([Note(shape, *row) for row in rows] + self._notes)[:LIMIT]
+        room = ESTIMATES
+        for i, note in enumerate(self._notes):
+            room -= 0 if note.estimate is None else note.estimate.nbytes
+            if room < 0:
+                self._notes[i] = note._replace(estimate=None)
 
     def companions_of(self, samples: Tensor) -> Tensor:
         """The companion of each sample, `UNKNOWN` if it has none, with shape `(B,)`, on the CPU.
@@ -63,7 +75,25 @@ class Unfinished:
         Arguments:
             samples: With shape `(B, *shape)`, in the space of the model.
         """
-        found = torch.full((len(samples),), UNKNOWN)
+        found = self._of(samples)
+        return torch.tensor([UNKNOWN if note is None else note.companion for note in found])
+
+    def clean(self, samples: Tensor, latents: Tensor) -> Tensor:
+        """The latents, with the last estimate in place of each that a run left with noise.
+
+        Arguments:
+            samples: What the runs compared of the latents, with shape `(B, *shape)`.
+            latents: With shape `(B, *)`, in the space of the model.
+        """
+        rows = [
+            row if note is None or _other(note.estimate, row) else note.estimate.to(row)
+            for note, row in zip(self._of(samples), latents, strict=True)
+        ]
+        return torch.stack(rows)
+
+    def _of(self, samples: Tensor) -> list[Note | None]:
+        """The note of each sample."""
+        found: list[Note | None] = [None] * len(samples)
         notes = [note for note in self._notes if note.shape == tuple(samples.shape[1:])]
         if not notes:
             return found
@@ -76,5 +106,9 @@ class Unfinished:
             best = max(range(len(notes)), key=lambda j: (shares[j].item(), j not in taken, -j))
             if shares[best] >= SHARE:
                 taken.add(best)
-                found[i] = notes[best].companion
+                found[i] = notes[best]
         return found
+
+
+def _other(estimate: Tensor | None, row: Tensor) -> bool:
+    return estimate is None or estimate.shape != row.shape

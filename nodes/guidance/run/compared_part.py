@@ -81,17 +81,24 @@ class ComparedPart:
         """What of the latents is compared, with shape `(B, C, *)`."""
         return self.cut(self.whole(latents))
 
-    def noisy(self, x: Tensor, kept: Tensor | None, signal: float) -> Tensor:
+    def noisy(
+        self, x: Tensor, kept: Tensor | None, signal: float, level: float | None = None
+    ) -> Tensor:
         """What of noisy latents is compared: at kept places their noise alone.
 
         Arguments:
             x: The noisy latents.
             kept: The latents that a mask keeps, or None.
             signal: How much of them is in `x`.
+            level: How loud the noise of `x` is, if a run adds none at kept places.
         """
         if self.open is None or kept is None:
             return self.of(x)
-        noise = self.whole(x) - signal * self.open.kept(self.whole(kept))
+        noise = self.whole(x)
+        if level is None:
+            noise = noise - signal * self.open.kept(self.whole(kept))
+        else:
+            noise = self.open.filled(noise, level)
         return noise[(..., *self.open.box)]
 
     def share(self, mask: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ After the run, only `Session`, `Trace` and `SharedMemory` keep anything of it.
 """
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from comfy.model_base import BaseModel
@@ -28,6 +29,7 @@ from .report import ending, remarks, status, summary
 from .request import Request
 from .run_mask import RunMask
 from .session import Session
+from .stages import Stages
 from .trace import Trace
 from .unconditional import Unconditional
 
@@ -49,7 +51,7 @@ class GuidedRun:
         guidance: None if the strength is 0 and the references do not fit: then nothing is done.
         prompts: The features of the prompts that act now, with shape `(B, E)`, or None.
         earlier: Samples finished earlier that count as drawn together with this batch, or None.
-        known: Companions that an earlier run of these images chose, or None.
+        stages: What an earlier run of these images left; None where `guidance` is.
         broken: Whether an estimate was not finite, so that nothing more is recorded.
         sizes: Makes the guidance for images of a size; None where `guidance` is.
         batch: The number of images of the run.
@@ -73,7 +75,7 @@ class GuidedRun:
         self.guidance: Guidance | None = None
         self.prompts: Tensor | None = None
         self.earlier: Memory | None = None
-        self.known: Tensor | None = None
+        self.stages: Stages | None = None
         self.broken, self.batch = False, 0
         self.sizes: GuidanceOfSizes | None = None
 
@@ -123,16 +125,17 @@ class GuidedRun:
             if request.guides:
                 raise ValueError(f"{request.node}: memory: {error}") from error
             recalled = Recalled(None, None, "", (str(error),))
-        if self.latent_image is not None and not noise.any():  # it goes on with unfinished images
-            left = self.part.whole(self.latent_image)
-            self.known = request.references.unfinished.companions_of(left)
+        unfinished = request.references.unfinished
+        self.stages = Stages(unfinished, self.part, noise, self.latent_image)
+        if self.mask is not None:
+            self.mask = replace(self.mask, latents=self.stages.kept(self.mask.latents))
         schedule = make_schedule(self.inner_model, model, request.config, sampler, sigmas)
         if schedule.rises and request.guides:
             self._report(logging.WARNING, RISING)
         budget = room(self.inner_model, noise, options)
         self.sizes = GuidanceOfSizes(
-            self.inner_model, request, schedule, self.part, self.earlier, budget, self.known,
-            self.mask and self.mask.latents,
+            self.inner_model, request, schedule, self.part, self.earlier, budget,
+            self.stages.known, self.mask and self.mask.latents,
         )  # fmt: skip
         self.guidance = self.sizes.at(self.part.whole(noise))
         if self.guidance.config.companions and request.guides:
@@ -191,8 +194,12 @@ class GuidedRun:
         """
         trace, guidance = self.request.trace, self.guidance
         if sigmas[-1] > 0:
-            self._leave(self.part.whole(samples))
-            record = None if guidance is None else guidance.unfinished(len(samples))
+            record = None
+            if guidance is not None:
+                self.stages.leave(samples, guidance.chosen)
+                record = guidance.unfinished(len(samples))
+            if (memory := self.request.memory) is not None and memory.appends:
+                log.info("%s: noise is left, so they are not remembered", self.request.node)
         else:
             # Recorded before they are remembered: an error here then leaves the memory unchanged.
             record = self._judged(samples) if trace is not None and guidance is not None else None
@@ -201,17 +208,6 @@ class GuidedRun:
         if trace is not None and record is not None:
             trace.runs.append(record)
             self._show_end(trace)
-
-    def _leave(self, samples: Tensor) -> None:
-        """Notes samples in which noise is left, for the run that goes on with them."""
-        request, guidance = self.request, self.guidance
-        if request.memory is not None and request.memory.appends:
-            log.info("%s: noise is left, so these latents are not remembered", request.node)
-        if guidance is None:
-            return
-        chosen = guidance.chosen if len(guidance.chosen) else self.known
-        if chosen is not None:
-            request.references.unfinished.keep(samples, chosen)
 
     def _judged(self, samples: Tensor) -> RunTrace:
         """The record of a run with finished samples."""
@@ -256,14 +252,18 @@ class GuidedRun:
             mask, kept = self.mask.at(x, sigma, guider), self.mask.latents
             seen = x0 * mask + kept * (1 - mask)
         seen, by_prompt = self.part.of(seen), unconditional.by_prompt(x0, mask, self.part)
-        x = self.part.noisy(x, kept, self.guidance.noise.signal(sigma))
+        noise = self.guidance.noise
+        level = noise.deviation(sigma) if self.stages.goes_on else None
+        x = self.part.noisy(x, kept, noise.signal(sigma), level)
         guided = self.guidance(seen, x, sigma, self.prompts, by_prompt)
-        rows = self.guidance.trace
-        if rows:
+        if rows := self.guidance.trace:
             show_text(status(rows[-1]), self.request.node_id)
         if self.mask is None and self.part.is_all:
+            self.stages.estimates = guided
             return guided
-        return self.part.moved(x0, (guided - seen).to(x0.dtype))
+        moved = self.part.moved(x0, (guided - seen).to(x0.dtype))
+        self.stages.estimates = moved if mask is None else moved * mask + kept * (1 - mask)
+        return moved
 
     def _follows(self, pictures: Tensor) -> bool:
         """Whether there is guidance for images of this shape, which samplers may change in a run.

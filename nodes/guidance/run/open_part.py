@@ -40,6 +40,10 @@ class OpenPart:
         """What every image keeps of pictures `(B, C, *)`, with 0 at open places."""
         return pictures * (1 - self.places).to(pictures)
 
+    def filled(self, pictures: Tensor, number: float) -> Tensor:
+        """Pictures `(B, C, *)` with this number at kept places."""
+        return pictures.where(self.places.to(pictures) > 0, number)
+
     def whole(self, cut: Tensor) -> Tensor:
         """Pictures `(B, C, *)` that are `cut` at open places and 0 elsewhere."""
         pictures = cut.new_zeros(len(cut), *self.places.shape[1:])

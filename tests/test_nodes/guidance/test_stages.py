@@ -3,6 +3,7 @@
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import BasicScheduler, KSamplerSelect, SamplerCustom
+from mmd_pack.mmd_core import References
 from mmd_pack.mmd_core.guidance import guidance
 from mmd_pack.nodes.guidance.mmd_plot import plot
 from mmd_pack.nodes.guidance.run.report import remarks, run_report, summary
@@ -13,7 +14,7 @@ import nodes
 
 pytestmark = pytest.mark.comfy
 
-STEPS = 8
+STEPS, SIDE = 8, 12
 PROMPTS = family_prompt("SD15", 1), family_prompt("SD15", 2)
 CUTS = {"two": (0, 3, STEPS), "three": (0, 2, 5, STEPS), "a step each": range(STEPS + 1)}
 
@@ -97,6 +98,40 @@ def test_a_second_model_goes_on_towards_the_same_references(
     advanced(models, CUTS["three"], empty_latent(5), sampler)
     assert len(chosen) == 1
     assert len(followed) > 3 and all(to == chosen[0].tolist() for to in followed)
+
+
+def halves(batch):
+    mask = torch.zeros(1, SIDE, SIDE)
+    mask[:, SIDE // 2 :] = 1
+    return mask
+
+
+def masks_of_their_own(batch):
+    mask = halves(batch).repeat(batch, 1, 1)
+    mask[1::2] = mask[1::2].transpose(1, 2).clone()
+    return mask
+
+
+@pytest.mark.parametrize("masks", [halves, masks_of_their_own])
+@pytest.mark.parametrize("batch", [3, 9])
+def test_masked_stages_are_one_drawing(batch, masks, model):
+    """A mask keeps the noise that the first stage left, and hides what is kept from the second."""
+    inner, mask = model.model, masks(batch)
+    of_two_kinds = torch.tensor([-1.0, 1.0]).repeat(12)[:, None, None, None]
+    references = References(
+        inner.process_latent_out(random(24, 4, SIDE, SIDE, seed=1) / 2 + of_two_kinds)
+    )
+    kept = inner.process_latent_out(random(batch, 4, SIDE, SIDE, seed=2) / 2 + 1)
+    latent = {"samples": kept, "noise_mask": mask}
+    new = mask[:, None].expand_as(kept).bool()
+
+    def drawn(cuts, strength=100.0):
+        guided, _ = apply(model, references, strength=strength)
+        return advanced([guided] * (len(cuts) - 1), cuts, latent)[new]
+
+    one, unguided = drawn((0, STEPS)), drawn((0, STEPS), 0.0)
+    for cuts in (CUTS["two"], CUTS["three"]):
+        assert (drawn(cuts) - one).norm() < 0.03 * (one - unguided).norm()
 
 
 def test_what_is_left_with_noise_is_no_picture(model, references, caplog):

@@ -1,0 +1,54 @@
+"""A drawing in several runs: what a run knows of its images from the run before.
+
+Runs of one drawing share the references, which keep what one run leaves for the next
+(`mmd_core/guidance/unfinished.py`).
+"""
+
+import torch
+from torch import Tensor
+
+from ....mmd_core.guidance.unfinished import UNKNOWN, Unfinished
+from .compared_part import ComparedPart
+
+__all__ = ["Stages"]
+
+
+class Stages:
+    """One run of a drawing, with what the runs before it left.
+
+    Arguments:
+        notes: What runs towards these references left with noise.
+        part: What of the latents is compared with the references.
+        noise: The noise of the run, with shape `(B, *shape)`.
+        latent_image: The latents from which the run starts, with the same shape, or None.
+
+    Attributes:
+        goes_on: Whether the run adds no noise: it goes on with images of another run.
+        known: Companions that an earlier run of these images chose, or None.
+        estimates: The last estimates of the clean latents of this run, or None.
+    """
+
+    def __init__(
+        self, notes: Unfinished, part: ComparedPart, noise: Tensor, latent_image: Tensor | None
+    ) -> None:
+        self.notes, self.part = notes, part
+        self.goes_on = latent_image is not None and not noise.any()
+        self.begun = part.whole(latent_image) if self.goes_on else None
+        self.known = notes.companions_of(self.begun) if self.goes_on else None
+        self.estimates: Tensor | None = None
+
+    def kept(self, latents: Tensor) -> Tensor:
+        """What a mask keeps of these latents, without the noise that an earlier run left."""
+        return self.notes.clean(self.begun, latents) if self.goes_on else latents
+
+    def leave(self, samples: Tensor, chosen: Tensor) -> None:
+        """Notes samples in which noise is left, for the run that goes on with them.
+
+        Arguments:
+            samples: With shape `(B, *shape)`.
+            chosen: The companions that the run chose; empty if it chose none.
+        """
+        companions = chosen if len(chosen) else self.known
+        if companions is None:
+            companions = torch.full((len(samples),), UNKNOWN)
+        self.notes.keep(self.part.whole(samples), companions, self.estimates)
