@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import comfy.samplers
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ...mmd_core.kernels.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import TRAINING
+from ..base.told import told
 from ..host.progress import executing_node, show_text
 from .training.trained_lora import read_metadata
 from .training.training_report import steps_text
@@ -89,7 +90,10 @@ class MMDLoRAInfo(io.ComfyNode):
                 io.Int.Output("steps", tooltip="The number of steps the LoRA was trained for."),
                 io.Float.Output("cfg", tooltip="The cfg the LoRA was trained for."),
             ],
-            **schema_options(search_aliases=["mmd", "ddm", "lora metadata", "lora steps"]),
+            **schema_options(
+                search_aliases=["mmd", "ddm", "lora metadata", "lora steps"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod
@@ -126,9 +130,7 @@ class MMDLoRAInfo(io.ComfyNode):
         lines, warned = summary(metadata), [f"⚠ {text}" for text in warnings(metadata, settings)]
         show_text(" ".join(warned) or lines[0], executing_node())
         text = "\n".join([*lines, *warned])
-        return io.NodeOutput(
-            text, metadata["steps"], float(metadata["cfg"]), ui=ui.PreviewText(text)
-        )
+        return told(text, metadata["steps"], float(metadata["cfg"]), says=text)
 
 
 def summary(metadata: dict[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import TRAINING, ReferencesSocket
+from ..base.told import told
 from ..host.draw_images import Batch, Part, Settings, draw_images
 from ..host.groups import group_indices
 from ..host.prompts import batch_features, prompt_count
@@ -110,7 +111,10 @@ class MMDMakeReferences(io.ComfyNode):
                 ),
                 io.String.Output("report", tooltip="What was drawn, in words."),
             ],
-            **schema_options(search_aliases=["mmd", "ddm", "teacher", "synthetic", "distill"]),
+            **schema_options(
+                search_aliases=["mmd", "ddm", "teacher", "synthetic", "distill"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod
@@ -142,4 +146,4 @@ class MMDMakeReferences(io.ComfyNode):
             drawn, prompts=features, names=tuple(f"drawn {i + 1}" for i in range(count))
         )
         text = f"{count} references drawn with {settings}, {counted(prompts, 'prompt')}."
-        return io.NodeOutput(references, {"samples": drawn}, text)
+        return told(references, {"samples": drawn}, text, says=text)

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ...mmd_core.kernels.quoted import quoted
 from ..base.schema import schema_options
 from ..base.sockets import TRAINING, LoRASocket
+from ..base.told import told
 from ..host.progress import executing_node, show_text
 from .training.trained_lora import FILE_DTYPES, save_lora
 
@@ -51,7 +52,10 @@ class MMDSaveLoRA(io.ComfyNode):
             outputs=[
                 io.String.Output("filename", tooltip="The file name as LoRA nodes list it."),
             ],
-            **schema_options(search_aliases=["mmd", "ddm", "export lora", "save lora"]),
+            **schema_options(
+                search_aliases=["mmd", "ddm", "export lora", "save lora"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod
@@ -76,7 +80,7 @@ class MMDSaveLoRA(io.ComfyNode):
         name = listed_as(path)
         text = f"Saved as {name}, {path.stat().st_size / 1e6:.1f} MB."
         show_text(text, executing_node())
-        return io.NodeOutput(name, ui=ui.PreviewText(text))
+        return told(name, says=text)
 
 
 def listed_as(path: Path) -> str:

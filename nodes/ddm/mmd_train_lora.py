@@ -19,6 +19,7 @@ from ...mmd_core.kernels.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import TRAINING, LoRASocket, LossSocket
+from ..base.told import told
 from ..host.progress import executing_node, show_text, tiled
 from .training.engine import ModelSetup
 from .training.finetuning import finetuned
@@ -76,7 +77,7 @@ class MMDTrainLoRA(io.ComfyNode):
                 search_aliases=[
                     "mmd", "mmd train lora", "ddm", "mmd-ddm", "few steps", "distill", "train",
                     "finetune", "turbo", "lightning",
-                ]
+                ], has_intermediate_output=True,
             ),
         )  # fmt: skip
 
@@ -127,9 +128,10 @@ class MMDTrainLoRA(io.ComfyNode):
         lora = TrainedLoRA(tensors, training_metadata(plan, training))
         chart = np.asarray(loss_chart(training, iterations), np.float32)
         image = torch.from_numpy(chart / 255)[None]
-        return io.NodeOutput(
-            lora, {"loss": list(training.losses)}, len(training.losses),
-            training_report(plan, training), image, ui=ui.PreviewImage(image, cls=cls),
+        text = training_report(plan, training)
+        return told(
+            lora, {"loss": list(training.losses)}, len(training.losses), text, image,
+            says=text, shown=ui.PreviewImage(image, cls=cls),
         )  # fmt: skip
 
 

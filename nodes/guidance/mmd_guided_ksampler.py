@@ -13,6 +13,7 @@ from ...mmd_core import KernelConfig, References
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import SAMPLING, TraceSocket
+from ..base.told import told
 from ..host.groups import Group, group_indices
 from ..host.micro_batch import micro_batched
 from ..host.progress import executing_node
@@ -133,7 +134,8 @@ class MMDGuidedKSampler(io.ComfyNode):
                     "diverse",
                     "diversity",
                     "like my pictures",
-                ]
+                ],
+                has_intermediate_output=True,
             ),
         )
 
@@ -172,7 +174,8 @@ class MMDGuidedKSampler(io.ComfyNode):
                 denoise=denoise,
             )  # fmt: skip
             parts.append(part)
-        return io.NodeOutput(joined(parts, latent_image), trace, run_report(trace, len(references)))
+        text = run_report(trace, len(references))
+        return told(joined(parts, latent_image), trace, text, says=text)
 
 
 def with_batch_index(latent: dict[str, Any], node: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...mmd_core.files import limits
@@ -11,6 +11,7 @@ from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import SAMPLING, MemorySocket
+from ..base.told import told
 from .run.shared_memory import KIND, SharedMemory, folder_of
 
 NODE = "MMDMemory"
@@ -122,7 +123,8 @@ class MMDMemory(io.ComfyNode):
                 ),
             ],
             **schema_options(
-                search_aliases=["mmd", "remember", "several runs", "shared batch", "multi machine"]
+                search_aliases=["mmd", "remember", "several runs", "shared batch", "multi machine"],
+                has_intermediate_output=True,
             ),
         )
 
@@ -166,4 +168,4 @@ class MMDMemory(io.ComfyNode):
             text = memory_report(memory, found, disk)
         # Blocked without a message, because a first run is no error.
         latents = ExecutionBlocker(None) if found.latents is None else {"samples": found.latents}
-        return io.NodeOutput(memory, latents, text, ui=ui.PreviewText(text))
+        return told(memory, latents, text, says=text)

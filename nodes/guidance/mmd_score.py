@@ -16,6 +16,7 @@ from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
 from ..base.sockets import LOOK, KernelSocket, ReferencesSocket
+from ..base.told import told
 from ..host.picture import picture
 from ..host.vae_match import other_vae, pixel_unit
 from ..pictures.fit_image import fit_image
@@ -264,20 +265,12 @@ class MMDScore(io.ComfyNode):
             is_output_node=True,
             **schema_options(
                 search_aliases=[
-                    "mmd",
-                    "mmd score",
-                    "metric",
-                    "measure",
-                    "kid",
-                    "fid",
-                    "evaluate",
-                    "similarity",
-                    "nearest reference",
-                    "copies",
+                    "mmd", "mmd score", "metric", "measure", "kid", "fid", "evaluate", "similarity",
+                    "nearest reference", "copies",
                 ],
                 has_intermediate_output=True,
             ),
-        )
+        )  # fmt: skip
 
     @classmethod
     @within_limits
@@ -300,4 +293,5 @@ class MMDScore(io.ComfyNode):
         text = score_report(found, references, kernel, other_vae(references, vae))
         sheet = nearest_sheet(found, references, images, latents, vae)
         p_value = 1.0 if math.isnan(found.p_value) else found.p_value
-        return io.NodeOutput(found.mmd2, p_value, text, sheet, ui=ui.PreviewImage(sheet, cls=cls))
+        preview = ui.PreviewImage(sheet, cls=cls)
+        return told(found.mmd2, p_value, text, sheet, says=text, shown=preview)

@@ -13,6 +13,7 @@ from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
 from ..base.sockets import REFERENCES, KernelSocket, ReferencesSocket
+from ..base.told import told
 from ..guidance.run.checks import check_captions
 
 NODE = "CompressReferences"
@@ -114,7 +115,10 @@ class CompressReferences(io.ComfyNode):
                     tooltip="As text: the MMD² of the chosen references to the whole set.",
                 ),
             ],
-            **schema_options(search_aliases=["mmd", "coreset", "herding", "reduce references"]),
+            **schema_options(
+                search_aliases=["mmd", "coreset", "herding", "reduce references"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod
@@ -131,7 +135,7 @@ class CompressReferences(io.ComfyNode):
         n = len(references)
         if n <= count:
             text = f"All references are kept ({n}), because count is {count}."
-            return io.NodeOutput(references, text)
+            return told(references, text, says=text)
         bar = comfy.utils.ProgressBar(STEPS)
 
         def progress(share: float) -> None:
@@ -157,4 +161,5 @@ class CompressReferences(io.ComfyNode):
             )
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from error
-        return io.NodeOutput(chosen(references, compressed), report(references, compressed, kernel))
+        text = report(references, compressed, kernel)
+        return told(chosen(references, compressed), text, says=text)

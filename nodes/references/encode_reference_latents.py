@@ -13,6 +13,7 @@ from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
 from ..base.sockets import REFERENCES, ReferenceSetSocket, ReferencesSocket
+from ..base.told import told
 from ..host.fingerprint import vae_fingerprint
 from ..host.fit_latent import fit_latents, needs_scaling, usual_size
 from ..host.large_tensor import spread
@@ -214,7 +215,10 @@ class EncodeReferenceLatents(io.ComfyNode):
                 io.Latent.Output("latents", tooltip="The references as a batch of latents."),
                 io.String.Output("report", tooltip="As text: what was done to the images."),
             ],
-            **schema_options(search_aliases=["mmd", "vae encode", "reference latents"]),
+            **schema_options(
+                search_aliases=["mmd", "vae encode", "reference latents"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod
@@ -266,4 +270,4 @@ class EncodeReferenceLatents(io.ComfyNode):
             raise ValueError(f"{NODE}: {error}") from error
         lines += store.notices() + store.disk_use()
         text = report(references, lines, bool(conditioning), clip)
-        return io.NodeOutput(references, {"samples": references.latents}, text)
+        return told(references, {"samples": references.latents}, text, says=text)

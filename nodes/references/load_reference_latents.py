@@ -11,6 +11,7 @@ from ...mmd_core.kernels.quoted import quoted
 from ..base.counted import counted
 from ..base.schema import schema_options
 from ..base.sockets import REFERENCES, ReferencesSocket
+from ..base.told import told
 from ..host.large_tensor import allocate
 from .folder import reference_files
 
@@ -77,7 +78,10 @@ class LoadReferenceLatents(io.ComfyNode):
                 io.Latent.Output("latents", tooltip="The references as a batch of latents."),
                 io.String.Output("report", tooltip="As text: what the file contains."),
             ],
-            **schema_options(search_aliases=["mmd", "import references", "style"]),
+            **schema_options(
+                search_aliases=["mmd", "import references", "style"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod
@@ -104,4 +108,5 @@ class LoadReferenceLatents(io.ComfyNode):
             references = read(path, allocate)
         except ValueError as error:
             raise ValueError(f"{NODE}: {quoted(file)}: {error}") from error
-        return io.NodeOutput(references, {"samples": references.latents}, report(references, file))
+        text = report(references, file)
+        return told(references, {"samples": references.latents}, text, says=text)

@@ -13,6 +13,7 @@ from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
 from ..base.sockets import REFERENCES, ReferenceSetSocket
+from ..base.told import told
 from ..pictures.picture_grid import contact_sheet
 from .folder import image_folder
 from .folder.captions import CAPTION_SOURCES
@@ -204,4 +205,4 @@ class LoadReferenceSet(io.ComfyNode):
             )
         preview = ui.PreviewImage(contact_sheet(images), cls=cls)
         text = report(references, images, selection, caption_source)
-        return io.NodeOutput(references, images, references.captions, text, ui=preview)
+        return told(references, images, references.captions, text, says=text, shown=preview)

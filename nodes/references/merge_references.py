@@ -11,6 +11,7 @@ from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import REFERENCES, ReferencesSocket
+from ..base.told import told
 from ..host.large_tensor import allocate
 
 NODE = "MergeReferences"
@@ -87,7 +88,10 @@ class MergeReferences(io.ComfyNode):
                 ),
                 io.String.Output("report", tooltip="As text: how much each set counts."),
             ],
-            **schema_options(search_aliases=["mmd", "mix styles", "combine references", "blend"]),
+            **schema_options(
+                search_aliases=["mmd", "mix styles", "combine references", "blend"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod
@@ -118,4 +122,5 @@ class MergeReferences(io.ComfyNode):
         left_out = "".join(
             f"\n{label} is left out, because its share is 0." for label in sets if label not in used
         )
-        return io.NodeOutput(merged, text + left_out)
+        text += left_out
+        return told(merged, text, says=text)

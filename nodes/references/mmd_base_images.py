@@ -17,6 +17,7 @@ from ..base.counted import counted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import REFERENCES, ReferencesSocket
+from ..base.told import told
 from ..host.draw_images import Batch, Part, Settings, draw_images
 from ..host.prompt_rows import alike, as_rows
 from ..host.prompts import entry_feature
@@ -124,7 +125,10 @@ class MMDBaseImages(io.ComfyNode):
                     "report", tooltip="In words: what was drawn, and for how many captions."
                 ),
             ],
-            **schema_options(search_aliases=["mmd", "contrast", "style", "captions", "base"]),
+            **schema_options(
+                search_aliases=["mmd", "contrast", "style", "captions", "base"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod
@@ -168,7 +172,7 @@ class MMDBaseImages(io.ComfyNode):
         )
         without = sum(not references.captions[j].strip() for j in index)
         text = report(len(index), len(references), without, prompt, settings)
-        return io.NodeOutput(base, {"samples": drawn}, text)
+        return told(base, {"samples": drawn}, text, says=text)
 
 
 def evenly_spaced(items: Sequence[int], count: int) -> list[int]:

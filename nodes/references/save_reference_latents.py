@@ -1,6 +1,6 @@
 """SaveReferenceLatents: saves references in a file that can be shared."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ...mmd_core import References
 from ...mmd_core.files.reference_file import DTYPES
@@ -8,6 +8,7 @@ from ...mmd_core.kernels.quoted import quoted
 from ..base.counted import counted
 from ..base.schema import advanced, schema_options
 from ..base.sockets import REFERENCES, ReferencesSocket
+from ..base.told import told
 from .folder import reference_files
 
 NODE = "SaveReferenceLatents"
@@ -55,7 +56,10 @@ class SaveReferenceLatents(io.ComfyNode):
                 ),
                 io.String.Output("report", tooltip="As text: which file was written."),
             ],
-            **schema_options(search_aliases=["mmd", "export references", "share style"]),
+            **schema_options(
+                search_aliases=["mmd", "export references", "share style"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod
@@ -88,4 +92,4 @@ class SaveReferenceLatents(io.ComfyNode):
             f"{counted(len(references), 'reference')}, "
             f"{path.stat().st_size / 1e6:.1f} MB."
         )
-        return io.NodeOutput(references, text, ui=ui.PreviewText(text))
+        return told(references, text, says=text)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..base.counted import counted
 from ..base.schema import schema_options
 from ..base.sockets import STEERING, RewardSocket
+from ..base.told import told
 from .rewards.reward import FixedReward, Reward
 
 NODE = "TSMCScoreImages"
@@ -90,7 +91,10 @@ class TSMCScoreImages(io.ComfyNode):
                 ),
                 io.String.Output("report", tooltip="The scores as text, one line for each image."),
             ],
-            **schema_options(search_aliases=["tsmc", "reward", "score", "rate images"]),
+            **schema_options(
+                search_aliases=["tsmc", "reward", "score", "rate images"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod
@@ -100,4 +104,5 @@ class TSMCScoreImages(io.ComfyNode):
             raise ValueError(f"{NODE}: reward is a list of {len(reward)}: connect only one reward")
         check_scores_images(reward[0])
         scores = torch.cat([reward[0].value(batch) for batch in images])
-        return io.NodeOutput(scores.tolist(), scores_report(scores, reward[0].name))
+        text = scores_report(scores, reward[0].name)
+        return told(scores.tolist(), text, says=text)

@@ -12,6 +12,7 @@ from ...mmd_core.tsmc import FINALS
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import STEERING, RewardSocket, StateSocket
+from ..base.told import told
 from ..host.particle_noise import InitialNoise
 from ..host.progress import executing_node, show_text
 from .rewards.reward import Reward
@@ -107,7 +108,8 @@ class TRITSMCSampler(io.ComfyNode):
                     "alignment",
                     "sampler",
                     "search",
-                ]
+                ],
+                has_intermediate_output=True,
             ),
         )
 
@@ -172,7 +174,8 @@ class TRITSMCSampler(io.ComfyNode):
         everything = selected_latent(state, "all", out_count)
         show_text(result_line(state), node_id)
         learning = state.learning
-        return io.NodeOutput(
-            chosen, everything, learning.weights.tolist(), learning.log_z, learning.ess,
-            run_report(state, per_estimate, more), state,
+        text = run_report(state, per_estimate, more)
+        return told(
+            chosen, everything, learning.weights.tolist(), learning.log_z, learning.ess, text,
+            state, says=text,
         )  # fmt: skip

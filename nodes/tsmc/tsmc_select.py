@@ -8,6 +8,7 @@ from ...mmd_core.kernels.quoted import quoted
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import STEERING, StateSocket
+from ..base.told import told
 from .run.account import run_report
 from .run.finishing import selected_latent
 from .run.state import Learned, TSMCState
@@ -59,7 +60,10 @@ class TSMCSelect(io.ComfyNode):
                     "report", tooltip="The result of each batch, and what to change, as text."
                 ),
             ],
-            **schema_options(search_aliases=["tsmc", "smc", "steering", "best of n", "resample"]),
+            **schema_options(
+                search_aliases=["tsmc", "smc", "steering", "best of n", "resample"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod
@@ -72,6 +76,5 @@ class TSMCSelect(io.ComfyNode):
         if not isinstance(state, Learned):
             raise ValueError(f"{NODE}: nothing was scored yet: connect state of TSMCUpdate")
         learning, latent = state.learning, selected_latent(state, mode, count)
-        return io.NodeOutput(
-            latent, learning.weights.tolist(), learning.log_z, learning.ess, run_report(state)
-        )
+        text, weights = run_report(state), learning.weights.tolist()
+        return told(latent, weights, learning.log_z, learning.ess, text, says=text)

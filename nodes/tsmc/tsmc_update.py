@@ -11,6 +11,7 @@ from torch import Tensor
 from ..base.counted import counted
 from ..base.schema import schema_options
 from ..base.sockets import STEERING, RewardSocket, StateSocket
+from ..base.told import told
 from ..host.progress import executing_node, show_text
 from .rewards.reward import Reward
 from .run.account import result_line, run_report
@@ -71,7 +72,10 @@ class TSMCUpdate(io.ComfyNode):
                 ),
             ],
             is_input_list=True,
-            **schema_options(search_aliases=["tsmc", "smc", "steering", "scores"]),
+            **schema_options(
+                search_aliases=["tsmc", "smc", "steering", "scores"],
+                has_intermediate_output=True,
+            ),
         )
 
     @classmethod
@@ -84,7 +88,8 @@ class TSMCUpdate(io.ComfyNode):
         # Every input is a list, since is_input_list is set.
         learned = updated(state[0], scores, reward[0] if reward else None)
         show_text(result_line(learned), executing_node())
-        return io.NodeOutput(learned, run_report(learned))
+        text = run_report(learned)
+        return told(learned, text, says=text)
 
 
 def updated(state: TSMCState, scores: Scores | None, reward: Reward | None) -> Learned:

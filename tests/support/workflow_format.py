@@ -20,6 +20,7 @@ CORE_VERSION = re.search(r'^requires-comfyui = ">=(.+?)"', PROJECT, re.M)[1]
 TITLE, MARGIN, GAP = 30, 20, 60  # pixels
 NOTE, LETTER, LINE, PARAGRAPH = 40, 6.4, 19, 14  # of a note: its border, a letter, a line, a gap
 MUTED = 2  # the mode of a node
+SAID = 90  # pixels of what a node says after a run
 PREVIEW = {
     "KSampler": 240,
     "MMDGuidedKSampler": 220,
@@ -146,7 +147,8 @@ class Workflow:
         for name, value in inputs.items():
             schema.check(name, value)
         node = Node(len(self.nodes) + 1, node_type, schema, title, inputs, colors=colors)
-        return self._place(node, wide, schema.height() + (room or PREVIEW.get(node_type, 0)))
+        said = SAID * any(name.lower() == "report" for name, _ in schema.outputs)
+        return self._place(node, wide, schema.height() + said + (room or PREVIEW.get(node_type, 0)))
 
     def note(self, title: str, text: str, wide: int = 460) -> Node:
         """Add a text for people, as high as it needs; only the frontend knows it."""

@@ -532,7 +532,7 @@ def test_parameters_are_the_inputs_and_every_one_is_explained():
 
 def test_the_report_is_shown_on_the_node(place):
     output = saver().execute(some_references(), "a", "float32")
-    assert output.ui.as_dict() == {"text": (output.args[1],)}
+    assert output.ui == {"text": (output.args[1],)}
 
 
 def test_importing_the_nodes_reads_no_file(place):

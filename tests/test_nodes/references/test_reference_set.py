@@ -261,7 +261,7 @@ def test_the_preview_is_saved_as_one_picture(comfy_folders):
     for i in range(70):
         save(comfy_folders / "many" / f"{i}.png", noise(8, 4 + i % 9, i))
     out = node().execute("many")
-    (file,) = out.ui.as_dict()["images"]
+    (file,) = out.ui["images"]
     with Image.open(os.path.join(folder_paths.get_temp_directory(), file["filename"])) as sheet:
         assert sheet.width == 1024 and 700 < sheet.height < 1400
 
@@ -321,9 +321,9 @@ def test_the_list_of_folders_is_deep_and_never_empty(comfy_folders):
     def options():
         return node().INPUT_TYPES()["required"]["folder"][1]["options"]
 
-    assert options() == [""]
+    assert options() == ["mmd_references"]  # the one to make
     (comfy_folders / "a" / "b").mkdir(parents=True)
-    assert options() == ["a", "a/b"]
+    assert options() == ["mmd_references", "a", "a/b"]
 
 
 def test_a_changed_folder_runs_again_and_a_missing_one_does_not_fail(comfy_folders):
