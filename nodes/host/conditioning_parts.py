@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from .control_parts import ControlParts
 
-__all__ = ["conds_part", "differing", "rows_of", "take"]
+__all__ = ["BY_IMAGE", "conds_part", "rows_of", "take"]
 
 # Options with one row for each image. `batch_features` reads all but the mask.
 BY_IMAGE = ("mask", "cross_attn", "pooled_output", "attention_mask")
@@ -88,28 +88,3 @@ def cond_part(name: str, cond: CONDRegular, rows: Sequence[int]) -> CONDRegular:
         f"the conditioning has an entry {name!r} ({type(cond).__name__}) that cannot be divided "
         "among the images of a batch"
     )
-
-
-def differing(entries: list[dict] | None, batch: int) -> str | None:
-    """What differs between the images of a batch, by its name in the conditioning; None: nothing.
-
-    Arguments:
-        entries: The conditioning entries of one prompt, prepared for a run of `batch` images.
-    """
-    for entry in entries or ():
-        found = [(name, entry.get(name)) for name in BY_IMAGE]
-        for name, cond in entry["model_conds"].items():
-            tensors = cond.cond if isinstance(cond.cond, list) else [cond.cond]
-            found += [(name, tensor) for tensor in tensors]
-        control = entry.get("control")
-        while control is not None:
-            found.append(("control", control.cond_hint_original))
-            control = control.previous_controlnet
-        for name, tensor in found:
-            if torch.is_tensor(tensor) and tensor.ndim > 1 and _differ(tensor[:batch]):
-                return name
-    return None
-
-
-def _differ(rows: torch.Tensor) -> bool:
-    return bool((rows != rows[:1]).any())

@@ -9,6 +9,8 @@ from torch import Tensor
 
 __all__ = ["InitialNoise", "ParticleNoise", "Starts", "uniforms"]
 
+EQUAL = 0.999  # correlation from which two noises count as the same
+
 
 def _generator(*key: object) -> torch.Generator:
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
@@ -58,11 +60,13 @@ class Starts:
     Attributes:
         seed: The seed of the run.
         zero: Whether the noise is 0, so that all particles begin with the same latent.
+        alike: The mean correlation between the noise of two particles. It is near 0 for independent
+            noise, and higher if a NOISE makes variations of one noise.
     """
 
     def __init__(self, noise: InitialNoise, first: int, total: int) -> None:
         self.noise, self.first, self.total = noise, first, total
-        self.seed, self.zero = noise.seed, False
+        self.seed, self.zero, self.alike = noise.seed, False, 0.0
         self._made: Tensor | None = None
 
     def generate_noise(self, input_latent: dict[str, Any]) -> Tensor:
@@ -90,12 +94,25 @@ class Starts:
         if first and torch.equal(made, of(0, len(samples))):
             made = of(0, max(self.total, first + len(samples)))[first : first + len(samples)]
         self.zero = not made.any()
-        if not self.zero and len(made.flatten(1).unique(dim=0)) < len(samples):
+        others = correlations(made)
+        self.alike = others.mean().item() if len(others) else 0.0
+        if not self.zero and (others > EQUAL).any():
             raise ValueError(
                 "TRI-TSMC: noise gives several images the same noise, but they have to begin "
                 "independently of each other: connect RandomNoise"
             )
         return made
+
+
+def correlations(noise: Tensor) -> Tensor:
+    """The correlation between the noise of each two particles, with shape `(n · (n - 1) / 2,)`.
+
+    Arguments:
+        noise: With shape `(n, *)`.
+    """
+    rows = torch.nn.functional.normalize(noise.flatten(1).float(), dim=1)
+    i, j = torch.triu_indices(len(rows), len(rows), offset=1, device=rows.device)
+    return (rows @ rows.T)[i, j]
 
 
 def uniforms(seed: int, count: int) -> list[float]:

@@ -51,3 +51,33 @@ def controlled(
     return nodes.ControlNetApplyAdvanced().apply_controlnet(
         *(conditioning or (prompt(1), prompt(2))), control_net, image, 1.0, 0.0, 1.0
     )
+
+
+def own_control(hints: object) -> ControlBase:
+    """A control object of another pack, which keeps its hints in an attribute of its own."""
+
+    class Own(ControlBase):
+        def __init__(self, hints: object) -> None:
+            super().__init__()
+            self.own = hints
+
+        def get_control(
+            self, x: torch.Tensor, t: torch.Tensor, cond: dict, prompts: int, options: dict
+        ) -> dict[str, list]:
+            held = self.own
+            while isinstance(held, dict):
+                held = held["pictures"]
+            held = torch.cat(held) if isinstance(held, list) else held
+            images = [i % len(held) for i in range(len(x) // prompts)]
+            given = {"input": [held[images].repeat(prompts, 1, 1, 1).to(x) * 3]}
+            return self.control_merge({**given, "middle": [], "output": []}, None, x.dtype)
+
+        def copy(self) -> "Own":
+            part = Own(self.own)
+            self.copy_to(part)
+            return part
+
+        def get_models(self) -> list:
+            return []
+
+    return Own(hints)

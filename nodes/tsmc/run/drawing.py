@@ -32,7 +32,7 @@ from ....mmd_core.tsmc import (
 )
 from ...base.counted import counted
 from ...guidance.run.hook import is_coupled
-from ...host.conditioning_parts import differing
+from ...host.differing import differing
 from ...host.faults import out_of_memory
 from ...host.groups import Group, group_indices
 from ...host.micro_batch import micro_batched
@@ -56,6 +56,11 @@ COUPLED = (
 NO_NOISE = (
     "The noise is 0, so all images begin with the same latent: weights and log Z are those of "
     "images that begin with it. Connect RandomNoise if they shall begin with noise."
+)
+ALIKE = 0.5  # mean correlation of noise from which the user is told
+NOT_INDEPENDENT = (
+    "The noise of the images is alike (variations of one noise), but they are weighted as if they "
+    "began independently of each other: weights and log Z are too sure. Connect RandomNoise."
 )
 CURE = "set micro_batch to 0, or leave this patch or conditioning out"
 
@@ -178,6 +183,14 @@ def _starts(state: Running, first: int) -> Starts:
     return Starts(state.plan.noise, first, config.paths + config.particles)
 
 
+def _told(state: Running, starts: Starts) -> Running:
+    """The state with what the user should know about the noise."""
+    noise = NO_NOISE if starts.zero else NOT_INDEPENDENT if starts.alike > ALIKE else None
+    if noise is None or noise in state.notices:
+        return state
+    return replace(state, notices=(*state.notices, noise))
+
+
 def _alike(prompts: dict[str, list[dict]], count: int) -> None:
     """Checks that `count` images are drawn from the same conditioning.
 
@@ -238,10 +251,7 @@ def draw_batch(
         check = partial(_alike, count=count) if alike else None
         group = Group(rows, count, "TRI-TSMC", CURE, check=check)
         samples.append(_sample(state, group.of_guider(guider), starts, count, draw, on_estimate))
-    notices = state.notices
-    if starts.zero and NO_NOISE not in notices:
-        notices += (NO_NOISE,)
-    state = replace(state, notices=notices)
+    state = _told(state, starts)
     cost = state.cost.plus(estimates=count * len(state.model.steps))
     if pilot:
         recording = Recording.joined([part.recording for part in paths])
@@ -287,6 +297,7 @@ def draw_smc(
         systems.append(system)
         return system.z
 
-    samples = _sample(state, guider, _starts(state, state.count), count, draw, on_estimate)
-    cost = state.cost.plus(estimates=count * len(steps))
+    starts = _starts(state, state.count)
+    samples = _sample(state, guider, starts, count, draw, on_estimate)
+    state, cost = _told(state, starts), state.cost.plus(estimates=count * len(steps))
     return replace(state, cost=cost), samples, systems[0]

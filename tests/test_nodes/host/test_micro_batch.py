@@ -25,7 +25,7 @@ from mmd_pack.nodes.host.conditioning_parts import cond_part
 from mmd_pack.nodes.host.control_parts import ControlParts
 from mmd_pack.nodes.host.groups import Group
 from mmd_pack.nodes.host.micro_batch import is_film, separable
-from mmd_tests.support.conditionings import controlled, net, t2i_adapter, with_options
+from mmd_tests.support.conditionings import controlled, net, own_control, t2i_adapter, with_options
 from mmd_tests.support.guided_runs import core_draw, make_references, patched
 from mmd_tests.support.tiny_models import WIDTH, empty_latent, prompt, random, tiny_model
 
@@ -300,34 +300,6 @@ def test_controls_that_accept_image_numbers_get_them():
     assert control.hints() == [] and control.sub_idxs is None
     one = told_control(torch.ones(1, 1, 1, 1))
     assert ControlParts().part(one, range(2, 6), 6).hints() == [1, 1, 1, 1]
-
-
-def own_control(hints):
-    """A control object of another pack, which keeps its hints in an attribute of its own."""
-
-    class Own(comfy.controlnet.ControlBase):
-        def __init__(self, hints):
-            super().__init__()
-            self.own = hints
-
-        def get_control(self, x, t, cond, prompts, options):
-            held = self.own
-            while isinstance(held, dict):
-                held = held["pictures"]
-            held = torch.cat(held) if isinstance(held, list) else held
-            images = [i % len(held) for i in range(len(x) // prompts)]
-            given = {"input": [held[images].repeat(prompts, 1, 1, 1).to(x) * 3]}
-            return self.control_merge({**given, "middle": [], "output": []}, None, x.dtype)
-
-        def copy(self):
-            part = Own(self.own)
-            self.copy_to(part)
-            return part
-
-        def get_models(self):
-            return []
-
-    return Own(hints)
 
 
 OWN_HINTS = {

@@ -1,5 +1,6 @@
 """The images of a run of TRI-TSMC: each begins with its own noise and keeps what is its own."""
 
+from collections.abc import Callable
 from functools import cache
 
 import comfy.sample
@@ -8,7 +9,7 @@ import torch
 from comfy_extras.nodes_custom_sampler import BasicScheduler, CFGGuider, DisableNoise, RandomNoise
 from mmd_pack.nodes.host.particle_noise import InitialNoise, Starts
 from mmd_pack.nodes.tsmc.run import drawing
-from mmd_tests.support.conditionings import controlled, net, with_options
+from mmd_tests.support.conditionings import controlled, net, own_control, with_options
 from mmd_tests.support.tiny_models import empty_latent, prompt, random, tiny_model
 from mmd_tests.support.tsmc_runs import LinearReward, steered
 
@@ -34,6 +35,19 @@ class OneForAll(BySeed):
     def generate_noise(self, latent: dict) -> torch.Tensor:
         noise = super().generate_noise({"samples": latent["samples"][:1]})
         return noise.expand(latent["samples"].shape)
+
+
+class Variations(OneForAll):
+    """A NOISE that adds some noise of its own to one noise for all, as KSampler (inspire) does."""
+
+    def __init__(self, own: float) -> None:
+        self.own = own
+
+    def generate_noise(self, latent: dict) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(100 + i) for i in latent["batch_index"]]
+        shape = latent["samples"].shape[1:]
+        own = torch.stack([torch.randn(shape, generator=each) for each in generators])
+        return (1 - self.own**2) ** 0.5 * super().generate_noise(latent) + self.own * own
 
 
 def run(noise: InitialNoise, positive: list | None = None, **changed: object) -> tuple:
@@ -76,8 +90,9 @@ def test_noise_by_numbers_is_that_of_core() -> None:
 
 
 def test_equal_noise_is_refused_but_none_is_told() -> None:
-    with pytest.raises(ValueError, match="TRI-TSMC: noise gives several images the same noise"):
-        run(OneForAll())
+    for noise in (OneForAll(), Variations(0.01)):
+        with pytest.raises(ValueError, match="TRI-TSMC: noise gives several images the same noise"):
+            run(noise)
     assert "all images begin with the same latent" in run(DisableNoise.execute()[0])[REPORT]
     assert "all images begin" not in run(RandomNoise.execute(5)[0])[REPORT]
 
@@ -94,8 +109,24 @@ def test_micro_batches_keep_hints_and_masks() -> None:
     assert not torch.allclose(run(noise)[ALL]["samples"], whole, rtol=0.1)
 
 
+def with_own_hints() -> list:
+    """Hints in an attribute that ComfyUI's control objects do not have."""
+    control = own_control(random(4, 64, 8, 8))
+    return with_options(prompt(1), control=control, control_apply_to_uncond=True)
+
+
 @pytest.mark.parametrize("micro_batch", [0, 3])
-def test_smc_refuses_images_that_differ_before_anything_is_drawn(micro_batch: int) -> None:
+@pytest.mark.parametrize("hints", [hinted, with_own_hints])
+def test_smc_refuses_images_that_differ_before_anything_is_drawn(
+    hints: Callable[[], list], micro_batch: int
+) -> None:
     """It continues an image in the place of another one, which has another hint."""
     with pytest.raises(ValueError, match=r"positive conditioning .* differs .*\(control\)"):
-        run(RandomNoise.execute(5)[0], hinted(), final="smc", micro_batch=micro_batch)
+        run(RandomNoise.execute(5)[0], hints(), final="smc", micro_batch=micro_batch)
+
+
+@pytest.mark.parametrize("final", ["all", "smc"])
+def test_variations_of_one_noise_are_told(final: str) -> None:
+    assert "variations of one noise" in run(Variations(0.5), final=final)[REPORT]
+    for noise in (RandomNoise.execute(5)[0], Variations(0.9)):
+        assert "variations of one noise" not in run(noise, final=final)[REPORT]
