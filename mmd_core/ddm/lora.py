@@ -178,6 +178,11 @@ class LoRA:
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
 
+    def without_effect(self) -> list[Tensor]:
+        """Copies of all factors, up factors 0: with these the network computes as before."""
+        values = self.values()
+        return [value if i % 2 == 0 else torch.zeros_like(value) for i, value in enumerate(values)]
+
     @contextlib.contextmanager
     def set_active(self, active: bool) -> Iterator[None]:
         """A context in which the adapters are on or off.

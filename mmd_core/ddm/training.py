@@ -14,13 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .adjoint import (
-    Denoise,
-    Penalty,
-    accumulate,
-    draw,
-    micro_batches,
-)
+from .adjoint import Denoise, Penalty, accumulate, draw, micro_batches
+from .balanced import balanced_choice
 from .chain import LinearChain
 from .config import DDMConfig
 from .lora import LoRA
@@ -29,6 +24,7 @@ from .loss import MMDLoss
 __all__ = ["Problem", "Step", "Training"]
 
 VALIDATION_BATCHES = 2  # that each validation draws; drawing without gradients is cheaper
+COMPARED_BATCHES = 4  # that the comparison with the model alone draws, once in the end
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +101,8 @@ class Training:
         validated: `(iteration, MMD²_U)` of each validation.
         best: The iteration that `values` belong to.
         values: The factors of the adapters to keep.
+        compared: MMD²_U without adapters and with `values`, relative to the held-out references, on
+            noise that chose nothing; None before the end, or if no references are held out.
         ended: Why training ended early; "" if it did not.
     """
 
@@ -112,6 +110,7 @@ class Training:
         self.config, self.problem, self.lora = config, problem, lora
         self.losses: list[float] = []
         self.validated: list[tuple[int, float]] = []
+        self.compared: tuple[float, float] | None = None
         self.best, self.values, self.ended = 0, lora.values(), ""
         self.random = torch.Generator().manual_seed(config.seed)
         self._average = lora.values()
@@ -119,7 +118,8 @@ class Training:
     def run(self) -> Iterator[Step]:
         """A generator: yields iteration 0, then makes one update per yielded `Step`.
 
-        In the end the adapters have the factors `values`.
+        In the end the adapters have the factors `values`. With `keep` = `best`, these have no
+        effect if they are no better than the model without adapters.
 
         Raises:
             ValueError: The samples do not depend on the adapters.
@@ -152,6 +152,8 @@ class Training:
             else:
                 yield Step(done, loss)
         lora.put(self.values)
+        if self.problem.held_out is not None:
+            self._compare()
 
     def _gradient(self) -> tuple[float, bool]:
         """Sets the gradients of the adapters.
@@ -230,27 +232,51 @@ class Training:
 
         The noise is the same each time.
         """
-        config, problem = self.config, self.problem
-        if problem.held_out is None:
+        if self.problem.held_out is None:
             self.best, self.values = done, [value.clone() for value in self._average]
             return Step(done, loss)
-        random = torch.Generator().manual_seed(config.seed + 1)
-        chain = problem.chains[0]
-        batch = self._batch(chain, VALIDATION_BATCHES * config.batch_size, random)
-        denoise = problem.denoise(batch.prompts)
         trained = self.lora.values()
         self.lora.put(self._average)
         try:
-            drawn = draw(chain, denoise, batch.start, batch.noise, config.micro_batch, keep=False)
-            features = self._features(drawn.samples, batch)
-            found, _ = problem.held_out(features, self._prompt_features(batch), random)
+            found, samples = self._distance(1, VALIDATION_BATCHES)
         finally:
             self.lora.put(trained)
         best = min((value for _, value in self.validated), default=math.inf)
         self.validated.append((done, found))
-        if config.keep == "last" or found < best:
+        if self.config.keep == "last" or found < best:
             self.best, self.values = done, [value.clone() for value in self._average]
-        return Step(done, loss, found, drawn.samples)
+        return Step(done, loss, found, samples)
+
+    def _distance(self, offset: int, batches: int) -> tuple[float, Tensor]:
+        """MMD²_U of new samples relative to the held-out references, and the samples.
+
+        Arguments:
+            offset: Added to the seed; the same offset gives the same noise.
+            batches: The number of samples, in batches.
+        """
+        config, problem = self.config, self.problem
+        random = torch.Generator().manual_seed(config.seed + offset)
+        chain = problem.chains[0]
+        batch = self._batch(chain, batches * config.batch_size, random)
+        denoise = problem.denoise(batch.prompts)
+        drawn = draw(chain, denoise, batch.start, batch.noise, config.micro_batch, keep=False)
+        features = self._features(drawn.samples, batch)
+        found, _ = problem.held_out(features, self._prompt_features(batch), random)
+        return found, drawn.samples
+
+    @torch.no_grad()
+    def _compare(self) -> None:
+        """Compares `values` with the model without adapters, and drops them if they are no better.
+
+        The noise is new: that of the validations made the best of them look better than it is.
+        """
+        with self.lora.set_active(False):
+            before, _ = self._distance(2, COMPARED_BATCHES)
+        after, _ = self._distance(2, COMPARED_BATCHES)
+        if self.config.keep == "best" and not after < before:
+            self.best, self.values, after = 0, self.lora.without_effect(), before
+            self.lora.put(self.values)
+        self.compared = before, after
 
     def _only_rises(self) -> bool:
         """Whether the last `patience` validations all rose. Fewer rises may be noise."""
@@ -258,19 +284,3 @@ class Training:
         last = [value for _, value in self.validated[-patience - 1 :]]
         rises = len(last) > patience and all(a < b for a, b in pairwise(last))
         return patience > 0 and rises and self.config.keep == "best"
-
-
-def balanced_choice(chances: Tensor, count: int, random: torch.Generator) -> list[int]:
-    """`count` prompt indices with frequencies close to `chances`.
-
-    This is systematic sampling, in random order.
-
-    Arguments:
-        chances: The probability of each prompt, with shape `(P,)`.
-        count: The number of samples.
-        random: The generator.
-    """
-    edges = chances.double().cumsum(0)
-    places = (torch.arange(count) + torch.rand((), generator=random).double()) / count * edges[-1]
-    chosen = torch.searchsorted(edges, places.double(), right=True).clamp_max(len(chances) - 1)
-    return chosen[torch.randperm(count, generator=random)].tolist()

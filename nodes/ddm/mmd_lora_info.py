@@ -144,7 +144,7 @@ def summary(metadata: dict[str, Any]) -> list[str]:
     ]
     before, after = m.get("mmd2_before"), m.get("mmd2_after")
     if before is not None and after is not None:
-        lines.append(f"MMD² to held-out references: {before:.3g} before, {after:.3g} after.")
+        lines.append(f"MMD² to held-out references: {before:.3g} without it, {after:.3g} with it.")
     return lines
 
 
@@ -152,6 +152,9 @@ def warnings(metadata: dict[str, Any], settings: DrawingSettings) -> list[str]:
     """The settings that differ from the training, each with its fix."""
     texts = []
     steps, cfg = settings.steps, settings.cfg
+    before, after = metadata.get("mmd2_before"), metadata.get("mmd2_after")
+    if before is not None and after is not None and not after < before:
+        texts.append("Draw without this LoRA: with it, images are no closer to its references.")
     if steps and not metadata["steps_from"] <= steps <= metadata["steps_to"]:
         texts.append(
             f"Set steps to {metadata['steps']}: you draw with {steps} steps, and the LoRA was "

@@ -78,6 +78,7 @@ def training_metadata(plan: Plan, training: Training) -> dict[str, Any]:
     """What a LoRA file says about the training."""
     setup, sampling, config, kernel = plan.setup, plan.sampling, plan.config, plan.kernel
     held_out = dict(training.validated)
+    before, after = training.compared or (held_out.get(0), held_out.get(training.best))
     return {
         "method": "MMD-DDM (arXiv 2301.07969)",
         "steps": sampling.steps,
@@ -101,8 +102,8 @@ def training_metadata(plan: Plan, training: Training) -> dict[str, Any]:
         "targets": config.targets,
         "iterations": len(training.losses),
         "kept_iteration": training.best,
-        "mmd2_before": held_out.get(0),
-        "mmd2_after": held_out.get(training.best),
+        "mmd2_before": before,
+        "mmd2_after": after,
     }
 
 
@@ -138,11 +139,19 @@ def remarks(plan: Plan, training: Training) -> list[str]:
     if training.validated and training.best == 0:
         texts.append(
             "Try a higher or lower learning_rate, more iterations, or a larger batch_size. "
-            "Training brought no improvement, so this LoRA has no effect."
+            f"Training brought no improvement, so this LoRA {_untrained(training)}."
         )
+    elif training.compared and not training.compared[1] < training.compared[0]:
+        texts.append("Set keep to best. The last LoRA is no better than none at the same settings.")
     if training.ended:
         texts.append(f"Training ended {training.ended}.")
     return texts
+
+
+def _untrained(training: Training) -> str:
+    """What a LoRA is that training did not improve."""
+    without, given = training.compared or (0.0, 0.0)
+    return "is the existing LoRA" if given < without else "has no effect"
 
 
 def training_report(plan: Plan, training: Training) -> str:
@@ -159,8 +168,8 @@ def training_report(plan: Plan, training: Training) -> str:
     before, after = metadata["mmd2_before"], metadata["mmd2_after"]
     if before is not None:
         lines.append(
-            f"MMD² to {metadata['held_out']} held-out references: {before:.3g} before, "
-            f"{after:.3g} after."
+            f"At the same settings and on new noise, MMD² to {metadata['held_out']} held-out "
+            f"references is {before:.3g} without the LoRA, {after:.3g} with it."
         )
     return "\n".join([*lines, *(f"Note: {text}" for text in remarks(plan, training))])
 

@@ -1,6 +1,7 @@
 """Trainings of tiny models: they work, and each update is that of plain autograd."""
 
 import copy
+import itertools
 import math
 from dataclasses import replace
 
@@ -304,13 +305,17 @@ def test_validation_judges_the_average():
             i += 1
         assert_same(seen[-1][1:], average[1:])
         assert all(map(torch.equal, training.values, seen[-1]))
-    assert len(seen) == 4
+    assert len(seen) == 4 + 2  # twice in the end, for the comparison
     assert all(map(torch.equal, toy.lora.values(), training.values))
 
 
-def scripted(*values):
-    values = iter(values)
-    return lambda features, prompts, random: (next(values), None)
+def scripted(*values, compared=(2.0, 1.0)):
+    """What validations find, and what the last comparison finds: it draws twice as many samples."""
+    values, compared = iter(values), iter(compared)
+    return lambda features, prompts, random: (
+        next(compared if len(features) == 24 else values),
+        None,
+    )
 
 
 @pytest.mark.parametrize("keep, best", [("best", 4), ("last", 10)])
@@ -329,6 +334,61 @@ def test_a_training_that_only_makes_it_worse_gives_back_what_came():
     training = toy.run(held_out=scripted(1.0, 2.0, 1.5, 1.2))
     assert training.best == 0
     assert all(map(torch.equal, toy.lora.values(), before))
+
+
+def test_in_the_end_new_samples_are_compared_with_those_of_the_model_without_adapters():
+    """Also where training continues from adapters: these are not the model alone."""
+    toy = Toy()
+    continued = [toy.lora.values(), toy.run().values]
+    for initial in continued:
+        toy.lora.put(initial)
+        toy.starts, seen = [], []
+
+        def held_out(features, prompts, random, seen=seen):
+            seen.append(features)
+            return toy.problem.held_out(features, prompts, random)
+
+        training = toy.run(held_out=held_out)
+        start, again = (start for start in toy.starts if len(start) == 24)
+        validated = next(start for start in toy.starts if len(start) == 12)
+        assert torch.equal(start, again) and not torch.equal(start[:12], validated)
+        network, found = Tiny(), []
+        for values in (None, training.values):
+            if values is not None:
+                lora = LoRA(network, ["first", "last"], 2, 2.0)
+                for adapter in lora.adapters.values():
+                    adapter.double()
+                lora.put(values)
+            x = start
+            for high, low in itertools.pairwise(SIGMAS):
+                estimate = network(x, high, [0.0] * 24)
+                x = estimate + low / high * (x - estimate)
+            found.append(x)
+        # Both have the same noise in their features only if they come from these samples.
+        noise = [(f - x) / (0.2 * x.sin()) for f, x in zip(seen[-2:], found, strict=True)]
+        torch.testing.assert_close(noise[0], noise[1], rtol=1e-8, atol=1e-8)
+        assert not torch.equal(*found)
+        expected = [toy.problem.held_out(features)[0] for features in seen[-2:]]
+        assert training.compared == pytest.approx(expected, rel=1e-12)
+        assert training.compared[1] < training.compared[0]
+
+
+@pytest.mark.parametrize("found", [(1.0, 1.0), (1.0, 1.5), (1.0, math.nan), (-0.2, -0.1)])
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_what_is_no_better_than_no_adapters_is_not_handed_out(keep, found):
+    """Unless the last ones are asked for, whatever they are."""
+    toy = Toy(keep=keep, ema=0.0)
+    training = toy.run(held_out=scripted(5.0, 4.0, 3.0, compared=found))
+    x, labels = torch.randn(5, 2, dtype=F64), [0.0] * 5
+    same = torch.equal(toy.network(x, 1.0, labels), Tiny()(x, 1.0, labels))
+    assert all(map(torch.equal, toy.lora.values(), training.values))
+    if keep == "best":
+        assert same and training.best == 0 and training.compared == (found[0], found[0])
+    else:
+        assert not same and training.best == 4
+    # training can continue from what is handed out
+    again = toy.run()
+    assert again.best > 0 and again.compared[1] < again.compared[0]
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,8 @@ def test_the_best_is_chosen_by_what_was_held_out():
     about, text = out[LORA].metadata, out[REPORT]
     assert about["references"] == 6 and about["held_out"] == 8 and out[STEPS] == 3
     assert about["kept_iteration"] == 3 and about["mmd2_after"] < about["mmd2_before"]
-    assert f"{about['mmd2_before']:.3g} before, {about['mmd2_after']:.3g} after" in text
+    before, after = about["mmd2_before"], about["mmd2_after"]
+    assert f"is {before:.3g} without the LoRA, {after:.3g} with it" in text
     assert "6 are few" in text and "none is held out" in usual()[REPORT]
     height, width = out[PLOT].shape[1:3]
     assert out[PLOT].shape == (1, height, width, 3) and out[PLOT].std() > 0.05

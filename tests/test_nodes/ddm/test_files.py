@@ -348,7 +348,10 @@ def test_info_shows_what_it_was_trained_for_and_warns_of_other_use():
     assert "20 steps" in info(name, steps=3, sigmas=torch.linspace(1, 0, 21))[0]
     assert "MMD² to held-out" not in report
     known = {**lora.metadata, "mmd2_before": 0.25, "mmd2_after": 0.0625}
-    assert "0.25 before, 0.0625 after" in info(saved(TrainedLoRA(lora, known)))[0]
+    better = info(saved(TrainedLoRA(lora, known)))[0]
+    assert "0.25 without it, 0.0625 with it" in better and "⚠" not in better
+    no_better = {**known, "mmd2_after": 0.25}
+    assert "⚠ Draw without this LoRA" in info(saved(TrainedLoRA(lora, no_better)))[0]
 
 
 def header(metadata, **tensors) -> bytes:
