@@ -22,6 +22,7 @@ if not __package__:  # a script: name the packages as tests/conftest.py does
 
 
 from mmd_tests.make.sets.fluent import Named, emoji
+from mmd_tests.make.templates import named
 from mmd_tests.make.thumbnail.layouts import MASK, Pictures
 from mmd_tests.make.thumbnail.page import jpeg
 from mmd_tests.make.thumbnail.scenes import LORA, SCENES, Scene
@@ -68,7 +69,7 @@ def run(server: Server, prompt: dict) -> Pictures:
 
 def in_world(title: str, scene: Scene) -> dict:
     """The workflow in the API format, as it is run."""
-    twin = json.loads((EXAMPLES / "api" / f"MMD Guidance - {title}.json").read_text("utf-8"))
+    twin = json.loads((EXAMPLES / "api" / f"{named(title)}.json").read_text("utf-8"))
     kinds = {node["class_type"] for node in twin.values()}
     changes = {"Negative prompt": {"text": ""}, **scene.changes}
     if scene.prompt or "MMDPrompts" not in kinds:
@@ -115,7 +116,7 @@ def main(asked: list[str]) -> int:
     ):
         for title, scene in SCENES.items():
             if not asked or any(word in title.lower() for word in asked):
-                path = EXAMPLES / f"MMD Guidance - {title}.jpg"
+                path = EXAMPLES / f"{named(title)}.jpg"
                 path.write_bytes(jpeg(thumbnail(server, title, scene)))
                 sys.stdout.write(f"{path.relative_to(ROOT)} {path.stat().st_size}\n")
                 sys.stdout.flush()

@@ -153,7 +153,6 @@ class Workflow:
     def note(self, title: str, text: str, wide: int = 460) -> Node:
         """Add a text for people, as high as it needs; only the frontend knows it."""
         node = Node(len(self.nodes) + 1, "MarkdownNote", None, title, {"text": text})
-        node.colors = ("#222", "#000")
         return self._place(node, wide, text_height(text, wide))
 
     def _place(self, node: Node, wide: int, high: int) -> Node:

@@ -22,9 +22,9 @@ from mmd_tests.support.stand_in import changed, in_demo_world, without
 from PIL import Image
 
 pytestmark = pytest.mark.comfy
-FULL = "MMD Guidance - With LoRA and ControlNet"
-STYLES = "MMD Guidance - Share a style set"
-TRAINED = "MMD Guidance - Few steps (MMD-DDM)"
+FULL = "09 With LoRA and ControlNet"
+STYLES = "10 Share a style set"
+TRAINED = "13 Few steps (MMD-DDM)"
 PLOTS = {"MMDPlot": 0.6, "MMDTrainLoRA": 0.5, "TSMCPlot": 0.4}  # how high they are, by their width
 SHOW = ("PreviewAny", "PreviewImage", "SaveImage")  # and what of ours is shown on its node
 QUICK = {"steps": 4}
@@ -32,19 +32,19 @@ FEW = {"particles": 8, "iterations": 1}
 SHORT = {"steps_per_sample": 4, "batch_size": 4, "micro_batch": 4, "iterations": 2, "rank": 2}
 SHORT |= {"learning_rate": 0.03, "ema": 0.0, "keep": "last"}  # it learns something that shows
 CHANGES = {  # in words and files of the world
-    "MMD Guidance - Prompt-aware with captions": {
+    "05 Prompt-aware with captions": {
         "Prompt": {"text": "a triangle"},
         "Second prompt": {"text": "a disc"},
     },
     FULL: {"LoraLoaderModelOnly": {"lora_name": "triangles.safetensors"}},
-    "MMD Guidance - Steer towards a set (TRI-TSMC)": {"TRITSMCSampler": FEW},
-    "MMD Guidance - Steer by your own scorer (TRI-TSMC)": {"TSMCInit": FEW},
+    "14 Steer towards a set (TRI-TSMC)": {"TRITSMCSampler": FEW},
+    "15 Steer by your own scorer (TRI-TSMC)": {"TSMCInit": FEW},
     TRAINED: {
         "MMDPrompts": {"text": "a blue triangle\na red disc"},
         "MMDMakeReferences": {"count": 12, "micro_batch": 12},
         "MMDTrainLoRA": SHORT,
     },
-    "MMD Guidance - Your set in few steps (MMD-DDM)": {"MMDTrainLoRA": SHORT},
+    "12 Your set in few steps (MMD-DDM)": {"MMDTrainLoRA": SHORT},
 }
 RANDOM = {  # all that is changed where weights are random
     "EmptyLatentImage": {"width": 64, "height": 64, "batch_size": 2},
@@ -174,7 +174,7 @@ def test_trained_lora_draws_elsewhere(server):
 
 
 def test_inpainting_keeps_what_is_not_masked(server):
-    prompt = quick("MMD Guidance - Inpainting")
+    prompt = quick("08 Inpainting")
     shown = run(server, prompt)
     before = np.asarray(Image.open(server.base / "input" / "example.png").convert("RGB"), int)
     for batch in drawn(prompt, shown):
@@ -218,7 +218,7 @@ def test_half_precision_between_nodes(tmp_path):
     """A server that hands latents and pictures on as float16 (--fp16-intermediates) draws, plots and scores."""
     if not hasattr(args, "fp16_intermediates"):
         pytest.skip("this ComfyUI has no --fp16-intermediates")
-    name = "MMD Guidance - Compare with and without"
+    name = "03 Compare with and without"
     with comfyui(tmp_path, "--fp16-intermediates") as half:
         prompt = quick(name)
         shown = run(half, prompt)

@@ -29,7 +29,7 @@ import nodes
 
 pytestmark = pytest.mark.comfy
 
-SHIPPED = EXAMPLES / "api" / "MMD Guidance - SD1.5 from a folder.json"
+SHIPPED = EXAMPLES / "api" / "01 SD1.5 from a folder.json"
 SMALL = {  # all that is changed in the shipped file
     "CheckpointLoaderSimple": {"ckpt_name": "random.safetensors"},
     "LoadReferenceSet": {"folder": "pictures"},

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from mmd_tests.make.templates import TEMPLATES
+from mmd_tests.make.thumbnail.page import free_corner
 from mmd_tests.make.workflows import EXAMPLES, Settings, describe, shipped, shipped_files
 from mmd_tests.support.engine import NEWEST
 from mmd_tests.support.workflow_format import (
@@ -245,6 +246,7 @@ def test_thumbnail_is_beside(file):
     with image.open(path) as picture:
         assert picture.format == "JPEG"
         assert picture.width == picture.height >= 400
+        assert free_corner(picture) * 280 >= 30  # pixels that a badge covers on a card of 280
 
 
 @pytest.mark.comfy
@@ -258,7 +260,7 @@ def test_notes_are_as_high_as_their_text(name, flows):
 
 @pytest.mark.comfy
 def test_what_waits_for_a_file_is_muted(flows):
-    ui = flows["MMD Guidance - Share a style set"].ui()
+    ui = flows["10 Share a style set"].ui()
     modes = {node["type"]: node["mode"] for node in ui["nodes"]}
     assert modes["LoadReferenceLatents"] == modes["MMDGuidedKSampler"] == 2
     assert modes["SaveReferenceLatents"] == modes["CheckpointLoaderSimple"] == 0

@@ -27,7 +27,7 @@ better, and from which update on worse: that one is kept.
 - Out of memory: micro_batch 1.
 
 **Few pictures?** Below 200 or so it learns them by heart: images come out like single pictures, in their exact shares. \
-Then take guidance instead, which trains nothing (*MMD Guidance - SD1.5 from a folder*).
+Then take guidance instead, which trains nothing (*SD1.5 from a folder*).
 
 **Several prompts**: *MMD Prompts* in place of the prompt; *Encode Reference Latents* with captions and clip, so that \
 each prompt is matched with its own pictures.

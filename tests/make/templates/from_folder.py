@@ -25,10 +25,14 @@ it into `ComfyUI/input/mmd_references`.
 - Too little effect: raise it.
 - Images damaged, or too close to single references: lower it, or lower end_percent to 0.5.
 
+**Few pictures** (below 20): set strength to 10 and end_percent to 0.5, or images come near single \
+pictures. With captions of things that the model can draw, connect *MMD Base Images* instead.
+
 **Batch** (in *Empty Latent Image*)
 
 The images of a batch are drawn together and balance each other: 16 are good, 8 the least. In \
-smaller batches each image follows one reference. Out of memory: set micro_batch to 4 or 1, the images stay the same, and mute the group *Without \
+smaller batches each image follows one reference. micro_batch 4 draws four at a time, so that a small \
+card has room; the images stay the same. Out of memory: set it to 1, and mute the group *Without \
 guidance*, which draws the whole batch at once.
 
 **Same noise**: both samplers take their seed from *Seed of both*. Keep their steps, cfg, sampler \
@@ -104,9 +108,11 @@ class Settings:
 
 
 FIRST = Settings(
-    "MMD Guidance - SD1.5 from a folder",
+    "01 SD1.5 from a folder",
     positive="a painting of a landscape",
     negative=parts.NEGATIVE,
+    batch=16,
+    sampler={"micro_batch": 4},
 )
 
 

@@ -1,4 +1,4 @@
-"""Lays a thumbnail out: rows of blocks, each a grid of small pictures under a title; needs Pillow."""
+"""Lays a thumbnail out: rows of blocks, each a grid of small pictures under a title; needs Pillow and NumPy."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 PAPER, INK, FAINT = "white", (24, 26, 36), (150, 156, 180)
 EDGE, GAP, BETWEEN = 20, 4, 24  # around the page, between pictures, between blocks
 TYPE = 20
+BADGE = 32 / 280  # of the side of a thumbnail: 30 pixels and some, of 280 that a card has
+INKED = 235  # what is darker than this is ink
 LARGEST = 60_000  # bytes
 QUALITIES = (92, 88, 84, 80, 75, 70, 65, 60)
 
@@ -88,7 +91,22 @@ def page(rows: Sequence[Sequence[Block | str | Image.Image]], close: bool = Fals
             whole.paste(part, (left, top + (tall - part.height) // 2))
             left += part.width + BETWEEN
         top += tall + between
-    return whole
+    return with_free_corner(whole)
+
+
+def free_corner(picture: Image.Image) -> float:
+    """The side of the largest square at the upper left without ink, as a share of the picture's."""
+    ink = np.argwhere(np.asarray(picture.convert("L")) < INKED)
+    return min(max(place) for place in ink) / picture.width
+
+
+def with_free_corner(picture: Image.Image) -> Image.Image:
+    """The picture with a wider border, where the badge that the browser of templates shows needs it."""
+    while free_corner(picture) < BADGE:
+        wider = Image.new("RGB", (picture.width + 8, picture.height + 8), PAPER)
+        wider.paste(picture, (4, 4))
+        picture = wider
+    return picture
 
 
 def _part(part: Block | str | Image.Image) -> Image.Image:
