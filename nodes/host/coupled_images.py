@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SHARED", "coupling", "is_of_comfyui", "kept_between_calls", "kept_for_later"]
 
-PICTURES = "a patch of the model has one picture for each image of the batch (such as IP-Adapter)"
+PICTURES = (
+    "a patch of the model has a picture or a mask for each image of the batch (such as IP-Adapter)"
+)
 SHARED = "the images of a batch share their attention (as with StyleAligned or layerdiffuse)"
 KEPT = (
     "a patch of the model keeps the attention of the last call for the whole batch (such as "
@@ -40,20 +42,23 @@ BETWEEN_CALLS = (
 AFTER_ALL_IMAGES = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function",
 )  # fmt: skip
+DEPTH = 3  # how deep dictionaries and lists are searched
 AROUND_THE_MODEL = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
 # What a function does that keeps something, or that changes the network while it runs.
 STORING = ("STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR")
 WITHIN = ("SETUP_WITH", "BEFORE_WITH", "LOAD_SPECIAL")  # `with`, by the version of Python
 
 
-def coupling(patcher: ModelPatcher, model_options: dict[str, Any]) -> str | None:
+def coupling(patcher: ModelPatcher, model_options: dict[str, Any], batch: int) -> str | None:
     """How images of a batch depend on each other, in words; None if that is not recognized.
 
     Arguments:
         patcher: The model that draws.
         model_options: The options of the run.
+        batch: The number of images.
     """
-    if any(map(pictures_by_image, _patches(model_options.get("transformer_options", {})))):
+    patches = list(_patches(model_options.get("transformer_options", {})))
+    if any(pictures_by_image(patch) or holds_by_image(patch, batch) for patch in patches):
         return PICTURES
     # layerdiffuse puts attention over so many images in place of modules.
     frames = (getattr(part, "frames", None) for part in patcher.object_patches.values())
@@ -77,6 +82,28 @@ def pictures_by_image(patch: object) -> bool:
             if any(torch.is_tensor(v) and v.ndim > 2 and len(v) > 1 for v in values):
                 return True
     return False
+
+
+def holds_by_image(patch: object, batch: int) -> bool:
+    """Whether a patch of another pack holds tensors of which each image has one or a row."""
+    if batch < 2 or is_of_comfyui(patch):
+        return False
+
+    def by_image(value: object, depth: int = 0) -> bool:
+        if torch.is_tensor(value):
+            return (
+                value.ndim > 1 and len(value) == batch and not isinstance(value, torch.nn.Parameter)
+            )
+        if depth > DEPTH or not isinstance(value, (dict, list, tuple)):
+            return False
+        held = list(value.values()) if isinstance(value, dict) else value
+        tensors = [v for v in held if torch.is_tensor(v) and v.ndim > 1]
+        if isinstance(value, (list, tuple)) and len(tensors) == len(held) == batch:
+            return True
+        return any(by_image(v, depth + 1) for v in held)
+
+    outer = inspect.getclosurevars(patch).nonlocals if isinstance(patch, FunctionType) else {}
+    return any(map(by_image, (*getattr(patch, "__dict__", {}).values(), *outer.values())))
 
 
 def kept_for_later(model_options: dict[str, Any]) -> str | None:

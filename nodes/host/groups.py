@@ -153,7 +153,7 @@ class Group:
             if calls == 1:
                 if is_film(conds, options, ("num_video_frames",)):
                     self._refuse("the images of this batch are the frames of one video")
-                if coupled := coupling(model.current_patcher, model_options):
+                if coupled := coupling(model.current_patcher, model_options, self.batch):
                     self._refuse(coupled)
             found: list[bool] = []
             trials = tried(options, found) if is_power_of_two(calls) else None

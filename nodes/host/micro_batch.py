@@ -85,7 +85,8 @@ def micro_batched(
         conds: dict[str, list], model_options: dict[str, Any] | None = None, **kwargs: Any,
     ) -> tuple[BaseModel, dict[str, list], list]:  # fmt: skip
         # ComfyUI frees memory for this batch size, and unloads weights if necessary.
-        if separable(model.model, noise_shape) and not known_coupling(model, model_options or {}):
+        coupled = known_coupling(model, model_options or {}, noise_shape[0])
+        if separable(model.model, noise_shape) and not coupled:
             noise_shape = [min(size, noise_shape[0]), *noise_shape[1:]]
         return executor(model, noise_shape, conds, model_options=model_options, **kwargs)
 
@@ -120,8 +121,10 @@ def micro_batched(
             return at_once()
         if run.coupled:
             return at_once()
-        if run.calls == 0 and (coupled := known_coupling(model.current_patcher, model_options)):
-            return at_once(coupled)
+        if run.calls == 0:
+            coupled = known_coupling(model.current_patcher, model_options, batch)
+            if coupled:
+                return at_once(coupled)
         run.calls += 1
         found: list[bool] = []
         trials = tried(options, found) if is_power_of_two(run.calls) else None
@@ -179,10 +182,10 @@ def is_film(
     )
 
 
-def known_coupling(patcher: ModelPatcher, model_options: dict[str, Any]) -> str | None:
+def known_coupling(patcher: ModelPatcher, model_options: dict[str, Any], batch: int) -> str | None:
     """How images depend on each other if they are not in one call, in words, or None."""
     return (
-        coupling(patcher, model_options)
+        coupling(patcher, model_options, batch)
         or kept_for_later(model_options)
         or kept_between_calls(patcher, model_options)
     )

@@ -96,11 +96,26 @@ def pictures(model: ModelPatcher) -> ModelPatcher:
     return model
 
 
+def masks(model: ModelPatcher) -> ModelPatcher:
+    """Attention to the prompt with a mask for each image, which the patch knows from outside."""
+    generator = torch.Generator().manual_seed(0)
+    held = {"masks": [torch.rand(BATCH, 1, 1, generator=generator) * 4]}
+
+    def masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict) -> torch.Tensor:
+        out = images(optimized_attention(q, k, v, heads=options["n_heads"]), options)
+        return (out * held["masks"][0][: out.shape[1]]).flatten(0, 1)
+
+    model = model.clone()
+    model.set_model_attn2_replace(masked, "middle", 0)
+    return model
+
+
 COUPLED = {
     "the first image": lambda: patched(to_the_first),
     "all images": lambda: patched(to_all),
     "later": lambda: patched(later),
     "a picture for each image": lambda: pictures(model_of()),
+    "a mask for each image": lambda: masks(model_of()),
     "Self-Attention Guidance": lambda: SelfAttentionGuidance.execute(model_of(), 0.8, 2.0)[0],
 }
 
