@@ -9,24 +9,34 @@ import math
 import re
 from typing import Any
 
-__all__ = ["outline", "parsed"]
+__all__ = ["check", "outline", "parsed"]
 
 DIGITS = 40  # of a number: all numbers that are used have fewer
 
 
 def outline(text: str, strings: int) -> str:
-    """The text without spaces, digits and its first `strings` strings.
-
-    If there are more strings, quotes remain.
-    """
+    """The text without spaces, digits and strings; one quote if it has more than `strings`."""
     unescaped = text.replace("\\\\", "").replace('\\"', "")
-    return re.sub(r"[0-9\s]+", "", "".join(unescaped.split('"', 2 * strings)[::2]))
+    if unescaped.count('"') > 2 * strings:
+        return '"'
+    return re.sub(r"[0-9\s]+", "", "".join(unescaped.split('"')[::2]))
+
+
+def check(text: str, values: int) -> None:
+    """Whether a JSON text has at most `values` strings, and four times as many marks.
+
+    Marks are brackets, commas and colons.
+
+    Raises:
+        ValueError: It has more.
+    """
+    found = outline(text, values)
+    if '"' in found or len(found) > 4 * values:
+        raise ValueError("it has too many entries")
 
 
 def parsed(text: str, values: int) -> Any:
-    """The value of a JSON text with at most `values` strings, and four times as many marks.
-
-    Marks are brackets, commas and colons.
+    """The value of a JSON text that passes `check`.
 
     NaN, infinite and too large numbers become None.
 
@@ -34,9 +44,7 @@ def parsed(text: str, values: int) -> Any:
         ValueError: It is no JSON, it has more values, an object has a key twice, or a number has
             too many digits.
     """
-    found = outline(text, values)
-    if '"' in found or len(found) > 4 * values:
-        raise ValueError("it has too many entries")
+    check(text, values)
     try:
         return json.loads(
             text,

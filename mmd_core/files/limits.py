@@ -8,6 +8,14 @@ MEGABYTE, GIGABYTE = 2**20, 2**30
 # Texts, in characters
 NAME = 4096  # of a reference
 CAPTION = 65_536
+CAPTIONS = 2**26  # of all images in a folder
+
+# Files with captions
+SIDECAR = MEGABYTE  # bytes of a file for one image
+LIST = 64 * MEGABYTE  # bytes of a file for many images
+LIST_VALUES = 1_000_000  # texts in a .json file, or in a line of a .jsonl file
+LIST_LINES = 2_000_000
+LIST_KEY = 32_768  # characters of the path of an image, as long as Windows allows
 
 # Sets of references
 SET = 1_000_000  # references

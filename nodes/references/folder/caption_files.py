@@ -2,22 +2,22 @@
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from ....mmd_core.files import limits
 from ...base.safe_paths import open_file
 from .file_kinds import stem_of
 from .problems import Problem, Problems
 
-MAX_SIDECAR, MAX_LIST = 2**20, 2**26  # bytes
 # Characters of a path component; file names have fewer. NFC of a long text can take hours.
 MAX_PART = 1000
 Captions = dict[str, str]  # caption by image name
 Files = dict[str, Path]  # absolute path by path relative to the image folder
 
 
-@dataclass(frozen=True)
+@dataclass
 class CaptionRequest:
     """The images that need captions, and the files that may have them.
 
@@ -29,6 +29,8 @@ class CaptionRequest:
         problems: Receives the files and entries that cannot be used, each with the reason.
         used: Receives the files that belong to an image.
         found: Receives the captions that are not empty.
+        on_progress: Is called often, with 0. It may raise an exception to stop.
+        length: The number of characters of all captions so far.
     """
 
     folder: Path
@@ -38,6 +40,30 @@ class CaptionRequest:
     problems: Problems = field(default_factory=list)
     used: set[str] = field(default_factory=set)
     found: Captions = field(default_factory=dict)
+    on_progress: Callable[[int], None] = lambda finished: None
+    length: int = 0
+
+    def limited(self, caption: str, images: int, name: str, place: str = "") -> str:
+        """The caption, or "" if it is too long, or all captions together are.
+
+        Then the reason is added to `problems`.
+
+        Arguments:
+            caption: The caption.
+            images: The number of images that get it.
+            name: The file that it is from.
+            place: Its place in the file, as in `Problem`.
+        """
+        length = self.length + len(caption) * images
+        if len(caption) > limits.CAPTION:
+            reason = f"has a caption of more than {limits.CAPTION} characters: shorten it"
+        elif length > limits.CAPTIONS:
+            reason = f"is left out: all captions have more than {limits.CAPTIONS} characters"
+        else:
+            self.length = length
+            return caption
+        self.problems.append(Problem(name, reason, place))
+        return ""
 
     def read(self, name: str, limit: int) -> str | None:
         """The text of a file in UTF-8 or UTF-16, with "\\n" as line ends.
@@ -45,6 +71,7 @@ class CaptionRequest:
         If the file cannot be read, has more than `limit` bytes or is not text, this returns None
         and adds the reason to `problems`.
         """
+        self.on_progress(0)
         try:
             with open_file(self.files[name], limit) as file:
                 data = file.read()
@@ -99,9 +126,11 @@ class NamedImages:
         operating system, the longest trailing part that matches counts, because data sets are often
         moved. If no name has the same letters in upper and lower case, one with other ones counts.
         """
-        parts = PurePosixPath(key.replace("\\", "/")).parts
-        absolute = re.match(r"[/\\]|[A-Za-z]:", key)
-        parts = parts[-16:] if absolute else parts
+        absolute, key = re.match(r"[/\\]|[A-Za-z]:", key), key.replace("\\", "/")
+        if not absolute and len(key) > limits.LIST_KEY:
+            return []
+        parts = key.rsplit("/", 16)[-16:] if absolute else key.split("/")
+        parts = [part for part in parts if part not in ("", ".")]
         parts = [part if len(part) > MAX_PART else nfc(part) for part in parts]
         for start in range(len(parts)) if absolute else [0]:
             wanted = "/".join([parent] * bool(parent) + parts[start:])

@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from .caption_files import MAX_LIST, CaptionRequest, Captions, NamedImages
+from ....mmd_core.files import limits
+from .caption_files import CaptionRequest, Captions, NamedImages
 from .caption_values import Entry, csv_entries, json_entries, jsonl_entries
 from .problems import Problem
 
@@ -38,13 +39,19 @@ def listed_captions(wanted: dict[str, tuple[Reader, str]], request: CaptionReque
         if file.lower() in wanted and parent in on_the_way:
             sources.append((source.count("/"), order.index(file.lower()), source, parent))
     for _, number, source, parent in sorted(sources):
-        text = request.read(source, MAX_LIST)
+        text = request.read(source, limits.LIST)
         entries, problem = wanted[order[number]]
+        if text is not None and _is_too_long(source, text):
+            request.problems.append(Problem(source, "has too many entries: split it"))
+            text = None
         broken = 0
-        for place, (key, caption) in entries(text) if text is not None else ():
+        for entry, (place, (key, caption)) in enumerate(entries(text) if text is not None else ()):
+            if entry % 1000 == 0:
+                request.on_progress(0)
             if isinstance(key, str) and caption is not None:
                 if found := images.find(parent, key):
                     request.used.add(source)
+                    caption = request.limited(caption, len(found), source, place)
                     captions |= dict.fromkeys(found, caption) if caption else {}
                 continue
             request.problems.append(Problem(source, problem, place))
@@ -54,6 +61,13 @@ def listed_captions(wanted: dict[str, tuple[Reader, str]], request: CaptionReque
                 request.problems.append(Problem(source, reason))
                 break
     return captions
+
+
+def _is_too_long(name: str, text: str) -> bool:
+    """Whether a file has so many entries that they would take all memory, or hours."""
+    is_json = name.lower().endswith(".json")
+    is_full = is_json and text.count('"') > 2 * limits.LIST_VALUES
+    return is_full or text.count("\n") > limits.LIST_LINES
 
 
 metadata_captions = partial(

@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from ....mmd_core.files import limits
+from ....mmd_core.files.json_text import check
 from .caption_files import clean
 
 NAMES = (
@@ -76,8 +78,9 @@ def _entry(entry: Any) -> Entry:
 
 
 def parsed(text: str) -> Any:
-    """The value of a JSON text; None if it is invalid."""
+    """The value of a JSON text; None if it is invalid or has too many values."""
     try:
+        check(text, limits.LIST_VALUES)
         return json.loads(text)
     except (ValueError, RecursionError):
         return None

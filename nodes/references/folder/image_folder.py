@@ -217,7 +217,8 @@ def read_folder(
     done, failed = read_images(paths, order, k, on_progress)
     read = [done[index] for index in sorted(done)]
     chosen = [names[index] for index in sorted(done)]
-    request = CaptionRequest(folder, chosen, listing.captions, {*names, *listing.left_out})
+    every = {*names, *listing.left_out}
+    request = CaptionRequest(folder, chosen, listing.captions, every, on_progress=on_progress)
     captions = read_captions(caption_source, request)
     problems = [Problem(names[index], reason) for index, reason in failed.items()]
     problems += listing.problems + request.problems

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from .caption_files import MAX_SIDECAR, CaptionRequest, Captions, clean, nfc
+from ....mmd_core.files import limits
+from .caption_files import CaptionRequest, Captions, clean, nfc
 from .caption_values import caption_of, parsed
 from .file_kinds import stem_of
 
@@ -48,7 +49,8 @@ def sidecar_captions(request: CaptionRequest) -> Captions:
             for file in beside.files(name, ending):
                 request.used.add(file)
                 if not captions.get(name):
-                    captions[name] = clean(request.read(file, MAX_SIDECAR) or "")
+                    caption = clean(request.read(file, limits.SIDECAR) or "")
+                    captions[name] = request.limited(caption, 1, file)
     return captions
 
 
@@ -61,8 +63,8 @@ def json_sidecar_captions(request: CaptionRequest) -> Captions:
     unreadable = replace(request, problems=[])
     for name in request.names:
         for file in beside.files(name, "json") if name not in request.found else ():
-            caption = caption_of(parsed(unreadable.read(file, MAX_SIDECAR) or ""))
+            caption = caption_of(parsed(unreadable.read(file, limits.SIDECAR) or ""))
             if caption is not None:
                 request.used.add(file)
-                captions[name] = captions.get(name) or caption
+                captions[name] = captions.get(name) or request.limited(caption, 1, file)
     return captions

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from mmd_pack.mmd_core.files import limits
 from mmd_pack.nodes.references.folder import caption_files, sidecars
 from mmd_pack.nodes.references.folder import captions as sources
 from mmd_pack.nodes.references.folder import image_folder as folder
@@ -348,11 +349,72 @@ def test_huge_lists_are_not_read(tmp_path):
     save(tmp_path / "a.png")
     for name in ("metadata.jsonl", "captions.json"):
         with open(tmp_path / name, "wb") as file:
-            file.truncate(caption_files.MAX_LIST + 1)  # takes no space
+            file.truncate(limits.LIST + 1)  # takes no space
     assert captions(folder, tmp_path)[1] == [
         ("captions.json", "has more than 64 MB"),
         ("metadata.jsonl", "has more than 64 MB"),
     ]
+
+
+def test_captions_that_no_set_can_keep_are_named_and_left_out(tmp_path):
+    for name in "abcd":
+        save(tmp_path / f"{name}.png")
+    (tmp_path / "a.txt").write_text("x" * limits.CAPTION)
+    (tmp_path / "b.txt").write_text("x" * (limits.CAPTION + 1))
+    (tmp_path / "c.json").write_text(json.dumps({"caption": "x" * (limits.CAPTION + 1)}))
+    lines = [{"file_name": "d", "text": text} for text in ("short", "x" * (limits.CAPTION + 1))]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found, skipped = captions(folder, tmp_path)
+    assert [len(found[f"{name}.png"]) for name in "abcd"] == [limits.CAPTION, 0, 0, 5]
+    reason = "has a caption of more than 65536 characters: shorten it"
+    assert skipped == [(name, reason) for name in ("b.txt", "c.json", "metadata.jsonl, line 2")]
+
+
+def test_all_captions_together_have_a_limit(tmp_path, monkeypatch):
+    """Many links may lead to one long text."""
+    monkeypatch.setattr(limits, "CAPTIONS", 25)
+    for number in range(4):
+        save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("x" * 10)
+    found, skipped = captions(folder, tmp_path)
+    assert [len(text) for text in found.values()] == [10, 10, 0, 0]
+    reason = "is left out: all captions have more than 25 characters"
+    assert skipped == [("2.txt", reason), ("3.txt", reason)]
+
+
+NAMED = '{"file_name":"a","text":"t"}'
+
+
+@pytest.mark.parametrize("name, text", [
+    ("captions.json", '{"a":["t",' + "[]," * 60 + "[]]}"),
+    ("captions.json", "{" + ",".join(f'"{i}":"x"' for i in range(20)) + ',"a":"t"}'),
+    ("captions.json", NAMED[:-1] + ',"x":' + "[" * 50 + "]" * 50 + "}"),
+    ("captions.json", f"[{NAMED}" + "," + "\n" * 20 + "{}]"),
+    ("metadata.jsonl", NAMED[:-1] + ',"x":[' + "[]," * 60 + "[]]}"),
+    ("metadata.jsonl", NAMED + "\n" * 20),
+    ("metadata.csv", "file_name,text\n" + "a,t\n" * 20),
+])  # fmt: skip
+def test_lists_with_too_many_entries_are_refused_before_they_are_parsed(
+    tmp_path, monkeypatch, name, text
+):
+    save(tmp_path / "a.png")
+    (tmp_path / name).write_text(text)
+    whole = captions(folder, tmp_path)[0]
+    monkeypatch.setattr(limits, "LIST_VALUES", 18)
+    monkeypatch.setattr(limits, "LIST_LINES", 18)
+    found, skipped = captions(folder, tmp_path)
+    assert whole == {"a.png": "t"} or name == "captions.json"
+    assert found == {"a.png": ""} and skipped[0][0].startswith(name)
+
+
+def test_reading_captions_can_be_stopped(tmp_path):
+    for number in range(3):
+        save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("x")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name":"gone","text":"t"}\n' * 5000)
+    calls = []
+    folder.read_folder(tmp_path, on_progress=calls.append)
+    assert calls.count(0) >= 3 + 1 + 5
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")
