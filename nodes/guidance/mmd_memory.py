@@ -46,7 +46,10 @@ def memory_report(memory: SharedMemory, found: Recalled, disk: tuple[int, int]) 
     used, trash = disk
     if used:
         most = limits.MEMORY_DISK / 1e9
-        lines.append(f"On disk: {used / 1e6:.1f} MB, at most {most:.1f} GB.")
+        lines.append(
+            f"On disk: {used / 1e6:.1f} MB, at most {most:.1f} GB. It lies in "
+            f"{KIND}/{memory.name}; the action reset empties it."
+        )
     if trash:
         lines.append(f"In the trash: {trash / 1e6:.1f} MB. The action reset empties it.")
     return "\n".join([*lines, *found.notices])

@@ -145,7 +145,7 @@ def test_a_checkpoint_runs_the_shipped_example(tmp_path):
     settings = draw.settings_of(run.read_options(arguments))
     assert (settings.checkpoint, settings.positive, settings.batch) == ("c.ckpt", "a cat", 4)
     assert (settings.width, settings.height, settings.seed) == (512, 512, 7)
-    assert settings.sampler == {"strength": 5.0}
+    assert settings.sampler == {**draw.SHIPPED[0].sampler, "strength": 5.0}
     assert settings.negative == draw.SHIPPED[0].negative
     options = run.read_options([*arguments, "--size", "768x512", "--negative", ""])
     settings = draw.settings_of(options)

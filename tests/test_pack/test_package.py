@@ -182,8 +182,8 @@ def test_the_archive_has_all_that_users_need(archive):
     inside = names(archive)
     top = {name for name in inside if "/" not in name}
     assert top == {
-        "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "node_list.json", "pyproject.toml",
-        "requirements.txt",
+        "CHANGELOG.md", "LICENSE", "README.md", "TROUBLESHOOTING.md", "__init__.py", "node_list.json",
+        "pyproject.toml", "requirements.txt",
     }  # fmt: skip
     sources = {*ROOT.glob("nodes/**/*.py"), *ROOT.glob("mmd_core/**/*.py")}
     assert {path.relative_to(ROOT).as_posix() for path in sources} <= inside

@@ -124,8 +124,11 @@ class LatentCache:
 
     def disk_use(self) -> list[str]:
         """A line for the report about the space on disk, after the run."""
+        if self.folder is None:
+            return []
         use = f"Cache on disk: {self.size / 1e6:.1f} MB, at most {self.limit / 1e9:.1f} GB."
-        return [use] * (self.folder is not None)
+        place = "/".join(self.folder.parts[-3:])
+        return [f"{use} It lies in {place}. To empty it, run once with cache_limit 0."]
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
