@@ -21,8 +21,8 @@ from torch import Tensor
 from .conditioning_parts import conds_part, rows_of
 from .control_parts import ControlParts
 from .coupled_images import SHARED, coupling
-from .micro_batch import is_film, is_power_of_two
-from .trial import tried
+from .micro_batch import is_film
+from .trial import called, is_time_for_trials
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -156,10 +156,10 @@ class Group:
                 if coupled := coupling(model.current_patcher, model_options, self.batch):
                     self._refuse(coupled)
             found: list[bool] = []
-            trials = tried(options, found) if is_power_of_two(calls) else None
-            if trials is not None:
-                model_options = {**model_options, "transformer_options": trials}
-            estimates = executor(model, conds, x_in, timestep, model_options)
+            given = model, conds, x_in, timestep, model_options
+            if not is_time_for_trials(calls):
+                return executor(*given)
+            estimates = called(executor, *given, found)
             if found:
                 self._refuse(SHARED)
             return estimates

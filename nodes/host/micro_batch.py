@@ -28,7 +28,7 @@ from comfy.patcher_extension import WrappersMP
 from .conditioning_parts import conds_part, rows_of
 from .control_parts import ControlParts
 from .coupled_images import SHARED, coupling, kept_between_calls, kept_for_later
-from .trial import tried
+from .trial import called, is_time_for_trials
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
@@ -127,7 +127,6 @@ def micro_batched(
                 return at_once(coupled)
         run.calls += 1
         found: list[bool] = []
-        trials = tried(options, found) if is_power_of_two(run.calls) else None
         parts = []
         for start in range(0, batch, size):
             comfy.model_management.throw_exception_if_processing_interrupted()
@@ -137,10 +136,10 @@ def micro_batched(
             except ValueError as error:
                 raise ValueError(f"{error}: set micro_batch to 0") from error
             x, t = rows_of(x_in, rows), rows_of(timestep, rows)
-            asked = model_options
-            if trials is not None and start == 0:
-                asked = {**model_options, "transformer_options": trials}
-            parts.append(executor(model, part, x, t, asked))
+            if start == 0 and is_time_for_trials(run.calls):
+                parts.append(called(executor, model, part, x, t, model_options, found))
+            else:
+                parts.append(executor(model, part, x, t, model_options))
             if found:
                 return at_once(SHARED)
         return [torch.cat(estimates) for estimates in zip(*parts, strict=True)]
@@ -189,8 +188,3 @@ def known_coupling(patcher: ModelPatcher, model_options: dict[str, Any], batch: 
         or kept_for_later(model_options)
         or kept_between_calls(patcher, model_options)
     )
-
-
-def is_power_of_two(number: int) -> bool:
-    """Patches may start at any step, so they are tried at calls 1, 2, 4, 8 and so on."""
-    return number & (number - 1) == 0

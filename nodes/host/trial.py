@@ -1,6 +1,7 @@
 """Tries patches of a model on two images: an image must not change with the one beside it.
 
 Patches of self-attention and of whole blocks are tried, because there images can see each other.
+So are modules of the network whose `forward` another pack has replaced.
 """
 
 from __future__ import annotations
@@ -8,20 +9,51 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .coupled_images import is_of_comfyui
 
-__all__ = ["tried"]
+if TYPE_CHECKING:
+    from comfy.model_base import BaseModel
+
+__all__ = ["called", "is_time_for_trials"]
 
 log = logging.getLogger("mmd_guidance")
 
 PATCHES = ("attn1_patch", "attn1_output_patch", "double_block", "single_block")
 REPLACED = ("attn1", "dit")  # attention of U-Nets, and blocks of transformers
 UNCHANGED = 1e-3  # largest relative change of an image that counts as rounding
+
+
+def is_time_for_trials(calls: int) -> bool:
+    """Patches may start at any step, so they are tried at calls 1, 2, 4, 8 and so on."""
+    return calls & (calls - 1) == 0
+
+
+def called(
+    executor: Callable[..., list[Tensor]],
+    model: BaseModel,
+    conds: list[list[dict] | None],
+    x_in: Tensor,
+    timestep: Tensor,
+    model_options: dict[str, Any],
+    found: list[bool],
+) -> list[Tensor]:
+    """The estimates of the network, whose patches and changed modules are tried.
+
+    Arguments:
+        executor: Calls the network, with the next five arguments.
+        found: Becomes longer if something is found that couples images.
+    """
+    trials = tried(model_options.get("transformer_options", {}), found)
+    if trials is not None:
+        model_options = {**model_options, "transformer_options": trials}
+    with modules_tried(model.diffusion_model, found):
+        return executor(model, conds, x_in, timestep, model_options)
 
 
 def tried(options: dict[str, Any], found: list[bool]) -> dict[str, Any] | None:
@@ -51,6 +83,37 @@ def tried(options: dict[str, Any], found: list[bool]) -> dict[str, Any] | None:
     }
 
 
+@contextmanager
+def modules_tried(network: nn.Module, found: list[bool]) -> Iterator[None]:
+    """Within it, modules with a `forward` of another pack are tried at their next call.
+
+    Arguments:
+        network: The network that is called.
+        found: Becomes longer when a module is found that couples images.
+    """
+    changed = [m for m in network.modules() if m is not network and _is_changed(m)]
+    given: dict[str, Any] = {}
+
+    def note(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        given.update(next(filter(is_options, parts((args, kwargs))), {}))
+
+    def hook(trial: Trial) -> Callable[..., None]:
+        return lambda _, args, kwargs: trial.once(*args, **kwargs)
+
+    with ExitStack() as stack:
+        if changed:
+            stack.enter_context(network.register_forward_pre_hook(note, with_kwargs=True))
+        for module in changed:
+            each = hook(Trial(module.forward, found, given))
+            stack.enter_context(module.register_forward_pre_hook(each, with_kwargs=True))
+        yield
+
+
+def _is_changed(module: nn.Module) -> bool:
+    forward = vars(module).get("forward")
+    return forward is not None and not is_of_comfyui(forward)
+
+
 def _tried(patch: Callable, found: list[bool]) -> Callable:
     # The patches of ComfyUI treat images one by one.
     return patch if is_of_comfyui(patch) else Trial(patch, found)
@@ -64,10 +127,13 @@ class Trial:
     Arguments:
         patch: It gets tensors with a row for each image of each prompt, and transformer options.
         found: Becomes longer if the images depend on each other.
+        options: The transformer options, if the patch does not get them.
     """
 
-    def __init__(self, patch: Callable, found: list[bool]) -> None:
-        self.patch, self.found, self.waiting = patch, found, True
+    def __init__(
+        self, patch: Callable, found: list[bool], options: dict[str, Any] | None = None
+    ) -> None:
+        self.patch, self.found, self.options, self.waiting = patch, found, options, True
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # a copy asks for them before it has a patch
@@ -75,19 +141,24 @@ class Trial:
         return getattr(self.patch, name)  # ComfyUI moves patches to a device
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.waiting and not self.found:
-            self.waiting = False
-            try:
-                if self.couples(*args, **kwargs):
-                    self.found.append(True)
-            except Exception as error:
-                # Patches of others may not work on two images. Nothing is known about them then.
-                log.debug("%r could not be tried: %s", self.patch, error)
+        self.once(*args, **kwargs)
         return self.patch(*args, **kwargs)
+
+    def once(self, *args: Any, **kwargs: Any) -> None:
+        """Tries the patch if it was not tried before."""
+        if not self.waiting or self.found:
+            return
+        self.waiting = False
+        try:
+            if self.couples(*args, **kwargs):
+                self.found.append(True)
+        except Exception as error:
+            # Patches of others may not work on two images. Nothing is known about them then.
+            log.debug("%r could not be tried: %s", self.patch, error)
 
     def couples(self, *args: Any, **kwargs: Any) -> bool:
         """Whether an image changes with the one beside it."""
-        options = next(part for part in parts((args, kwargs)) if is_options(part))
+        options = next(filter(is_options, parts((args, kwargs))), self.options)
         first = next(part for part in parts((args, kwargs)) if torch.is_tensor(part))
         prompts, rows = len(options["cond_or_uncond"]), len(first)
         devices = [first.device] if first.device.type == "cuda" else []

@@ -1,7 +1,7 @@
 """Patches with which an image depends on the others of its batch: recognized, and not split."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache
 
@@ -226,6 +226,52 @@ def test_blocks_that_couple_images_are_recognized(family: str) -> None:
     parts = draw_family(family, micro_batched(model, 1, told.append))
     torch.testing.assert_close(parts, draw_family(family, model), rtol=1e-3, atol=1e-3)
     assert not told
+
+
+# ---- modules whose `forward` is replaced
+
+
+@pytest.fixture
+def norms() -> Iterator[list[torch.nn.Module]]:
+    """The first norm of each block of the network; what a test does to them is undone."""
+    blocks = [m for m in model_of().model.diffusion_model.modules() if hasattr(m, "norm1")]
+    changed = [m.norm1 for m in blocks]
+    yield changed
+    for module in changed:
+        vars(module).pop("forward", None)
+
+
+def shared_norm(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """As StyleAligned shares norms: all images of a prompt are normalized together."""
+    forward = module.forward
+
+    def shared(x: torch.Tensor) -> torch.Tensor:
+        prompts = x.unflatten(0, (2, -1))  # with and without the prompt
+        return forward((prompts + prompts.mean(1, keepdim=True)).flatten(0, 1))
+
+    return shared
+
+
+def test_modules_that_couple_images_are_recognized(norms: list[torch.nn.Module]) -> None:
+    plain = draw(model_of())
+    for module in norms:
+        module.forward = shared_norm(module)
+    told, whole = [], draw(model_of())
+    assert (whole - plain).abs().max() > 1e-4
+    torch.testing.assert_close(draw(micro_batched(model_of(), 1, told.append)), whole)
+    assert len(told) == 1 and "share their attention" in told[0]
+    with pytest.raises(ValueError, match="cannot be drawn in parts"):
+        draw(Group([0, 1], BATCH, "Node", "cure").of_model(model_of()))
+
+
+def test_modules_that_are_changed_image_by_image_are_split(norms: list[torch.nn.Module]) -> None:
+    for module in norms:
+        module.forward = lambda x, forward=module.forward: 2 * forward(x)
+    told, whole = [], draw(model_of())
+    parts = draw(micro_batched(model_of(), 1, told.append))
+    torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-3)
+    assert not told
+    assert not any(module._forward_pre_hooks for module in norms)
 
 
 # ---- functions around the model that keep something from call to call
