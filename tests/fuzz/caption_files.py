@@ -26,6 +26,7 @@ NAME_KEYS = (
 TEXT_KEYS = ("text", "caption", "prompt", "captions", "description")
 KEYS = (*NAME_KEYS[:5], "images", *TEXT_KEYS[:4], "conversations", "messages", "tags", "other")
 MOST_BROKEN = 100  # entries of one file, as documented
+LONGEST = 65_536  # characters of a caption
 LONG = 40_000
 TEXTS = st.text(max_size=12) | st.sampled_from(
     ("", " ", "\ufeff", "\ud800", "\0", "a\r\nb", "\u2028")
@@ -227,7 +228,7 @@ def read_plainly(lists: tuple[str, ...], files: dict[str, bytes]) -> dict[str, s
                 broken += 1
                 if broken == MOST_BROKEN:
                     break
-            elif caption:
+            elif 0 < len(caption) <= LONGEST:
                 found.update(dict.fromkeys(meant(name, file.rpartition("/")[0]), caption))
     return found
 
@@ -241,7 +242,8 @@ def expected(source: str, files: dict[str, bytes]) -> list[str]:
         folder, _, file = name.rpartition("/")
         stem = name.rpartition(".")[0]
         beside = [files.get(stem + ending, b"") for ending in (".txt", ".TXT", ".caption")]
-        texts = (clean(text_of(data) or "") for data in beside)
+        texts = [clean(text_of(data) or "") for data in beside]
+        texts = [text for text in texts if len(text) <= LONGEST]
         by_source = {
             "txt": next(filter(None, texts), ""),
             "metadata.jsonl": lines.get(name, ""),
