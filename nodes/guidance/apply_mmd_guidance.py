@@ -22,6 +22,7 @@ from .run.inputs import (
     setting_inputs,
     source_inputs,
 )
+from .run.presets import CUSTOM, chosen
 from .run.request import Request
 from .run.shared_memory import SharedMemory
 
@@ -73,9 +74,10 @@ class ApplyMMDGuidance(io.ComfyNode):
         end_percent: float, mode: str, kernel: KernelConfig | None = None, micro_batch: int = 0,
         preserve: float = DEFAULTS.preserve, preview_batch: bool = False, vae: VAE | None = None,
         memory: SharedMemory | None = None, base: References | None = None,
-        other_sizes: str = OTHER_SIZES[0],
+        other_sizes: str = OTHER_SIZES[0], preset: str = CUSTOM,
     ) -> io.NodeOutput:  # fmt: skip
         node = "ApplyMMDGuidance"
+        strength, mode = chosen(node, preset, strength, mode)
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
         trace = new_trace(config, references, vae, base)
         request = Request(

@@ -27,6 +27,7 @@ from .run.inputs import (
     setting_inputs,
     source_inputs,
 )
+from .run.presets import CUSTOM, chosen
 from .run.report import run_report
 from .run.request import Request
 from .run.shared_memory import SharedMemory
@@ -148,11 +149,12 @@ class MMDGuidedKSampler(io.ComfyNode):
         end_percent: float, mode: str, group_size: int = 0, kernel: KernelConfig | None = None,
         micro_batch: int = 0, preserve: float = DEFAULTS.preserve, preview_batch: bool = False,
         vae: VAE | None = None, memory: SharedMemory | None = None, base: References | None = None,
-        other_sizes: str = OTHER_SIZES[0],
+        other_sizes: str = OTHER_SIZES[0], preset: str = CUSTOM,
     ) -> io.NodeOutput:  # fmt: skip
         from nodes import common_ksampler  # here: ComfyUI may load custom nodes before it
 
         node = "MMDGuidedKSampler"
+        strength, mode = chosen(node, preset, strength, mode)
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
         trace = new_trace(config, references, vae, base)
         request = Request(

@@ -10,6 +10,7 @@ from ....mmd_core import MODES, GuidanceConfig, KernelConfig, References
 from ...base.schema import advanced
 from ...base.sockets import KernelSocket, MemorySocket, ReferencesSocket
 from ...host.vae_match import other_vae
+from .presets import preset_input
 from .trace import Trace
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ def later_inputs() -> list[io.Input]:
                 "detailers, tiled upscalers and LCM upscaling, which choose sizes of their own.",
             )
         ),
+        preset_input(),
     ]
 
 
