@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from .coupled_images import is_of_comfyui
 
 # Attributes that ComfyUI's own control objects have, and that are cut as ComfyUI uses them.
 CORES = frozenset(vars(ControlBase()))
+DEPTH = 2  # how deep objects within a control object are searched
 
 
 class ControlParts:
@@ -53,7 +54,11 @@ def with_previous(control: ControlBase | None) -> Iterator[ControlBase]:
 def differs(control: ControlBase, batch: int) -> bool:
     """Whether a control object may use different hints for the images of a batch."""
     hints = torch.is_tensor(control.cond_hint_original) and len(control.cond_hint_original) > 1
-    return hints or accepts_indices(control) or bool(own_parts(control, range(batch), batch))
+    return (
+        hints
+        or accepts_indices(control)
+        or bool(own_parts(control, range(batch), batch, ControlParts()))
+    )
 
 
 def accepts_indices(control: ControlBase) -> bool:
@@ -69,7 +74,7 @@ def control_part(
     It shares the network and the state that ComfyUI prepared.
     """
     part = copy.copy(control)
-    vars(part).update(own_parts(control, rows, batch))
+    vars(part).update(own_parts(control, rows, batch, parts))
     for name, value in vars(control).items():
         if isinstance(value, types.MethodType) and value.__self__ is control:
             setattr(part, name, types.MethodType(value.__func__, part))
@@ -94,33 +99,55 @@ def control_part(
     return part
 
 
-def own_parts(control: ControlBase, rows: Sequence[int], batch: int) -> dict[str, Any]:
+def own_parts(
+    control: ControlBase, rows: Sequence[int], batch: int, parts: ControlParts
+) -> dict[str, Any]:
     """What a control object of another pack holds for images `rows`, by the attributes that differ.
 
-    Packs keep hints in attributes of their own. A tensor in the form of pictures or films is for
-    images in turn, as ComfyUI's hints are. One with fewer axes is by image if it has a row for each
-    image or each hint.
+    Packs keep hints in attributes of their own, or in a control object within their own. A tensor
+    in the form of pictures or films is for images in turn, as ComfyUI's hints are. One with fewer
+    axes is by image if it has a row for each image or each hint.
     """
     if accepts_indices(control) or is_of_comfyui(control):
         return {}
     hint = control.cond_hint_original
     counts = {batch, len(hint) if torch.is_tensor(hint) else batch} - {1}
 
-    def cut(value: Any) -> Any:
+    def cut(value: Any, depth: int = 0) -> Any:
+        """The value for these images; the value itself if it is the same for all."""
         if torch.is_tensor(value) and not isinstance(value, torch.nn.Parameter):
             fits = value.ndim > 1 and (len(value) in counts or (value.ndim > 3 and len(value) > 1))
             return take(value, rows) if fits else value
+        if isinstance(value, ControlBase):
+            return parts.part(value, rows, batch)
         if isinstance(value, dict):
-            parts = {name: cut(held) for name, held in value.items()}
-            return parts if any(parts[name] is not value[name] for name in value) else value
+            cuts = {name: cut(held, depth) for name, held in value.items()}
+            return cuts if any(cuts[name] is not value[name] for name in value) else value
         if isinstance(value, (list, tuple)):
             if len(value) == batch > 1 and all(torch.is_tensor(v) and v.ndim > 2 for v in value):
                 return type(value)(value[i] for i in rows)
-            parts = [cut(held) for held in value]
-            changed = any(new is not old for new, old in zip(parts, value, strict=True))
-            return type(value)(parts) if changed else value
+            cuts = [cut(held, depth) for held in value]
+            changed = any(new is not old for new, old in zip(cuts, value, strict=True))
+            return type(value)(cuts) if changed else value
+        if depth < DEPTH and _is_plain(value):
+            changed = _changed(vars(value), lambda held: cut(held, depth + 1))
+            if changed:
+                value = copy.copy(value)
+                vars(value).update(changed)
         return value
 
-    held = {n: v for n, v in vars(control).items() if n not in CORES and "weight" not in n}
-    parts = {name: cut(value) for name, value in held.items()}
-    return {name: part for name, part in parts.items() if part is not held[name]}
+    own = {name: value for name, value in vars(control).items() if name not in CORES}
+    return _changed(own, cut)
+
+
+def _changed(held: dict[str, Any], cut: Callable[[Any], Any]) -> dict[str, Any]:
+    """The attributes that are cut. Weights of networks are not."""
+    cuts = {name: cut(value) for name, value in held.items() if "weight" not in name}
+    return {name: value for name, value in cuts.items() if value is not held[name]}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether this is an object of another pack that only holds values."""
+    if not hasattr(value, "__dict__") or callable(value) or isinstance(value, types.ModuleType):
+        return False
+    return not type(value).__module__.startswith("torch") and not is_of_comfyui(value)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from comfy.controlnet import ControlBase
 
 from .conditioning_parts import BY_IMAGE
-from .control_parts import own_parts, with_previous
-
-if TYPE_CHECKING:
-    from comfy.controlnet import ControlBase
+from .control_parts import ControlParts, own_parts, with_previous
 
 __all__ = ["differing"]
 
@@ -43,11 +41,14 @@ def _differ(rows: torch.Tensor) -> bool:
 
 def _own_differ(control: ControlBase, batch: int) -> bool:
     """Whether a control object of another pack holds different things for the images."""
-    first, *others = (list(_tensors(own_parts(control, [i], batch))) for i in range(batch))
+    parts = ControlParts()
+    first, *others = (list(_tensors(own_parts(control, [i], batch, parts))) for i in range(batch))
     return any(not all(map(torch.equal, first, other)) for other in others)
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, ControlBase):
+        value = value.cond_hint_original
     if torch.is_tensor(value):
         yield value
     elif isinstance(value, dict):

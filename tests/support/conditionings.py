@@ -67,6 +67,7 @@ def own_control(hints: object) -> ControlBase:
             held = self.own
             while isinstance(held, dict):
                 held = held["pictures"]
+            held = getattr(held, "pictures", getattr(held, "cond_hint_original", held))
             held = torch.cat(held) if isinstance(held, list) else held
             images = [i % len(held) for i in range(len(x) // prompts)]
             given = {"input": [held[images].repeat(prompts, 1, 1, 1).to(x) * 3]}

@@ -307,6 +307,8 @@ OWN_HINTS = {
     "hints in turn": random(3, 64, 8, 8),
     "a list": list(random(BATCH, 1, 64, 8, 8)),
     "within": {"pictures": {"pictures": random(BATCH, 64, 8, 8)}, "names": ["a", "b", "c", "d"]},
+    "an object": SimpleNamespace(pictures=random(BATCH, 64, 8, 8)),
+    "another control object": comfy.controlnet.ControlBase().set_cond_hint(random(3, 64, 8, 8)),
 }
 
 

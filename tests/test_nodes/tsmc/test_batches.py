@@ -6,6 +6,7 @@ from functools import cache
 import comfy.sample
 import pytest
 import torch
+from comfy.controlnet import ControlBase
 from comfy_extras.nodes_custom_sampler import BasicScheduler, CFGGuider, DisableNoise, RandomNoise
 from mmd_pack.nodes.host.particle_noise import InitialNoise, Starts
 from mmd_pack.nodes.tsmc.run import drawing
@@ -111,12 +112,21 @@ def test_micro_batches_keep_hints_and_masks() -> None:
 
 def with_own_hints() -> list:
     """Hints in an attribute that ComfyUI's control objects do not have."""
-    control = own_control(random(4, 64, 8, 8))
+    return owned(random(4, 64, 8, 8))
+
+
+def with_inner_hints() -> list:
+    """Hints of a control object that another one holds."""
+    return owned(ControlBase().set_cond_hint(random(4, 64, 8, 8)))
+
+
+def owned(hints: object) -> list:
+    control = own_control(hints)
     return with_options(prompt(1), control=control, control_apply_to_uncond=True)
 
 
 @pytest.mark.parametrize("micro_batch", [0, 3])
-@pytest.mark.parametrize("hints", [hinted, with_own_hints])
+@pytest.mark.parametrize("hints", [hinted, with_own_hints, with_inner_hints])
 def test_smc_refuses_images_that_differ_before_anything_is_drawn(
     hints: Callable[[], list], micro_batch: int
 ) -> None:
