@@ -14,7 +14,7 @@ from ..kernels.kernels import Gram, Kernel
 from ..kernels.mmd import mmd2_from_values, uniform
 from ..kernels.precision import full_precision
 from .coupling import Coupling
-from .feature_maps import make_features
+from .feature_maps import Spectrum, make_features
 from .flow import flowed, substeps
 from .gram_space import Combination, GramSpace
 from .latents import Latents
@@ -79,10 +79,13 @@ class FeatureComparison:
         self.features = make_features(config.feature_space, references.shape, config.pool)
         compared = self.features.fit(references, noise)
         self.posterior = self.features.whole
-        grams = self.weights.element_size() * len(compared) ** 2
+        added = None if finished is None else self.features(finished)
+        count, size = len(compared), self.weights.element_size()
+        if added is not None:
+            count, budget = count + len(added), budget - size * added.numel()
+        grams = size * count**2
         compact = grams > max(budget / 2, ALWAYS)
         rows = Rows(compared, config.radial, budget if compact else budget - grams)
-        added = None if finished is None else self.features(finished)
         self.space = GramSpace(rows, added, compact)
         self.kernel = config.resolve(self._gram, math.prod(compared.shape))
         self._coupling, self._mmd2_of_rows = None, None
@@ -101,8 +104,8 @@ class FeatureComparison:
             residual: As in `Posterior.lacking`.
             sigma: The noise level.
         """
-        features, lacking, missing = self.features.seen(x0, residual, sigma, self.each)
-        return Compared(self, x0, missing, self.space.project(features, lacking).start())
+        features, lacking, spectrum = self.features.seen(x0, residual, sigma, self.each)
+        return Compared(self, x0, spectrum, self.space.project(features, lacking).start())
 
     def as_it_is(self, x: Tensor) -> "Compared":
         """The features of latents `x`, without a correction for posterior variance.
@@ -111,7 +114,7 @@ class FeatureComparison:
             x: The latents, with shape `(B, *shape)`.
         """
         w = self.space.project(self.features(x)).start()
-        return Compared(self, x, 0.0, w)
+        return Compared(self, x, None, w)
 
     def mmd2_of_rows(self, coupling: Coupling) -> Tensor:
         """`Coupling.mmd2_of_rows`; the result for the last coupling is cached."""
@@ -183,13 +186,13 @@ class Compared:
     Arguments:
         comparison: The references and finished samples with which it is compared.
         x0: The latents before any move, with shape `(B, *shape)`.
-        missing: As in `Seen`.
+        spectrum: As in `Seen`.
         w: The current features of the samples.
     """
 
     comparison: FeatureComparison
     x0: Tensor
-    missing: Tensor | float
+    spectrum: Spectrum | None
     w: Combination
 
     def flowed(self, pulls: Pulls, reach: float) -> tuple["Compared", int]:
@@ -216,7 +219,7 @@ class Compared:
         """
         comparison = self.comparison
         g = self.w.displacement().reshape(-1, *comparison.space.rows.latents.shape)
-        return comparison.features.pull_back(self.x0, g, self.missing)
+        return comparison.features.pull_back(self.x0, g, self.spectrum)
 
     def shortened(self, share: Tensor) -> "Compared":
         """The batch with the displacement of each sample multiplied by its `share`.

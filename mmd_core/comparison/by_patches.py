@@ -12,7 +12,6 @@ images use one or a few tilings at each call, and the next ones at the next call
 patches are estimated from a subset of patches, the landmarks (`landmarks.py`).
 """
 
-import itertools
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,13 +26,15 @@ from .coupling import Coupling
 from .landmarks import LANDMARKS, Landmarks
 from .latents import Latents
 from .nearest import nearest_rows, spacing
-from .patches import patch_rows, tile, tiling, untile
+from .patches import patch_rows
 from .rows import Rows
+from .tilings import Cover, covers
 
 __all__ = ["Patched", "PatchComparison"]
 
 ROWS = 2048  # most patches that move in one call, unless a single tiling has more
-CHUNK = 1024  # patches whose kernel values are computed at once, which limits the memory
+CHUNK = 1024  # patches whose kernel values are computed at once: their matrices stay in CPU cache
+CHUNK_OF_GPU = 8192  # fewer operators; the matrices of a GPU take 30 MB each
 MAX_RATE = 0.5  # longest sub-step of the flow, in units of λ · rate
 
 
@@ -59,14 +60,10 @@ class PatchComparison:
             rows, owners = patch_rows(_alike(finished, self.weights), self.size, LANDMARKS)
             self.rows = torch.cat([self.rows, rows - self.centre])
             self.owners = torch.cat([self.owners, len(references) + owners])
-        lengths = references.shape[1:]
-        offsets = itertools.product(
-            *(range(min(p, n - p + 1)) for p, n in zip(self.size, lengths, strict=True))
-        )
-        tilings = [tiling(lengths, self.size, offset) for offset in offsets]
-        order = torch.randperm(len(tilings), generator=torch.Generator().manual_seed(0))
-        self.tilings = [[part.to(self.weights.device) for part in tilings[i]] for i in order]
-        self.calls = 0
+        every = covers(references.shape[1:], self.size, self.weights.device)
+        order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))
+        self.covers = [every[i] for i in order]
+        self.calls, self._used = 0, {}
 
     def start(self, x0: Tensor, residual: Tensor | None, sigma: float) -> "Patched":
         """The patches of denoised estimates, in the tilings of this call.
@@ -75,14 +72,16 @@ class PatchComparison:
             x0: The denoised estimates, with shape `(B, *shape)`.
             residual, sigma: Not used; they are the same arguments as in `FeatureComparison.start`.
         """
-        every = len(self.tilings)
-        wanted = max(1, min(every, ROWS // (len(x0) * len(self.tilings[0][0]))))
-        first = self.calls * wanted
+        every = len(self.covers)
+        wanted = max(1, min(every, ROWS // (len(x0) * len(self.covers[0].places))))
+        first = self.calls * wanted % every
         self.calls += 1
-        tilings = [self.tilings[(first + i) % every] for i in range(wanted)]
-        places, regular = zip(*tilings, strict=True)
-        rows = torch.cat([tile(x0, some) - self.centre for some in places], 1)
-        return Patched(self, x0.shape, places, torch.cat(regular), rows, rows)
+        if (first, wanted) not in self._used:
+            chosen = [self.covers[(first + i) % every] for i in range(wanted)]
+            self._used[first, wanted] = Cover.together(chosen)
+        cover = self._used[first, wanted]
+        rows = cover.cut(x0) - self.centre
+        return Patched(self, x0.shape, cover, rows, rows)
 
     @cached_property
     def kzz(self) -> Tensor:
@@ -129,79 +128,73 @@ class Patched:
     Arguments:
         comparison: The references and finished samples with which the batch is compared.
         shape: The shape of the batch, `(B, C, *)`.
-        places: The places of the patches of each tiling, as in `tiling`.
-        regular: Which of the T patches of an image are regular, with shape `(T,)`.
+        cover: Where the T patches of an image lie.
         began, rows: The patches at the start and now, minus the centre, with shape `(B, T, d)`.
     """
 
     comparison: PatchComparison
     shape: tuple[int, ...]
-    places: tuple[Tensor, ...]
-    regular: Tensor
+    cover: Cover
     began: Tensor
     rows: Tensor
 
-    @cached_property
+    @property
     def landmarks(self) -> Tensor:
         """The indices of the landmarks of the batch, evenly spaced, with shape `(m,)`."""
-        candidates = self.regular.repeat(len(self.rows)).nonzero().flatten()
-        m = min(len(candidates), LANDMARKS)
-        step = torch.arange(m, dtype=torch.float64) * (len(candidates) / m)
-        return candidates[step.long().to(candidates.device)]
+        return self.cover.landmarks(len(self.rows), LANDMARKS)
 
     def flowed(self, coupling: Coupling, reach: float) -> tuple["Patched", int]:
         """The batch after w := w − λ·Ĝ(w) for every patch, and the number of sub-steps."""
         rows, substeps = self.rows, max(1, math.ceil(reach / MAX_RATE))
+        weights = self._weights(coupling)
         for _ in range(substeps):
-            rows = rows - reach / substeps * self._gradient(rows, coupling)
+            rows = rows - reach / substeps * self._gradient(rows, coupling, weights)
         return replace(self, rows=rows), substeps
 
-    def _gradient(self, rows: Tensor, coupling: Coupling) -> Tensor:
+    def _gradient(self, rows: Tensor, coupling: Coupling, weights: tuple[Tensor, Tensor]) -> Tensor:
         """Ĝ of all patches, as in `coupling.py`, with shape `(B, T, d)`."""
         kernel, z = self.comparison.kernel, self.comparison.rows
         w, chosen = rows.flatten(0, 1), self.landmarks
         own = w[chosen]
-        s, p = self._weights(coupling)
-        images = torch.arange(len(w), device=w.device) // rows.shape[1]
+        s, p = (2 * part for part in weights)
+        numbers = torch.arange(len(w), device=w.device)
+        images = numbers // rows.shape[1]
+        chunk = CHUNK if w.device.type == "cpu" else CHUNK_OF_GPU
         gradient = torch.empty_like(w)
-        for part in torch.arange(len(w), device=w.device).split(CHUNK):
+        for first in range(0, len(w), chunk):
+            part = slice(first, first + chunk)
             x, image = w[part], images[part]
-            to_z = 2 * kernel.pulls(Gram.of(x, z), in_units=True) * s
-            to_w = 2 * kernel.pulls(Gram.of(x, own), in_units=True) * p
+            to_z = kernel.pulls(Gram.of(x, z), in_units=True) * s
+            to_w = kernel.pulls(Gram.of(x, own), in_units=True) * p
             if coupling.wz is not None:
                 to_z = to_z * coupling.wz[image][:, self.comparison.owners]
                 to_w = to_w * coupling.ww[image][:, images[chosen]]
             moved = to_z @ z
             if kernel.radial:  # a patch exerts no pull on itself
-                to_w = to_w.masked_fill(part[:, None] == chosen, 0)
+                to_w = to_w.masked_fill(numbers[part, None] == chosen, 0)
                 moved = moved - (to_z.sum(1) + to_w.sum(1))[:, None] * x
             gradient[part] = moved + to_w @ own
         return gradient.view_as(rows)
 
-    def _weights(self, coupling: Coupling) -> tuple[Tensor, float]:
+    def _weights(self, coupling: Coupling) -> tuple[Tensor, Tensor]:
         """The weights of landmarks.
 
         Returns:
             The signed weights of the landmarks of references and finished samples, with shape
-            `(m,)`, and the weight of each landmark of the batch.
+            `(m,)`, and the weight of each landmark of the batch, a scalar.
         """
         references = len(self.comparison.weights)
         total = coupling.s[:references].sum(), coupling.s[references:].sum()
         of_memory = self.comparison.owners >= references
         each = torch.where(of_memory, *(t / LANDMARKS for t in reversed(total)))
-        return each, (coupling.p.sum() / len(self.landmarks)).item()
+        return each, coupling.p.sum() / len(self.landmarks)
 
     def displacement(self) -> Tensor:
         """The displacement of the images, with shape `(B, *shape)`.
 
         It is the mean patch displacement where patches overlap.
         """
-        total, covered, parts = 0, 0, self.rows - self.began
-        split = parts.split([len(places) for places in self.places], 1)
-        for places, tiles in zip(self.places, split, strict=True):
-            total = total + untile(tiles, self.shape, places)
-            covered = covered + untile(torch.ones_like(tiles[:1]), (1, *self.shape[1:]), places)
-        return total / covered
+        return self.cover.spread(self.rows - self.began, self.shape)
 
     def shortened(self, share: Tensor) -> "Patched":
         """The batch with the displacement of each image multiplied by its `share`.

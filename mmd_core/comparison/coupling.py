@@ -101,7 +101,7 @@ class Coupling:
         """
         s = self.s[index]
         references = s < 0
-        s = torch.where(references, s * (self.s.clamp_max(0).sum() / s[references].sum()), s)
+        s = torch.where(references, s * (self.s.clamp_max(0).sum() / s.clamp_max(0).sum()), s)
         total, squares = s.new_zeros(()), gram.diagonal()
         for rows in torch.arange(len(s), device=s.device).split(BLOCK):
             values = kernel.values(Gram(gram[rows], squares[rows], squares))

@@ -23,7 +23,7 @@ from .noise import NoiseModel
 from .posterior import Posterior, cosine_basis
 from .small_matrices import eigh
 
-__all__ = ["ChannelStats", "Features", "LowPass", "Seen", "Whole", "make_features"]
+__all__ = ["ChannelStats", "Features", "LowPass", "Seen", "Spectrum", "Whole", "make_features"]
 
 
 class Seen(NamedTuple):
@@ -32,13 +32,27 @@ class Seen(NamedTuple):
     Attributes:
         features: Their features, with shape `(B, *)`.
         lacking: Their posterior variance E in feature space, a scalar or with shape `(B,)`.
-        missing: The covariance of channels that was added before the features were taken, one for
-            all samples or one for each, with shape `(C, C)` or `(1 or B, C, C)`; 0 for none.
+        spectrum: For `ChannelStats`: the spectrum from which the features were taken, which
+            includes what the estimates lack. None for others.
     """
 
     features: Tensor
     lacking: Tensor | float
-    missing: Tensor | float = 0.0
+    spectrum: "Spectrum | None" = None
+
+
+class Spectrum(NamedTuple):
+    """The statistics of the channels of latents.
+
+    Attributes:
+        means: The means of the channels, with shape `(B, C)`.
+        roots: The square roots of the eigenvalues of their covariance, with shape `(B, C)`.
+        vectors: Its eigenvectors as columns, with shape `(B, C, C)`.
+    """
+
+    means: Tensor
+    roots: Tensor
+    vectors: Tensor
 
 
 class Whole:
@@ -75,13 +89,13 @@ class Whole:
         residual = None if residual is None else self(residual)  # this map is linear
         return Seen(self(x0), self.posterior.lacking(residual, sigma, each))
 
-    def pull_back(self, x: Tensor, g: Tensor, missing: Tensor | float = 0.0) -> Tensor:
+    def pull_back(self, x: Tensor, g: Tensor, spectrum: Spectrum | None = None) -> Tensor:
         """J(x)ᵀ g, with the shape of `x`.
 
         Arguments:
             x: Latents with shape `(B, C, *)`.
             g: The gradient with respect to the features, with their shape.
-            missing: As in `Seen`, for the Jacobian J of the features that `seen` returns.
+            spectrum: As in `Seen`, for the Jacobian J of the features that `seen` returns.
         """
         return g
 
@@ -117,7 +131,7 @@ class LowPass(Whole):
             x = (x.movedim(axis, -1) @ projection.to(x).T).movedim(-1, axis)
         return x
 
-    def pull_back(self, x: Tensor, g: Tensor, missing: Tensor | float = 0.0) -> Tensor:
+    def pull_back(self, x: Tensor, g: Tensor, spectrum: Spectrum | None = None) -> Tensor:
         for axis, projection in enumerate(self.projections, 2):
             g = (g.movedim(axis, -1) @ projection.to(g)).movedim(-1, axis)
         return g
@@ -159,36 +173,38 @@ class ChannelStats(Whole):
         deviations = places - places.mean(2, keepdim=True)
         return places.mean(2), deviations @ deviations.transpose(1, 2) / places.shape[2]
 
-    def __call__(self, x: Tensor, missing: Tensor | float = 0.0) -> Tensor:
-        """The features of latents `x`, with shape `(B, C + C²)`; `missing` is as in `Seen`."""
-        means, covariances = self._moments(x)
-        values, vectors = self._spectrum(covariances + missing)
-        roots = (vectors * values[:, None]) @ vectors.transpose(1, 2)
-        return torch.cat([means, roots.flatten(1)], 1) * math.sqrt(x[0, 0].numel())
+    def __call__(self, x: Tensor) -> Tensor:
+        """The features of latents `x`, with shape `(B, C + C²)`."""
+        return self._features(x, self._spectrum(x))
 
-    def _spectrum(self, covariances: Tensor) -> tuple[Tensor, Tensor]:
-        """The eigenvalues of the square root, with shape `(B, C)`, and its eigenvectors."""
+    def _features(self, x: Tensor, spectrum: Spectrum) -> Tensor:
+        vectors = spectrum.vectors
+        roots = (vectors * spectrum.roots[:, None]) @ vectors.transpose(1, 2)
+        return torch.cat([spectrum.means, roots.flatten(1)], 1) * math.sqrt(x[0, 0].numel())
+
+    def _spectrum(self, x: Tensor, missing: Tensor | float = 0.0) -> Spectrum:
+        """The spectrum of latents `x` whose covariances lack `missing`."""
+        means, covariances = self._moments(x)
         # `eigh` fails on NaN with an unclear error, so NaN is replaced. A `Guidance` that records
         # raises a clear error later (`NotFinite`).
-        values, vectors = eigh(covariances.nan_to_num(0, 0, 0))
-        return values.clamp_min(0).sqrt(), vectors
+        values, vectors = eigh((covariances + missing).nan_to_num(0, 0, 0))
+        return Spectrum(means, values.clamp_min(0).sqrt(), vectors)
 
     def seen(self, x0: Tensor, residual: Tensor | None, sigma: float, each: bool = False) -> Seen:
         share = self.whole.open(sigma, residual if self.measured else None, each)
         if isinstance(share, Tensor):
             share = share.reshape(-1, 1, 1)
-        missing = share * self.typical
-        return Seen(self(x0, missing), self.posterior.lacking(None, sigma), missing)
+        spectrum = self._spectrum(x0, share * self.typical)
+        return Seen(self._features(x0, spectrum), self.posterior.lacking(None, sigma), spectrum)
 
-    def pull_back(self, x: Tensor, g: Tensor, missing: Tensor | float = 0.0) -> Tensor:
+    def pull_back(self, x: Tensor, g: Tensor, spectrum: Spectrum | None = None) -> Tensor:
         """J(x)ᵀ g, with the shape of `x`.
 
         R is the square root of the covariance C, R² = C, so that R dR + dR R = dC. The gradient G
         (symmetric) with respect to R becomes the gradient Y with respect to C that solves R Y + Y R
         = G.
         """
-        means, covariances = self._moments(x)
-        values, vectors = self._spectrum(covariances + missing)
+        means, values, vectors = spectrum or self._spectrum(x)
         c, places = means.shape[1], x[0, 0].numel()
         of_means, of_roots = g[:, :c], g[:, c:].reshape(-1, c, c)
         of_roots = (of_roots + of_roots.transpose(1, 2)) / 2

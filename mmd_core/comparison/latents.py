@@ -46,21 +46,23 @@ class Latents:
         index = torch.as_tensor(index, device=self.stored.device)
         return self.prepare(self.stored[index].to(self.weights.device).to(self.weights.dtype))
 
-    def pieces(self, numbers: int = PIECE, first: int = 0) -> Iterator[tuple[slice, Tensor]]:
-        """All latents from the index `first` on, in pieces of about `numbers` numbers.
+    def pieces(
+        self, numbers: int = PIECE, first: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """The latents from the index `first` to `stop`, in pieces of about `numbers` numbers.
 
         Yields:
             The indices of the piece, and its latents, with shape `(n, *shape)`.
         """
         step = max(1, numbers // max(1, self.stored[0].numel()))
-        for piece in self._arriving(step, first):
+        for piece in self._arriving(step, first, stop):
             which = slice(first, first + len(piece))
             first = which.stop
             yield which, self.prepare(piece.to(self.weights.dtype))
 
-    def _arriving(self, step: int, first: int) -> Iterator[Tensor]:
+    def _arriving(self, step: int, first: int, stop: int | None) -> Iterator[Tensor]:
         """Pieces of the stored latents, `step` latents each, copied to the device."""
-        device, parts = self.weights.device, self.stored[first:].split(step)
+        device, parts = self.weights.device, self.stored[first:stop].split(step)
         if device.type != "cuda" or self.stored.device.type != "cpu":
             yield from (part.to(device) for part in parts)
             return

@@ -8,8 +8,8 @@ from ..kernels.kernels import Gram
 from ..kernels.precision import full_precision
 from .landmarks import Landmarks
 from .latents import Latents
-from .patches import tile, tiling
 from .small_matrices import eigh
+from .tilings import tile, tiling
 
 __all__ = ["PatchEmbedding"]
 

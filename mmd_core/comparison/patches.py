@@ -1,4 +1,4 @@
-"""Patches of images: which patches cover an image, how to cut them out and how to put them back."""
+"""Random patches of images."""
 
 import math
 
@@ -7,66 +7,9 @@ from torch import Tensor
 
 from .latents import Latents
 
-__all__ = ["patch_rows", "tile", "tiling", "untile"]
+__all__ = ["patch_rows"]
 
 CHOSEN = 64  # images from which patches are taken at once
-
-
-def tiling(
-    lengths: tuple[int, ...], size: tuple[int, ...], offset: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
-    """The T patches of one tiling, which cover an image.
-
-    Regular patches lie side by side from `offset` on. At the ends of each axis, further patches
-    cover the rest, and overlap the regular ones. The regular patches of all offsets together are
-    all patches of the image, each of them once.
-
-    Arguments:
-        lengths: The side lengths of the image, one for each spatial axis.
-        size: The side lengths of a patch.
-        offset: Where the first regular patch begins on each axis.
-
-    Returns:
-        The places of the patches, as indices into the flattened image, with shape `(T, patch)`, and
-        which patches are regular, with shape `(T,)`. `patch` is the number of places of a patch.
-    """
-    places, regular = (
-        torch.arange(math.prod(lengths)).view(lengths),
-        torch.ones(1, dtype=torch.bool),
-    )
-    for axis, (n, p, first) in enumerate(zip(lengths, size, offset, strict=True)):
-        inner = range(first, n - p + 1, p)
-        starts = sorted({0, n - p, *inner})
-        places = places.unfold(axis, p, 1).index_select(axis, torch.tensor(starts))
-        own = torch.tensor([start in inner for start in starts])
-        regular = (regular[:, None] & own).flatten()
-    return places.reshape(-1, math.prod(size)), regular
-
-
-def tile(x: Tensor, places: Tensor) -> Tensor:
-    """The patches at `places` of images `(B, C, *)`, with shape `(B, T, C · patch)`."""
-    return x.flatten(2)[:, :, places].transpose(1, 2).flatten(2)
-
-
-def untile(tiles: Tensor, shape: tuple[int, ...], places: Tensor) -> Tensor:
-    """The transpose of `tile`: images of `shape`, in which overlapping patches are added.
-
-    Arguments:
-        tiles: The patches, with shape `(B, T, C · patch)`.
-        shape: The shape of the batch, `(B, C, *)`.
-        places: As `tiling` returns them.
-    """
-    # The sums are gathered, because scattered sums on a GPU are not reproducible.
-    sorted_places, order = places.flatten().sort(stable=True)
-    counts = sorted_places.bincount(minlength=math.prod(shape[2:]))
-    rank = (
-        torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[sorted_places]
-    )
-    sources = order.new_full((len(counts), int(counts.max())), len(order))
-    sources[sorted_places, rank] = order
-    parts = tiles.unflatten(2, (shape[1], -1)).transpose(1, 2).flatten(2)  # (B, C, T · patch)
-    parts = torch.nn.functional.pad(parts, (0, 1))
-    return parts[:, :, sources].sum(3).reshape(len(tiles), *shape[1:])
 
 
 def patch_rows(

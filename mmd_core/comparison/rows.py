@@ -16,7 +16,11 @@ from .latents import Latents
 
 __all__ = ["Rows"]
 
-STREAMED = 2**24  # numbers of a piece: large enough for full speed, small next to any model
+# The most numbers of a piece that is streamed, and the most as a part of the set: large enough for
+# full speed, but several copies of a piece must take less memory than the set.
+STREAMED, PART = 2**21, 16
+# The same for a block of rows with which pieces are compared: the higher it is, the less is copied.
+HIGH, HIGH_PART = 2**23, 4
 BLOCK = 16, 2**14  # rows and columns of a block that stays in CPU cache
 SMALLER = torch.float16  # latents minus their centre are small, and it stores them with most digits
 
@@ -53,15 +57,16 @@ class Rows:
         """All rows in `dtype` on the device; None if they do not fit, or are too large for fp16."""
         try:
             held = self.centre.new_empty(len(self), len(self.centre), dtype=dtype)
+            infinite = torch.zeros((), dtype=torch.long, device=held.device)
             for which, piece in self.latents.pieces():
                 held[which] = piece.flatten(1).sub(self.centre)
+                if dtype == SMALLER:
+                    infinite += held[which].isfinite().all().logical_not()
         except (MemoryError, RuntimeError) as error:
             if out_of_memory(error):
                 return None  # something else has used the memory of the budget
             raise
-        if dtype == SMALLER and not all(part.isfinite().all() for part in held.split(256)):
-            return None
-        return held
+        return None if infinite else held
 
     def of(self, index: Tensor) -> Tensor:
         """The rows at `index`, with shape `(n, D)`."""
@@ -75,16 +80,44 @@ class Rows:
         Yields:
             The indices of the piece, and its rows, with shape `(n, D)`.
         """
-        if self.held is None:
-            for which, piece in self.latents.pieces(STREAMED, first):
-                yield which, piece.flatten(1) - self.centre
-        elif self.held.dtype == self.dtype:
+        if self.held is not None and self.held.dtype == self.dtype:
             yield slice(first, len(self)), self.held[first:]
-        else:
-            step = max(1, STREAMED // len(self.centre))
-            for start in range(first, len(self), step):
-                which = slice(start, min(start + step, len(self)))
-                yield which, self.held[which].to(self.dtype)
+            return
+        if self.held is None:
+            for which, piece in self.latents.pieces(self._streamed, first):
+                yield which, piece.flatten(1) - self.centre
+            return
+        for which in self._parts(self._streamed, first):
+            yield which, self.held[which].to(self.dtype)
+
+    @property
+    def _streamed(self) -> int:
+        """The numbers of a piece."""
+        return min(STREAMED, len(self) * len(self.centre) // PART)
+
+    def _parts(self, numbers: int, first: int = 0) -> Iterator[slice]:
+        """The rows from `first` on, in parts of about `numbers` numbers."""
+        step = max(1, numbers // len(self.centre))
+        for start in range(first, len(self), step):
+            yield slice(start, min(start + step, len(self)))
+
+    def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """All rows in blocks, which are higher than pieces."""
+        if self.held is not None and self.held.dtype == self.dtype:
+            yield from self.pieces()
+            return
+        for which in self._parts(min(HIGH, len(self) * len(self.centre) // HIGH_PART)):
+            yield which, self._rows(which)
+
+    def _rows(self, which: slice) -> Tensor:
+        """The rows of a slice, with shape `(n, D)`, in the dtype in which they are used."""
+        if self.held is not None:
+            return self.held[which].to(self.dtype)
+        rows = self.centre.new_empty(which.stop - which.start, len(self.centre))
+        for part, piece in self.latents.pieces(self._streamed, which.start, which.stop):
+            here = slice(part.start - which.start, part.stop - which.start)
+            torch.sub(piece.flatten(1), self.centre, out=rows[here])
+        return rows
 
     def dots(self, x: Tensor) -> Tensor:
         """The inner products of `x`, with shape `(B, D)`, and the rows, with shape `(B, N)`."""
@@ -103,12 +136,13 @@ class Rows:
     def gram(self) -> Tensor:
         """The inner products between all rows, with shape `(N, N)`."""
         gram = self.centre.new_empty(len(self), len(self))
-        for which, rows in self.pieces():
+        for which, rows in self._blocks():
             gram[which, which] = rows @ rows.T
             if which.stop < len(self):
                 for others, more in self.pieces(which.stop):
                     across = rows @ more.T
                     gram[which, others], gram[others, which] = across, across.T
+            del rows  # before the next block is made
         return gram
 
 

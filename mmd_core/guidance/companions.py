@@ -54,15 +54,18 @@ class Finished(NamedTuple):
     within: Tensor
     q: Tensor
 
+    def cpu(self) -> "Finished":
+        """The same on the CPU."""
+        return Finished(*(part.cpu() for part in self))
+
     def witness(self, chosen: list[int]) -> Tensor:
-        """The witness function at each reference, with shape `(N,)`, on the CPU.
+        """The witness function at each reference, with shape `(N,)`.
 
         It is the mean similarity to the finished samples and the `chosen` references, minus that to
         the references. It is low where finished samples are missing.
         """
         total = self.similar.sum(1) + self.within[:, chosen].sum(1)
-        witness = total / (self.similar.shape[1] + len(chosen)) - self.within @ self.q
-        return witness.cpu()
+        return total / (self.similar.shape[1] + len(chosen)) - self.within @ self.q
 
 
 def some_numbers(samples: Tensor) -> Tensor:
@@ -103,6 +106,7 @@ def companions(noise: Tensor, weights: Tensor, finished: Finished | None = None)
         finished: The samples finished earlier, or None.
     """
     rows, n = some_numbers(noise).cpu().double(), weights.shape[1]
+    finished = None if finished is None else finished.cpu()
     signs = torch.randint(0, 2, (n, rows.shape[1]), generator=torch.Generator().manual_seed(0))
     z = rows @ (2.0 * signs.double() - 1).T / math.sqrt(rows.shape[1])  # nearly independent normals
     # Gumbel-max: the index of the largest log q_j + g_j is a draw by the weights q, and the indices
@@ -130,8 +134,8 @@ def followed(coupling: Coupling, chosen: Tensor, weights: Tensor) -> Coupling:
         chosen: The index of the companion of each sample, with shape `(B,)`.
         weights: The weights of the references, with shape `(N,)`.
     """
-    batch = len(coupling.p)
-    alone = torch.eye(batch).to(coupling.p) / coupling.p
-    only = torch.zeros(batch, len(coupling.s)).to(coupling.p)
-    only[torch.arange(batch), chosen] = 1 / weights[chosen]
+    batch, like = len(coupling.p), {"dtype": coupling.p.dtype, "device": coupling.p.device}
+    alone = torch.eye(batch, **like) / coupling.p
+    only = torch.zeros(batch, len(coupling.s), **like)
+    only[torch.arange(batch, device=chosen.device), chosen] = 1 / weights[chosen]
     return Coupling(coupling.p, coupling.s, alone, only, coupling.zz)

@@ -107,6 +107,8 @@ class Guidance:
             self.comparison = FeatureComparison(
                 kernel, references, self.noise, added, budget, each=base is not None
             )
+            if self.record:
+                self.comparison.spacing  # noqa: B018 (found now: later the host would wait)
 
     @full_precision()
     def __call__(

@@ -149,7 +149,7 @@ class Flow(Mode):
         del residual  # as large as the batch
         end, substeps = start.flowed(pulls, min(run.config.strength * step.rate, MAX_REACH))
         displacement = end.displacement()
-        share = torch.ones(len(x0)).to(run.weights)
+        share = run.weights.new_ones(len(x0))
         preserve = run.config.preserve
         if preserve > 0 and own is not None:
             ahead = 1 - run.noise.level(step.sigma_next) / run.noise.level(step.sigma)
@@ -170,8 +170,8 @@ class Published(Mode):
         """z, with shape `(B, *shape)`."""
         raise TypeError("a published mode defines `latent`")
 
-    def rates(self, run: Run, z: Tensor, grad: Tensor, coupling: Coupling) -> Tensor | float:
-        """The step length of each sample along the gradient, with shape `(B,)`, or one for all."""
+    def rates(self, run: Run, z: Tensor, grad: Tensor, coupling: Coupling) -> Tensor:
+        """The step length of each sample along the gradient, with shape `(B,)`."""
         raise TypeError("a published mode defines `rates`")
 
     def move(self, run: Run, x0: Tensor, x: Tensor, step: Step, coupling: Coupling) -> Move:
@@ -180,7 +180,7 @@ class Published(Mode):
         kernel = run.comparison.kernel
         by = coupling.velocity(kernel, start.w.gram, in_units=False) * -coupling.p[:, None]
         grad = start.moved(by).displacement()
-        rates = torch.as_tensor(self.rates(run, z, grad, coupling)).to(z).expand(len(z))
+        rates = self.rates(run, z, grad, coupling)
         if run.record:
             end = start.moved(-rates[:, None] * by)
         carried = run.noise.published_scale(step.sigma_next) * step.fraction  # of x̂0 into z
@@ -193,8 +193,8 @@ class Paper(Published):
     def latent(self, run: Run, x0: Tensor, x: Tensor, step: Step) -> Tensor:
         return x.to(x0) * run.noise.published_scale(step.sigma)
 
-    def rates(self, run: Run, z: Tensor, grad: Tensor, coupling: Coupling) -> Tensor | float:
-        return run.config.strength
+    def rates(self, run: Run, z: Tensor, grad: Tensor, coupling: Coupling) -> Tensor:
+        return z.new_full((len(z),), run.config.strength)
 
 
 class Official(Published):
@@ -217,7 +217,7 @@ class Official(Published):
         z = torch.lerp(x0, x.to(x0), step.sigma_next / step.sigma)
         return z.mul_(run.noise.published_scale(step.sigma_next))
 
-    def rates(self, run: Run, z: Tensor, grad: Tensor, coupling: Coupling) -> Tensor | float:
+    def rates(self, run: Run, z: Tensor, grad: Tensor, coupling: Coupling) -> Tensor:
         alone = len(coupling.p) == 1 and run.memory is None
         return run.config.strength * (not alone) * norms(z) / (norms(grad) + EPSILON)
 

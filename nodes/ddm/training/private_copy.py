@@ -10,6 +10,7 @@ import comfy.model_management as management
 import comfy.model_patcher as core
 import torch
 
+from ...host.dynamic_vram import is_dynamic
 from ...host.faults import out_of_memory
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def private_copy(model: ModelPatcher, dtype: torch.dtype | None) -> ModelPatcher
             log.info("MMD-DDM: the model waits in main memory, so that the GPU holds one copy.")
             model.unpatch_model(CPU)
     try:
-        own = (_reloaded(model) if _dynamic(model) else None) or _copied(model)
+        own = (_reloaded(model) if is_dynamic(model) else None) or _copied(model)
     except REFUSALS as error:
         if out_of_memory(error):
             raise
@@ -69,11 +70,6 @@ def private_copy(model: ModelPatcher, dtype: torch.dtype | None) -> ModelPatcher
     return own
 
 
-def _dynamic(model: ModelPatcher) -> bool:
-    """Whether ComfyUI brings each weight to the GPU when it is used (dynamic VRAM)."""
-    return getattr(model, "is_dynamic", lambda: False)()
-
-
 def _reloaded(model: ModelPatcher) -> ModelPatcher | None:
     """The model from its file once more, without dynamic VRAM; None if its loader cannot do that.
 
@@ -86,7 +82,7 @@ def _reloaded(model: ModelPatcher) -> ModelPatcher | None:
             raise
         log.info("MMD-DDM: the model is copied, because it cannot be loaded again (%s).", error)
         return None
-    return None if own.model is model.model or _dynamic(own) else own
+    return None if own.model is model.model or is_dynamic(own) else own
 
 
 def _copied(model: ModelPatcher) -> ModelPatcher:
@@ -101,7 +97,7 @@ def _copied(model: ModelPatcher) -> ModelPatcher:
     for module in network.modules():
         for name in _of_dynamic_vram(module):
             delattr(module, name)
-    if _dynamic(model):
+    if is_dynamic(model):
         fresh = core.ModelPatcher(network, model.load_device, model.offload_device)
         override = fresh.get_clone_model_override()
         # Not the method of the model, which may refuse.

@@ -151,6 +151,20 @@ class GuidedRun:
         wanted = self.request.trace is not None or self.request.config.rules.keeps_prompt
         return wanted and self.request.guides
 
+    def ask_prompts(self, guider: CFGGuider, batch: int, sigma: float) -> None:
+        """Reads the prompts that act at the noise level `sigma`, which lie on the device.
+
+        Arguments:
+            guider: ComfyUI's guider of this run.
+            batch: The number of images of the call.
+            sigma: The noise level.
+        """
+        if self.guidance is None or self.guidance.captions is None:
+            return
+        if batch == self.batch:
+            active = batch_features(positive_entries(guider), batch, sigma)
+            self.prompts = self.prompts if active is None else active
+
     def denoised(
         self,
         x0: Tensor,
@@ -244,9 +258,6 @@ class GuidedRun:
     ) -> Tensor:
         if not self._follows(self.part.whole(x0)):
             return x0
-        if self.guidance.captions is not None:
-            active = batch_features(positive_entries(guider), len(x0), sigma)
-            self.prompts = self.prompts if active is None else active
         seen, mask, kept = x0, None, None
         if self.mask is not None:
             mask, kept = self.mask.at(x, sigma, guider), self.mask.latents

@@ -97,10 +97,11 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
         seed: int | None = None,
     ) -> Tensor:
         run = model_options.get("transformer_options", {}).get(key)
-        # Read before the model is queued: later the host would have to wait for the model.
-        sigma = float(timestep.flatten()[0])
         if run is None:
             return executor(x, timestep, model_options, seed)
+        # Read before the model is queued: later the host would have to wait for the model.
+        sigma = float(timestep.flatten()[0])
+        run.ask_prompts(executor.class_obj, len(x), sigma)
         unconditional = Unconditional()
         if run.compares_with_prompt:
             model_options = unconditional.kept_by(model_options)

@@ -5,7 +5,7 @@ import torch
 from mmd_pack.mmd_core import KernelConfig
 from mmd_pack.mmd_core.comparison.by_features import comparable_rows
 from mmd_pack.mmd_core.comparison.feature_maps import make_features
-from mmd_pack.mmd_core.comparison.patches import tile, tiling
+from mmd_pack.mmd_core.comparison.tilings import tile, tiling
 from mmd_pack.mmd_core.kernels.config import FEATURE_SPACES
 from mmd_pack.mmd_core.kernels.kernels import Gram
 from mmd_pack.mmd_core.references.compress import compress

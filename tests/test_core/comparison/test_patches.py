@@ -19,7 +19,8 @@ from mmd_pack.mmd_core.comparison.by_patches import PatchComparison
 from mmd_pack.mmd_core.comparison.coupling import Coupling
 from mmd_pack.mmd_core.comparison.landmarks import LANDMARKS
 from mmd_pack.mmd_core.comparison.patch_embedding import PatchEmbedding
-from mmd_pack.mmd_core.comparison.patches import patch_rows, tile, tiling, untile
+from mmd_pack.mmd_core.comparison.patches import patch_rows
+from mmd_pack.mmd_core.comparison.tilings import Cover, tile, tiling
 from mmd_pack.mmd_core.kernels.config import KERNELS
 from mmd_pack.mmd_core.kernels.kernels import Gram
 from mmd_tests.support.guidance_runs import equal
@@ -59,15 +60,17 @@ def test_tiles_are_the_patches_they_say_and_cover_the_image(shape, size, rng):
 
 
 @pytest.mark.parametrize("shape, size", SHAPES)
-def test_untile_is_the_transpose_of_tile(shape, size, rng):
+def test_patches_are_laid_by_the_transpose_of_what_cuts_them(shape, size, rng):
+    """Of one tiling, and of all together; the mean of an image's own patches is the image."""
     x = randn(rng, 2, *shape)
-    for offset in offsets_of(shape, size):
-        places, _ = tiling(shape[1:], size, offset)
-        tiles = tile(x, places)
+    parts = [Cover.of(*tiling(shape[1:], size, o), shape[1:]) for o in offsets_of(shape, size)]
+    for cover in (*parts, Cover.together(parts)):
+        tiles = cover.cut(x)
         g = randn(rng, *tiles.shape)
-        laid = untile(g, x.shape, places)
+        laid = cover.laid(g, x.shape)
         assert laid.shape == x.shape
         assert (laid * x).sum().item() == pytest.approx((g * tiles).sum().item())
+        torch.testing.assert_close(cover.spread(tiles, x.shape), x)
 
 
 def test_chosen_patches_are_patches_of_their_owners_by_weight(rng):
@@ -102,10 +105,10 @@ def test_the_gradient_of_the_patch_kernel_against_autograd(kernel, rng):
     config = KernelConfig(kernel, feature_space="patches", patch_size=1 if singular else 2)
     comparison = PatchComparison(config, Latents(y, equal(5)))
     start = comparison.start(x.detach(), None, 1.0)
-    assert len(start.places) == (1 if singular else 4)  # every tiling
-    rows = torch.cat([tile(x, places) for places in start.places], 1) - comparison.centre
+    assert start.cover.tilings == (1 if singular else 4)  # every tiling
+    rows = start.cover.cut(x) - comparison.centre
     # What stands for the batch is each of its patches once.
-    regular = start.regular.repeat(3)
+    regular = start.cover.regular.repeat(3)
     w, z = rows.flatten(0, 1)[regular], comparison.rows
     k = comparison.kernel
     distinct = ~torch.eye(len(w), dtype=torch.bool)
@@ -119,17 +122,15 @@ def test_the_gradient_of_the_patch_kernel_against_autograd(kernel, rng):
     mmd2 = own - 2 * mean_kernel(k, w, z) + mean_kernel(k, z, z)
     (expected,) = torch.autograd.grad(mmd2, x)
 
-    gradient = start._gradient(start.rows, Coupling(equal(3), -equal(5))).flatten(0, 1)
+    coupling = Coupling(equal(3), -equal(5))
+    gradient = start._gradient(start.rows, coupling, start._weights(coupling)).flatten(0, 1)
     per_patch = pulled(k, w.detach(), z, in_units=True)
     torch.testing.assert_close(gradient[regular], per_patch, rtol=1e-8, atol=1e-9)
 
     # The same pulls without units, laid back into images, are the gradient of the images.
     raw = torch.zeros_like(rows).detach().flatten(0, 1)
     raw[regular] = pulled(k, w.detach(), z, in_units=False) / len(w)
-    parts = raw.view_as(rows).split([len(places) for places in start.places], 1)
-    laid = sum(
-        untile(*part) for part in zip(parts, [x.shape] * len(parts), start.places, strict=True)
-    )
+    laid = start.cover.laid(raw.view_as(rows), x.shape)
     torch.testing.assert_close(laid, expected, rtol=1e-8, atol=1e-10)
 
 
@@ -184,7 +185,7 @@ def test_prompts_weigh_patches_as_they_weigh_images(memory, rng):
             torch.full((LANDMARKS * (m > 0),), 0.25 * m / LANDMARKS),
         ]
     )
-    regular = start.regular.repeat(3)
+    regular = start.cover.regular.repeat(3)
     own = regular * p.sum() / regular.sum()  # each patch once
     expected = torch.zeros_like(rows)
     for i in range(0, len(rows), 7):
@@ -197,7 +198,7 @@ def test_prompts_weigh_patches_as_they_weigh_images(memory, rng):
                 0
             )
             expected[i] += 2 * total / len(k.bandwidths)
-    found = start._gradient(start.rows, coupling).flatten(0, 1)
+    found = start._gradient(start.rows, coupling, start._weights(coupling)).flatten(0, 1)
     torch.testing.assert_close(found[::7], expected[::7], rtol=1e-8, atol=1e-9)
 
     def kernel_of(a, b):
@@ -285,8 +286,8 @@ def test_large_images_take_turns_with_their_tilings(rng):
         KernelConfig(feature_space="patches"), Latents(y, equal(4).float())
     )
     x0 = y.repeat(4, 1, 1, 1)
-    seen = [comparison.start(x0, None, 5.0).places for _ in range(9)]
-    assert len({tuple(places.flatten().tolist()) for (places,) in seen}) == 9
+    seen = [comparison.start(x0, None, 5.0).cover.places for _ in range(9)]
+    assert len({tuple(places.flatten().tolist()) for places in seen}) == 9
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

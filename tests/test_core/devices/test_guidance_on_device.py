@@ -96,8 +96,15 @@ def test_noise_dtypes_and_base_images(run):
 @contextlib.contextmanager
 def small_pieces(compact: bool = False):
     """References are streamed 3 at a time; compact: not even their inner products are kept."""
-    with patch.object(rows, "STREAMED", 3 * 256), contextlib.ExitStack() as more:
-        more.enter_context(patch.object(latents.Latents.pieces, "__defaults__", (2 * 256, 0)))
+    with contextlib.ExitStack() as more:
+        for name, value in {
+            "STREAMED": 3 * 256,
+            "HIGH": 7 * 256,
+            "PART": 1,
+            "HIGH_PART": 1,
+        }.items():
+            more.enter_context(patch.object(rows, name, value))
+        more.enter_context(patch.object(latents.Latents.pieces, "__defaults__", (2 * 256, 0, None)))
         if compact:
             more.enter_context(patch.object(by_features, "ALWAYS", 0))
         yield

@@ -114,7 +114,7 @@ class Full:
 def test_references_that_find_no_room_after_all_are_streamed(pieces, often, kind, monkeypatch):
     """What was free when it was asked is taken a moment later: first fp16 is tried, then nothing is held."""
     monkeypatch.setattr(module, "PIECE", 4 * 8 * 8 * 6)  # two pieces
-    monkeypatch.setattr(module.Latents.pieces, "__defaults__", (module.PIECE, 0))
+    monkeypatch.setattr(module.Latents.pieces, "__defaults__", (module.PIECE, 0, None))
     hold, full = rows.Rows._hold, Full(pieces, often)
     given = latents()
     x0, x = random(BATCH, 4, 8, 8), 5 * random(BATCH, 4, 8, 8, seed=2)

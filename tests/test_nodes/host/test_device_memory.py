@@ -10,6 +10,7 @@ from mmd_pack.mmd_core import KernelConfig
 from mmd_pack.mmd_core.comparison import by_features as comparison
 from mmd_pack.mmd_core.comparison import rows
 from mmd_pack.nodes.guidance.run import guided_run
+from mmd_pack.nodes.host.device_memory import COPIES
 from mmd_pack.nodes.host.micro_batch import AT_ONCE, micro_batched
 from mmd_tests.support.guided_runs import guided_draw, make_references
 from mmd_tests.support.tiny_models import empty_latent, tiny_model
@@ -71,9 +72,11 @@ def test_on_a_gpu_what_drawing_leaves(gpu):
     """With and without prompt at once, as core may draw."""
     gpu(10 * GB)
     model = asks()
-    assert room(model, Drawn(4, 4, 8, 8), {}) == 10 * GB - 8 * GB // 4
+    own = COPIES * 4 * 4 * 4 * 8 * 8  # bytes that guidance needs for itself
+    assert room(model, Drawn(4, 4, 8, 8), {}) == 10 * GB - 8 * GB // 4 - own
     assert model.asked == [[8, 4, 8, 8]]
-    assert room(asks(1), Drawn(4, 4, 8, 8), {}) == 10 * GB - GB // 10  # the least that core keeps
+    least = GB // 10  # that core keeps
+    assert room(asks(1), Drawn(4, 4, 8, 8), {}) == 10 * GB - least - own
 
 
 @pytest.mark.parametrize("batch, at_once", [(64, 4), (3, 4), (64, 64)])
@@ -82,7 +85,8 @@ def test_a_micro_batch_needs_less(batch, at_once, gpu):
     model = asks()
     free = room(model, Drawn(batch, 16, 1, 8, 8), {AT_ONCE: at_once})
     assert model.asked == [[2 * min(batch, at_once), 16, 1, 8, 8]]
-    assert free == 40 * GB - 2 * min(batch, at_once) * GB // 4
+    drawn = COPIES * 4 * batch * 16 * 8 * 8
+    assert free == 40 * GB - 2 * min(batch, at_once) * GB // 4 - drawn
     twice = micro_batched(micro_batched(tiny_model(), 8), 4)
     assert twice.model_options["transformer_options"][AT_ONCE] == 4
 
@@ -93,6 +97,39 @@ def test_never_less_than_nothing(gpu):
     gpu(0)
     assert room(asks(), Drawn(1, 4, 8, 8), {}) == 0
     assert room(asks(), Drawn(1, 4, 8, 8, device="cpu"), {}) == 0
+
+
+class Dynamic:
+    """A model whose weights come to the GPU when they are used."""
+
+    load_device = torch.device("cuda")
+
+    def __init__(self, size, loaded, of=None):
+        self.size, self.loaded, self.model = size, loaded, of or object()
+
+    def is_dynamic(self):
+        return True
+
+    def model_size(self):
+        return self.size
+
+    def loaded_size(self):
+        return self.loaded
+
+
+@pytest.mark.parametrize("loaded", [0, GB, 3 * GB])
+def test_under_dynamic_vram_it_is_the_same_whatever_weights_are_there(loaded, gpu, monkeypatch):
+    """In a first run they come later; in a second they are there, and those of a VAE too."""
+    vae, far = Dynamic(GB, loaded // 3), Dynamic(GB, GB)
+    far.load_device = torch.device("cuda", 1)
+    mine = Dynamic(3 * GB, loaded)
+    both = [mine, vae, far, Dynamic(3 * GB, loaded, mine.model), SimpleNamespace()]
+    monkeypatch.setattr(management, "loaded_models", lambda: both)
+    gpu(10 * GB - loaded - loaded // 3)
+    model = asks(1)
+    model.current_patcher = mine
+    own = COPIES * 4 * 4 * 4 * 8 * 8
+    assert room(model, Drawn(4, 4, 8, 8), {}) == 10 * GB - 3 * GB - GB // 10 - own
 
 
 def test_the_memory_estimate_of_a_real_model_is_used(gpu, model):
@@ -111,7 +148,8 @@ def no_room(monkeypatch):
 
     def apply():
         monkeypatch.setattr(guided_run, "room", none)
-        monkeypatch.setattr(rows, "STREAMED", 1)
+        for name, value in {"STREAMED": 1, "HIGH": 1, "PART": 1, "HIGH_PART": 1}.items():
+            monkeypatch.setattr(rows, name, value)
         monkeypatch.setattr(comparison, "ALWAYS", 0)
         return budgets
 

@@ -1,0 +1,66 @@
+"""How rarely the host waits for the device, and how many operators it queues there."""
+
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+from mmd_pack.mmd_core import KERNELS, Guidance
+from mmd_tests.support.broken import broken
+from mmd_tests.support.device_runs import Run
+from mmd_tests.support.pretended_device import PretendedDevice
+
+SMALL = Run(batch=8, shape=(4, 6, 6), calls=3)
+RUNS = [replace(SMALL, kernel=kernel) for kernel in KERNELS] + [
+    replace(SMALL, mode="paper"),
+    replace(SMALL, mode="official"),
+    replace(SMALL, mode="official", batch=1),
+    replace(SMALL, mode="keep_prompt", flow_matching=True),
+    replace(SMALL, space="low_pass", finished=3),
+    replace(SMALL, space="patches", prompts="rbf"),
+    replace(SMALL, prompts="cosine", finished=5),
+    replace(SMALL, batch=3),
+    replace(SMALL, batch=3, finished=3, prompts="rbf"),
+    replace(SMALL, base=5, prompts="rbf", strength=3.0),
+    replace(SMALL, budget=0),
+]
+
+
+def calls(run: Run) -> list[tuple[list, list]]:
+    """What each call of a run waits for, and its operators."""
+    found, own = [], Guidance.__call__
+
+    def counted(self, *args, **options):
+        device.forget()
+        guided = own(self, *args, **options)
+        found.append((list(device.waits), list(device.operators)))
+        return guided
+
+    with patch.object(Guidance, "__call__", counted), PretendedDevice() as device:
+        run.draw_on_device()
+    return found
+
+
+@pytest.mark.parametrize("record", [False, True])
+@pytest.mark.parametrize("run", RUNS, ids=repr)
+def test_a_call_waits_once_for_its_trace_and_never_else(run, record):
+    """The first call may also read the noise that chooses companions, and copy prompts."""
+    first, *later = calls(replace(run, record=record))
+    assert [len(waits) for waits, _ in later] == [int(record)] * 2, later[0][0]
+    with_data = run.batch < 8 or run.prompts != "none" or run.space == "patches" or run.base
+    assert len(first[0]) <= int(record) + 10 * bool(with_data), first[0]
+
+
+@pytest.mark.parametrize("space", ["palette", "channel_stats"])
+@pytest.mark.parametrize("record", [False, True])
+def test_statistics_of_channels_are_decomposed_on_the_host_once(space, record):
+    """There and back."""
+    for waits, _ in calls(replace(SMALL, space=space, record=record)):
+        assert len(waits) == 2 + record, waits
+
+
+def test_a_number_that_is_read_is_noticed():
+    right = "displacement = end.displacement()"
+    from mmd_pack.mmd_core.guidance.modes import Flow
+
+    with broken(Flow, "move", right, f"{right}; displacement.max().item()"):
+        assert [len(waits) for waits, _ in calls(replace(SMALL, record=False))] == [1, 1, 1]
