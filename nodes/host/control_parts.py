@@ -128,7 +128,9 @@ def own_parts(
                 return type(value)(value[i] for i in rows)
             cuts = [cut(held, depth) for held in value]
             changed = any(new is not old for new, old in zip(cuts, value, strict=True))
-            return type(value)(cuts) if changed else value
+            if not changed:
+                return value
+            return type(value)(*cuts) if hasattr(value, "_fields") else type(value)(cuts)
         if depth < DEPTH and _is_plain(value):
             changed = _changed(vars(value), lambda held: cut(held, depth + 1))
             if changed:

@@ -4,7 +4,6 @@ After the run, only `Session`, `Trace` and `SharedMemory` keep anything of it.
 """
 
 import logging
-from dataclasses import replace
 from typing import Any
 
 from comfy.model_base import BaseModel
@@ -127,8 +126,7 @@ class GuidedRun:
             recalled = Recalled(None, None, "", (str(error),))
         unfinished = request.references.unfinished
         self.stages = Stages(unfinished, self.part, noise, self.latent_image)
-        if self.mask is not None:
-            self.mask = replace(self.mask, latents=self.stages.kept(self.mask.latents))
+        self.mask = self.stages.of_mask(self.mask)
         schedule = make_schedule(self.inner_model, model, request.config, sampler, sigmas)
         if schedule.rises and request.guides:
             self._report(logging.WARNING, RISING)
@@ -215,6 +213,7 @@ class GuidedRun:
             if (memory := self.request.memory) is not None and memory.appends:
                 log.info("%s: noise is left, so they are not remembered", self.request.node)
         else:
+            samples = samples if self.mask is None else self.mask.finished(samples)
             # Recorded before they are remembered: an error here then leaves the memory unchanged.
             record = self._judged(samples) if trace is not None and guidance is not None else None
             if trouble := self.session.keep(self.inner_model, self.part, samples, self.prompts):
@@ -286,8 +285,7 @@ class GuidedRun:
             if self.request.guides:
                 self._report(logging.WARNING, other_batch(len(pictures), self.batch))
             return False
-        trouble = self.sizes.trouble(pictures)
-        if trouble is None:
+        if (trouble := self.sizes.trouble(pictures)) is None:
             self.guidance = self.sizes.at(pictures, self.guidance)
             return True
         if self.request.guides:

@@ -4,11 +4,14 @@ Runs of one drawing share the references, which keep what one run leaves for the
 (`mmd_core/guidance/unfinished.py`).
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from ....mmd_core.guidance.unfinished import UNKNOWN, Unfinished
 from .compared_part import ComparedPart
+from .run_mask import RunMask
 
 __all__ = ["Stages"]
 
@@ -37,9 +40,11 @@ class Stages:
         self.known = notes.companions_of(self.begun) if self.goes_on else None
         self.estimates: Tensor | None = None
 
-    def kept(self, latents: Tensor) -> Tensor:
-        """What a mask keeps of these latents, without the noise that an earlier run left."""
-        return self.notes.clean(self.begun, latents) if self.goes_on else latents
+    def of_mask(self, mask: RunMask | None) -> RunMask | None:
+        """The mask of the run; what it keeps is without the noise that an earlier run left."""
+        if mask is None or not self.goes_on:
+            return mask
+        return replace(mask, latents=self.notes.clean(self.begun, mask.latents), goes_on=True)
 
     def leave(self, samples: Tensor, chosen: Tensor) -> None:
         """Notes samples in which noise is left, for the run that goes on with them.

@@ -335,6 +335,21 @@ def test_a_damaged_file_is_left_out_and_named(model, references, place):
     assert f"{name} (damaged)" in memory_node()[2]
 
 
+def test_what_a_mask_keeps_is_remembered_without_noise_of_earlier_runs(model, references):
+    """Core keeps the noise that the first stage left there."""
+    guided, _ = apply(model, references, handle())
+    mask = torch.ones(1, 8, 8)
+    mask[:, :4] = 0
+    pictures = some_latents(8)
+    first = core_draw(guided, {"samples": pictures, "noise_mask": mask}, steps=6, last_step=3)
+    latent = {"samples": first, "noise_mask": mask}
+    second = core_draw(guided, latent, steps=6, start_step=3, disable_noise=True)
+    kept, new = (..., slice(0, 4), slice(None)), (..., slice(4, 8), slice(None))
+    assert not torch.allclose(second[kept], pictures[kept], atol=0.5)
+    torch.testing.assert_close(remembered()[kept], pictures[kept], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(remembered()[new], second[new], rtol=1e-4, atol=1e-4)
+
+
 def test_noise_that_is_left_is_not_remembered(model, references, caplog):
     guided, _ = apply(model, references, handle())
     with caplog.at_level(logging.INFO):
@@ -577,9 +592,9 @@ def test_comfyui_runs_it_again_when_the_memory_has_changed(monkeypatch):
 
 
 def test_both_guidance_nodes_take_memory_and_base():
-    """Only later inputs come after them."""
     for node in (ApplyMMDGuidance, MMDGuidedKSampler):
-        last = [(each.id, each.io_type, each.optional) for each in node.GET_SCHEMA().inputs[-3:-1]]
-        assert last == [("memory", "MMD_MEMORY", True), ("base", "MMD_REFERENCES", True)]
+        inputs = [(each.id, each.io_type, each.optional) for each in node.GET_SCHEMA().inputs]
+        first = inputs.index(("memory", "MMD_MEMORY", True))
+        assert inputs[first + 1] == ("base", "MMD_REFERENCES", True)
         parameters = inspect.signature(node.execute).parameters
         assert parameters["memory"].default is parameters["base"].default is None
