@@ -111,6 +111,32 @@ def check_fit(request: Request, pictures: Tensor, latent_format: LatentFormat) -
         )
 
 
+def fits(
+    request: Request, pictures: Tensor, latent_format: LatentFormat, entries: list[dict[str, Any]]
+) -> bool:
+    """Whether the references, and base images if any, fit a run.
+
+    Arguments:
+        request: What the node asks for.
+        pictures: Latents with the shape of the images, `(B, C, *)`.
+        latent_format: The latent format of the model.
+        entries: The prompts.
+
+    Raises:
+        ValueError: They do not fit, and the strength is not 0.
+    """
+    try:
+        check_settings(request)
+        check_fit(request, pictures, latent_format)
+        if request.compares_prompts:
+            check_prompts(request, entries)
+    except ValueError:
+        if request.guides:
+            raise
+        return False
+    return True
+
+
 def _check_alike(
     references: References, base: References, latent_format: LatentFormat, node: str
 ) -> None:

@@ -19,7 +19,7 @@ from ...host.faults import check_latent_image, explained
 from ...host.noise_model import noise_model
 from ...host.progress import show_text
 from ...host.prompts import batch_features, positive_entries
-from .checks import check_fit, check_prompts, check_settings
+from .checks import fits
 from .compared_part import ComparedPart
 from .guidance_of_sizes import GuidanceOfSizes
 from .make_guidance import make_schedule
@@ -108,7 +108,8 @@ class GuidedRun:
             trace.begin(self.part.frames, masked=self.part.open is not None)
         if request.guides:
             check_latent_image(self.latent_image, request.node)
-        if not self._fits(guider, noise):
+        drawn = self.part.whole(noise)
+        if not fits(request, drawn, self.inner_model.latent_format, positive_entries(guider)):
             return
         model = noise_model(self.inner_model.model_sampling)
         if model is None:
@@ -135,7 +136,7 @@ class GuidedRun:
             self.inner_model, request, schedule, self.part, self.earlier, budget,
             self.stages.known, self.mask and self.mask.latents,
         )  # fmt: skip
-        self.guidance = self.sizes.at(self.part.whole(noise))
+        self.guidance = self.sizes.at(drawn)
         if self.guidance.config.companions and request.guides:
             log.warning("%s: %s", request.node, FEW_IMAGES.text)
         for notice in recalled.notices:
@@ -228,24 +229,6 @@ class GuidedRun:
         earlier = self.sizes.earlier_at(self.part.whole(samples))
         together = earlier.followed_by(finished) if earlier else finished
         return self.guidance.finished(finished.latents, together.latents)
-
-    def _fits(self, guider: CFGGuider, noise: Tensor) -> bool:
-        """Whether the references fit.
-
-        Raises:
-            ValueError: They do not fit, and the strength is not 0.
-        """
-        request = self.request
-        try:
-            check_settings(request)
-            check_fit(request, self.part.whole(noise), self.inner_model.latent_format)
-            if request.compares_prompts:
-                check_prompts(request, positive_entries(guider))
-        except ValueError:
-            if request.guides:
-                raise
-            return False
-        return True
 
     def _guided(
         self,
