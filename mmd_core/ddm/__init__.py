@@ -12,12 +12,13 @@ from .config import (
     KEEP,
     DDMConfig,
 )
-from .lora import TARGETS, LoRA, layers
+from .lora import TARGETS, LoRA, adapter_numbers, layers
 from .loss import DEFAULT_KERNEL, MMDLoss
 from .training import Problem, Step, Training
 
 __all__ = [
     "DDMConfig", "DECAYS", "DEFAULT_KERNEL", "FEATURES", "KEEP", "LinearChain", "LoRA", "MMDLoss",
     "Penalty", "Problem", "Step", "TARGETS", "Training", "accumulate", "checkpointed", "draw",
+    "adapter_numbers",
     "layers",
 ]  # fmt: skip

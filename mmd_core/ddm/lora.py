@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ..kernels.quoted import quoted
 
-__all__ = ["LoRA", "TARGETS", "layers"]
+__all__ = ["LoRA", "TARGETS", "adapter_numbers", "layers"]
 
 ATTENTION = r"attn|attention|to_[qkv]\b|to_out|qkv"
 MLP = r"\bff\b|mlp|ffn|feed_forward"
@@ -60,6 +60,20 @@ def layers(network: nn.Module, targets: str) -> list[str]:
     return found
 
 
+def _lengths(layer: nn.Module) -> tuple[int, int, tuple[int, ...]]:
+    """The numbers of inputs and of outputs of a layer, and the side lengths of a convolution."""
+    if _convolution(layer) is None:
+        return layer.in_features, layer.out_features, ()
+    return layer.in_channels, layer.out_channels, tuple(layer.kernel_size)
+
+
+def adapter_numbers(network: nn.Module, names: Sequence[str], rank: int) -> int:
+    """How many numbers the adapters of the named layers have."""
+    modules = dict(network.named_modules())
+    lengths = [_lengths(modules[name]) for name in names]
+    return sum(rank * (ins * math.prod(sides) + outs) for ins, outs, sides in lengths)
+
+
 class _Adapter(nn.Module):
     """The two factors, down and up, of the adapter of one layer."""
 
@@ -68,14 +82,11 @@ class _Adapter(nn.Module):
     ) -> None:
         super().__init__()
         self.scale, self.convolve = scale, _convolution(layer)
-        if self.convolve is None:
-            ins, outs, extra = layer.in_features, layer.out_features, ()
-        else:
-            ins, outs, extra = layer.in_channels, layer.out_channels, tuple(layer.kernel_size)
-        down = torch.empty(rank, ins, *extra)
+        ins, outs, sides = _lengths(layer)
+        down = torch.empty(rank, ins, *sides)
         nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=generator)
         self.down = nn.Parameter(down)
-        self.up = nn.Parameter(torch.zeros(outs, rank, *[1] * len(extra)))
+        self.up = nn.Parameter(torch.zeros(outs, rank, *[1] * len(sides)))
 
     def forward(self, layer: nn.Module, x: Tensor) -> Tensor:
         down, up = self.down.to(x.dtype), (self.up * self.scale).to(x.dtype)
@@ -169,8 +180,8 @@ class LoRA:
             parameter.requires_grad_(trained)
 
     def values(self) -> list[Tensor]:
-        """Copies of all factors."""
-        return [parameter.detach().clone() for parameter in self.parameters]
+        """Copies of all factors, on the CPU: on a GPU, memory is scarce in training."""
+        return [parameter.detach().to("cpu", copy=True) for parameter in self.parameters]
 
     @torch.no_grad()
     def put(self, values: Sequence[Tensor]) -> None:
@@ -179,7 +190,7 @@ class LoRA:
             parameter.copy_(value)
 
     def without_effect(self) -> list[Tensor]:
-        """Copies of all factors, up factors 0: with these the network computes as before."""
+        """`values` with up factors 0: with these the network computes as before."""
         values = self.values()
         return [value if i % 2 == 0 else torch.zeros_like(value) for i, value in enumerate(values)]
 

@@ -225,7 +225,7 @@ class Training:
         """
         decay = min(self.config.ema, (1 + i) / (10 + i)) if self.config.ema else 0.0
         for kept, value in zip(self._average, self.lora.parameters, strict=True):
-            kept.lerp_(value, 1 - decay)
+            kept.lerp_(value.cpu(), 1 - decay)
 
     def _validate(self, done: int, loss: float) -> Step:
         """Validates the averaged adapters, and keeps them if they are the best.

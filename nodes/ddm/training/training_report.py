@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ....mmd_core.ddm import Training
+from ....mmd_core.ddm import Training, adapter_numbers, layers
 from ...pictures.chart import (
     NEUTRAL,
     Axis,
@@ -27,6 +27,7 @@ CHART_SIZE = (760, 420)
 MAX_POINTS = 150  # of one line of the chart
 SMOOTHED = 20  # the chart shows the mean loss of this many updates
 CHECKPOINTED_MEMORY_FACTOR = 1.5  # as `MEMORY_FACTOR`, with gradient checkpointing
+COPIES = 4  # of the adapters on the device: themselves, gradients, and two moments of Adam
 FEW_REFERENCES = 200
 
 
@@ -39,8 +40,14 @@ def cost_text(plan: Plan) -> str:
     call = setup.model.memory_required(
         [config.micro_batch * batches_per_call, *plan.references.latents.shape[1:]]
     )
+    network, rank = setup.model.model.diffusion_model, config.rank
+    if setup.existing_lora:  # its rank replaces that of the settings
+        downs = [len(t) for name, t in setup.existing_lora.items() if "lora_down" in name]
+        rank = max(downs, default=rank)
+    adapters = adapter_numbers(network, layers(network, config.targets), rank)
     parts = {
         "model": setup.model.model_size(),
+        "adapters": COPIES * 4 * adapters,
         "one call with gradients": call
         * (CHECKPOINTED_MEMORY_FACTOR if setup.checkpointing else MEMORY_FACTOR),
         "samples": 4 * config.batch_size * latent * (steps + 2 + plan.chains[0].draws),

@@ -199,5 +199,6 @@ def test_cost_and_progress_are_reported(caplog):
     told = [record.getMessage() for record in caplog.records]
     assert told[0].startswith("MMDTrainLoRA: 2 updates. Each runs the model 8 times forward")
     assert "the work of 160 forward passes for one image" in told[0] and "Memory about" in told[0]
+    assert "adapters " in told[0]
     assert told[0].removeprefix("MMDTrainLoRA: ") in out[REPORT]
     assert any("update 2 of 2 · MMD²" in text and "held out" in text for text in told)
