@@ -16,6 +16,7 @@ if not __package__:  # a script: name the packages as tests/conftest.py does
     import support.packages  # noqa: F401
 
 
+from mmd_tests.make.blueprints import BLUEPRINTS, described
 from mmd_tests.make.templates import TEMPLATES
 from mmd_tests.make.templates.from_folder import FIRST, Settings, describe
 from mmd_tests.support.engine import get_engine
@@ -25,7 +26,7 @@ from mmd_tests.support.workflow_format import Workflow
 
 __all__ = ["DEMO_TYPES", "EXAMPLES", "NODE_TYPES", "SHIPPED", "Settings", "describe"]
 
-EXAMPLES = ROOT / "example_workflows"
+EXAMPLES, SUBGRAPHS = ROOT / "example_workflows", ROOT / "subgraphs"
 SHIPPED = (FIRST,)  # the settings of the workflow that the demo draws with, too
 NODE_TYPES = (  # all that `describe` and the demo use
     "CheckpointLoaderSimple",
@@ -56,12 +57,15 @@ def shipped(schemas: Mapping[str, Mapping]) -> dict[str, Workflow]:
 
 
 def shipped_files(schemas: Mapping[str, Mapping]) -> dict[Path, str]:
-    """The files in example_workflows, and what must be in them."""
+    """The files in example_workflows and in subgraphs, and what must be in them."""
     files = {}
     for name, flow in shipped(schemas).items():
         for folder, content in ((EXAMPLES, flow.ui()), (EXAMPLES / "api", flow.api())):
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             files[folder / f"{name}.json"] = text
+    for name, blueprint in BLUEPRINTS.items():
+        content = described(name, blueprint, schemas)
+        files[SUBGRAPHS / f"{name}.json"] = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     return files
 
 
@@ -73,7 +77,7 @@ def main() -> int:
     ):
         schemas = server.get("/object_info")
     files = shipped_files(schemas)
-    for old in {*EXAMPLES.rglob("*.json")} - set(files):
+    for old in {*EXAMPLES.rglob("*.json"), *SUBGRAPHS.glob("*.json")} - set(files):
         old.unlink()
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
