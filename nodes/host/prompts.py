@@ -38,9 +38,9 @@ def entry_feature(entry: dict[str, Any]) -> Tensor:
 def positive_entries(guider: CFGGuider) -> list[dict[str, Any]]:
     """The positive conditioning entries of any guider.
 
-    These are its conditioning "positive" if it has one, else its first conditioning.
+    These are its conditioning "positive" if it has one, else its first conditioning, if any.
     """
-    return guider.conds.get("positive") or next(iter(guider.conds.values()))
+    return guider.conds.get("positive") or next(iter(guider.conds.values()), [])
 
 
 def prompt_count(entries: list[dict[str, Any]]) -> int:
