@@ -15,7 +15,7 @@ from ..base.sockets import TRAINING
 from ..base.told import told
 from ..host.progress import executing_node, show_text
 from .training.trained_lora import read_metadata
-from .training.training_report import steps_text
+from .training.training_report import free_text, steps_text
 
 NODE = "MMDLoRAInfo"
 ANY = "(any)"
@@ -145,6 +145,7 @@ def summary(metadata: dict[str, Any]) -> list[str]:
     before, after = m.get("mmd2_before"), m.get("mmd2_after")
     if before is not None and after is not None:
         lines.append(f"MMD² to held-out references: {before:.3g} without it, {after:.3g} with it.")
+    lines += filter(None, [free_text(m)])
     return lines
 
 

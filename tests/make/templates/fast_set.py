@@ -9,6 +9,9 @@ ABOUT = """\
 Trains a LoRA with which a checkpoint draws like your pictures, and in 5 steps at once (MMD-DDM). The pictures \
 need no captions.
 
+**Only faster?** Try what costs nothing first: sampler_name dpmpp_2m with scheduler kl_optimal, as *5 steps with nothing trained* \
+draws. On our small model of digits that beats a LoRA trained for euler.
+
 1. Drag a folder of some hundred pictures onto *Reference Folder*, or put \
 it into `ComfyUI/input/mmd_references`. A set saved as a file: *Load Reference Latents* in place of group 2.
 2. Write the prompt that you will draw with, and run. It trains, saves the LoRA in `ComfyUI/output/loras`, and draws \

@@ -18,8 +18,12 @@ a plate of fruit on a table
 a robot in a garden, illustration
 """
 ABOUT = """\
-Trains a LoRA with which a checkpoint draws in 5 steps what takes it 50 (MMD-DDM). The references are \
-its own images of 50 steps, so that it becomes faster and nothing else.
+**Try this first, it costs nothing**: sampler_name dpmpp_2m with scheduler kl_optimal. On our small model of digits, 5 steps \
+then come closer to real digits (MMD² .0010) than a LoRA trained for euler (.0058). *5 steps with nothing trained* draws so: \
+mute groups 2 and 3 and the LoRA's, and look. With cfg 4 to 7 each step calls the model twice.
+
+Otherwise train a LoRA for 5 steps (MMD-DDM). The references are the checkpoint's own images of 50 steps, so that it \
+becomes faster and nothing else.
 
 1. Choose your checkpoint. Write prompts like those you will draw, one per line: the more different, \
 the better.

@@ -19,6 +19,7 @@ GREEN, RED = ("#232", "#353"), ("#322", "#533")
 SAME_FOR_BOTH = ("steps", "cfg", "sampler_name", "scheduler", "denoise")
 CORE = {"steps": 25, "cfg": 7.0, "sampler_name": "euler_ancestral", "scheduler": "karras"}
 FEW = {"steps": 5, "cfg": 1.0, "sampler_name": "euler", "scheduler": "sgm_uniform"}
+FREE = {**FEW, "sampler_name": "dpmpp_2m", "scheduler": "kl_optimal"}  # the best without training
 RESULT = {"wide": 560, "room": 380}  # of a node that shows a batch
 
 
@@ -179,11 +180,11 @@ def trained(flow: Workflow, begun: Start, found: Link, kept: str) -> Node:
 
 
 def in_few_steps(flow: Workflow, begun: Start, lora: Link) -> None:
-    """Two groups: the same noise in few steps, with a trained LoRA and without."""
+    """Two groups: the same noise in few steps, with a trained LoRA and with what costs nothing."""
     flow.group("4 · 5 steps with the LoRA")
     model = flow.add("LoraModelLoader", model=begun.model, lora=lora)["model"]
     drawn = flow.add("KSampler", **{**begun.wires(), "model": model}, **FEW)
     save(flow, "With the LoRA", "mmd_with_lora", drawn, begun.vae)
-    flow.group("5 steps without it (same seed)", below=True)
-    plain = flow.add("KSampler", **begun.wires(), **FEW)
+    flow.group("5 steps with nothing trained (same seed)", below=True)
+    plain = flow.add("KSampler", **begun.wires(), **FREE)
     save(flow, "Without the LoRA", "mmd_without_lora", plain, begun.vae)

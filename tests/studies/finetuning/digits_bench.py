@@ -45,9 +45,7 @@ def all_rows(options) -> list[dict]:
     """Of all studies and seeds; those of one study in the order of seeds."""
     first = TUNING_SEED if options.quick else options.first_seed
     seeds = range(first, first + (1 if options.quick else options.seeds))
-    tasks = [
-        (name, seed) for name in STUDIES for seed in (seeds if name != "samplers" else seeds[:1])
-    ]
+    tasks = [(name, seed) for name in STUDIES for seed in seeds]
     share, rows = QUICK if options.quick else 1.0, {}
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(rows_of, *task, options.out, share): task for task in tasks}

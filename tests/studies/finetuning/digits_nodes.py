@@ -61,9 +61,9 @@ class DigitsGraph:
 
     def trained(
         self, name: str, references, seed: int, updates: int, positive=None, sampler: str = "euler",
-        features: str = "latent", **settings,
+        features: str = "latent", scheduler: str = SCHEDULER, steps: int = STEPS, **settings,
     ):  # fmt: skip
-        """MMDTrainLoRA for 5 steps at cfg 1, MMDSaveLoRA, LoraLoaderModelOnly; and the seconds of the first."""
+        """MMDTrainLoRA for few steps at cfg 1, MMDSaveLoRA, LoraLoaderModelOnly; and the seconds of the first."""
         from mmd_pack.nodes.ddm.mmd_save_lora import MMDSaveLoRA
         from mmd_pack.nodes.ddm.mmd_train_lora import MMDTrainLoRA
 
@@ -71,8 +71,8 @@ class DigitsGraph:
 
         started = time.process_time()
         lora, _, _, report, _ = MMDTrainLoRA.execute(
-            model=self.model, positive=positive or self.empty, references=references, steps_per_sample=STEPS,
-            sampler_name=sampler, scheduler=SCHEDULER, cfg=1.0, micro_batch=TRAINING["batch_size"], features=features,
+            model=self.model, positive=positive or self.empty, references=references, steps_per_sample=steps,
+            sampler_name=sampler, scheduler=scheduler, cfg=1.0, micro_batch=TRAINING["batch_size"], features=features,
             iterations=max(2, round(self.share * updates)), seed=seed, gradient_checkpointing=False, autosave="",
             **{**TRAINING, **settings},
         ).result  # fmt: skip
@@ -91,24 +91,23 @@ class DigitsGraph:
 
     def drawn(
         self, case: Case, model, seed: int, steps: int, positive=None, cfg: float = 1.0, sampler: str = "euler",
-        scheduler: str = SCHEDULER,
+        scheduler: str = SCHEDULER, batch: int = BATCH, batches: int = BATCHES,
     ) -> Drawn:  # fmt: skip
-        """KSampler, four batches; the seconds of one image on one core, without waiting for others."""
+        """KSampler, some batches; the seconds of one image on one core, without waiting for others."""
         import nodes
 
         model, calls = counted(model)
-        empty = {"samples": torch.zeros(BATCH, *case.shape)}
+        empty = {"samples": torch.zeros(batch, *case.shape)}
         parts, seconds = [], []
-        for noise in noise_seeds(seed):
+        for noise in noise_seeds(seed)[:batches]:
             started = time.process_time()
             latent = nodes.KSampler().sample(
                 model, noise, steps, cfg, sampler, scheduler, positive or self.empty, self.empty, empty
             )[0]  # fmt: skip
             seconds.append(time.process_time() - started)
             parts.append(latent["samples"])
-        images = BATCH * BATCHES
-        taken = sorted(seconds)[len(seconds) // 2] / BATCH
-        return Drawn(case.samples(torch.cat(parts)), taken, sum(calls) / images)
+        taken = sorted(seconds)[len(seconds) // 2] / batch
+        return Drawn(case.samples(torch.cat(parts)), taken, sum(calls) / (batch * batches))
 
 
 def noise_seeds(seed: int) -> list[int]:

@@ -2,6 +2,12 @@
 
 from collections.abc import Iterator
 
+from mmd_tests.studies.finetuning.digits_free import (
+    free_and_guided,
+    free_at_other_cfg,
+    free_at_other_steps,
+    free_rows,
+)
 from mmd_tests.studies.finetuning.digits_nodes import MANY, PROPORTIONS, STEPS, DigitsGraph, shown
 from mmd_tests.studies.finetuning.digits_truths import (
     few_classes,
@@ -11,25 +17,12 @@ from mmd_tests.studies.finetuning.digits_truths import (
     real_digits,
     real_of,
 )
+from mmd_tests.studies.finetuning.free_samplers import SIMPLE
 
 TUNING_SEED = 7900
 UPDATES, ADAPTING = 100, 240  # a subset is further away than 50 steps
 OTHER_STEPS = (4, 6, 8)
-SCHEDULERS = ("karras", "normal", "simple", "sgm_uniform", "beta", "kl_optimal")
-OTHER_SAMPLERS = ("dpmpp_2m", "euler_ancestral", "heun")
 CFGS = (2.0, 4.0)
-
-
-def samplers(graph: DigitsGraph, seed: int) -> Iterator[dict]:
-    """What the model alone draws with few steps; nothing is trained, and the seed is one for tuning."""
-    truth = real_digits(TUNING_SEED)
-    pairs = [("euler", name) for name in SCHEDULERS] + [(name, "karras") for name in OTHER_SAMPLERS]
-    for sampler, scheduler in pairs:
-        for steps in (4, STEPS, 10, MANY):
-            drawn = graph.drawn(
-                truth.case, graph.model, TUNING_SEED, steps, sampler=sampler, scheduler=scheduler
-            )
-            yield {"model": f"{sampler}, {scheduler}", "steps": steps, **judged(truth, drawn)}
 
 
 def euler(graph: DigitsGraph, seed: int) -> Iterator[dict]:
@@ -45,6 +38,9 @@ def dpmpp_2m(graph: DigitsGraph, seed: int) -> Iterator[dict]:
 def _faster(graph: DigitsGraph, seed: int, sampler: str, features, other_steps) -> Iterator[dict]:
     references = graph.references(seed, sampler=sampler)
     real, own = real_digits(seed), own_digits(graph, seed, references, sampler=sampler)
+    yield from free_rows(graph, seed, {"real": real, "50 steps": own})
+    if other_steps:
+        yield from free_at_other_steps(graph, seed, real, OTHER_STEPS)
     yield {"model": "real digits", "steps": 0, "against": "real", **judged(real, ideal(real))}
     models = {"model alone": (graph.model, 0.0)}
     for name in features:
@@ -63,11 +59,32 @@ def _faster(graph: DigitsGraph, seed: int, sampler: str, features, other_steps) 
             yield {"model": name, "steps": steps, "against": "other steps", **judged(real, drawn)}
 
 
+def on_simple(graph: DigitsGraph, seed: int) -> Iterator[dict]:
+    """Faster, trained for the sampler and schedule that users are told to try first."""
+    references = graph.references(seed)
+    real, own = real_digits(seed), own_digits(graph, seed, references)
+    truths = {"real": real, "50 steps": own}
+    yield from free_rows(graph, seed, truths)
+    found = {"sampler": SIMPLE[0], "scheduler": SIMPLE[1], "steps": STEPS}
+    models = {"model alone": (graph.model, 0.0)}
+    for features in ("latent", "unet"):
+        models[f"LoRA, {features}"] = graph.trained(
+            f"on_simple_{features}_{seed}", references, seed, UPDATES, features=features, **found
+        )
+    for name, (model, training) in models.items():
+        drawn = graph.drawn(real.case, model, seed, **found)
+        about = {"model": name, "steps": STEPS, "training": training}
+        for against, truth in truths.items():
+            yield {**about, "against": against, **judged(truth, drawn)}
+
+
 def prompts(graph: DigitsGraph, seed: int) -> Iterator[dict]:
     """Faster, ten prompts in one batch, compared prompt by prompt; then other steps and other cfg."""
     ten = graph.prompts()
     references = graph.references(seed, ten)
     real, own = real_digits(seed), own_digits(graph, seed, references, ten)
+    yield from free_rows(graph, seed, {"real": real, "50 steps": own}, "ten")
+    yield from free_at_other_cfg(graph, seed, real, CFGS)
     lora, training = graph.trained(f"prompts_{seed}", references, seed, UPDATES, positive=ten)
     for name, model in (("model alone", graph.model), ("LoRA, latent", lora)):
         for steps in (STEPS, 10, MANY):
@@ -99,6 +116,7 @@ def subset(graph: DigitsGraph, seed: int) -> Iterator[dict]:
         ("LoRA, 1200 drawn", by_many, numbers, second),
         ("LoRA and guidance, 100 real", graph.guided(by_real, real), (STEPS,), first),
     )
+    yield from free_and_guided(graph, seed, truth)
     yield {
         "model": "real digits", "steps": 0, "against": "real", "given": real_of(truth), **judged(truth, ideal(truth)),
     }  # fmt: skip
@@ -114,5 +132,5 @@ STUDIES = {
     "subset": subset,
     "prompts": prompts,
     "dpmpp_2m": dpmpp_2m,
-    "samplers": samplers,
+    "on_simple": on_simple,
 }  # the longest first

@@ -347,6 +347,9 @@ def test_info_shows_what_it_was_trained_for_and_warns_of_other_use():
     assert warned.count("⚠") == 4
     assert "20 steps" in info(name, steps=3, sigmas=torch.linspace(1, 0, 21))[0]
     assert "MMD² to held-out" not in report
+    assert "Try this first: 3 steps of dpmpp_2m, kl_optimal without a LoRA." in report
+    free = {**lora.metadata, "sampler_name": "dpmpp_2m", "scheduler": "kl_optimal"}
+    assert "Try this first" not in info(saved(TrainedLoRA(lora, free)))[0]
     known = {**lora.metadata, "mmd2_before": 0.25, "mmd2_after": 0.0625}
     better = info(saved(TrainedLoRA(lora, known)))[0]
     assert "0.25 without it, 0.0625 with it" in better and "⚠" not in better
@@ -435,7 +438,7 @@ def test_info_reads_what_was_written_before_the_limits(output_folder):  # noqa: 
         (output_folder / "loras" / f"{name}.safetensors").write_bytes(data)
         report, steps, _ = info(f"{name}.safetensors")
         assert steps == 2 and "For 2 steps of euler" in report and "nan" not in report
-        assert ("1 before, 0 after" in report) == (name == "whole")
+        assert ("1 without it, 0 with it" in report) == (name == "whole")
 
 
 def test_distances_that_are_not_finite_are_unknown_in_the_file(output_folder):  # noqa: F811
