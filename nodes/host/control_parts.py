@@ -15,7 +15,7 @@ from .coupled_images import is_of_comfyui
 
 # Attributes that ComfyUI's own control objects have, and that are cut as ComfyUI uses them.
 CORES = frozenset(vars(ControlBase()))
-DEPTH = 2  # how deep objects within a control object are searched
+DEPTH = 3  # how deep a control object is searched
 
 
 class ControlParts:
@@ -29,6 +29,7 @@ class ControlParts:
 
     def __init__(self) -> None:
         self._parts: dict[tuple[ControlBase, tuple[int, ...]], ControlBase] = {}
+        self._asked: set[ControlBase] = set()
 
     def part(self, control: ControlBase, rows: Sequence[int], batch: int) -> ControlBase:
         """A control object for images `rows` of a batch of `batch` images.
@@ -36,7 +37,16 @@ class ControlParts:
         Returns `control` itself if it and all control objects before it use one hint for all
         images.
         """
-        if not any(differs(each, batch) for each in with_previous(control)):
+        if control in self._asked:  # it holds an object that holds it
+            return control
+        self._asked.add(control)
+        try:
+            return self._part(control, rows, batch)
+        finally:
+            self._asked.discard(control)
+
+    def _part(self, control: ControlBase, rows: Sequence[int], batch: int) -> ControlBase:
+        if not any(differs(each, batch, self) for each in with_previous(control)):
             return control
         key = control, tuple(rows)
         if key not in self._parts:
@@ -51,14 +61,10 @@ def with_previous(control: ControlBase | None) -> Iterator[ControlBase]:
         control = control.previous_controlnet
 
 
-def differs(control: ControlBase, batch: int) -> bool:
+def differs(control: ControlBase, batch: int, parts: ControlParts) -> bool:
     """Whether a control object may use different hints for the images of a batch."""
     hints = torch.is_tensor(control.cond_hint_original) and len(control.cond_hint_original) > 1
-    return (
-        hints
-        or accepts_indices(control)
-        or bool(own_parts(control, range(batch), batch, ControlParts()))
-    )
+    return hints or accepts_indices(control) or bool(own_parts(control, range(batch), batch, parts))
 
 
 def accepts_indices(control: ControlBase) -> bool:
@@ -120,18 +126,20 @@ def own_parts(
             return take(value, rows) if fits else value
         if isinstance(value, ControlBase):
             return parts.part(value, rows, batch)
+        if depth > DEPTH:
+            return value
         if isinstance(value, dict):
-            cuts = {name: cut(held, depth) for name, held in value.items()}
+            cuts = {name: cut(held, depth + 1) for name, held in value.items()}
             return cuts if any(cuts[name] is not value[name] for name in value) else value
         if isinstance(value, (list, tuple)):
             if len(value) == batch > 1 and all(torch.is_tensor(v) and v.ndim > 2 for v in value):
                 return type(value)(value[i] for i in rows)
-            cuts = [cut(held, depth) for held in value]
+            cuts = [cut(held, depth + 1) for held in value]
             changed = any(new is not old for new, old in zip(cuts, value, strict=True))
             if not changed:
                 return value
             return type(value)(*cuts) if hasattr(value, "_fields") else type(value)(cuts)
-        if depth < DEPTH and _is_plain(value):
+        if _is_plain(value):
             changed = _changed(vars(value), lambda held: cut(held, depth + 1))
             if changed:
                 value = copy.copy(value)

@@ -13,9 +13,9 @@ What else couples images cannot be recognized: modules in place of the network's
 from __future__ import annotations
 
 import dis
-import inspect
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -102,8 +102,8 @@ def holds_by_image(patch: object, batch: int) -> bool:
             return True
         return any(by_image(v, depth + 1) for v in held)
 
-    outer = inspect.getclosurevars(patch).nonlocals if isinstance(patch, FunctionType) else {}
-    return any(map(by_image, (*getattr(patch, "__dict__", {}).values(), *outer.values())))
+    outer = outer_values(patch) if isinstance(patch, FunctionType) else []
+    return any(map(by_image, (*getattr(patch, "__dict__", {}).values(), *outer)))
 
 
 def kept_for_later(model_options: dict[str, Any]) -> str | None:
@@ -146,15 +146,20 @@ def kept_between_calls(patcher: ModelPatcher, model_options: dict[str, Any]) -> 
     return BETWEEN_CALLS if any(map(may_keep, filter(None, around))) else None
 
 
-def may_keep(function: object) -> bool:
+def may_keep(function: object, seen: tuple[object, ...] = ()) -> bool:
     """Whether a function of another pack may keep something for its next call, by its code.
 
     Of an object nothing is known, so it may.
+
+    Arguments:
+        function: The function or object.
+        seen: Functions that know this one.
     """
     if not isinstance(function, FunctionType):
         return not is_of_comfyui(function)
-    outer = inspect.getclosurevars(function).nonlocals.values()
-    if any(may_keep(value) for value in outer if _acts(value)):
+    seen = (*seen, function)
+    inner = [v for v in outer_values(function) if _acts(v) and not any(v is s for s in seen)]
+    if any(may_keep(value, seen) for value in inner):
         return True
     if is_of_comfyui(function):
         return False
@@ -164,6 +169,15 @@ def may_keep(function: object) -> bool:
         or (i.opname == "STORE_DEREF" and i.argval in code.co_freevars)
         for i in dis.get_instructions(code)
     )
+
+
+def outer_values(function: FunctionType) -> list[Any]:
+    """What a function knows of the functions around it."""
+    values = []
+    for cell in function.__closure__ or ():
+        with suppress(ValueError):  # the variable has no value yet
+            values.append(cell.cell_contents)
+    return values
 
 
 def _acts(value: object) -> bool:

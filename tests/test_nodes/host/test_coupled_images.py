@@ -12,6 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
+from mmd_pack.nodes.host.coupled_images import may_keep
 from mmd_pack.nodes.host.groups import Group
 from mmd_pack.nodes.host.micro_batch import micro_batched
 from mmd_pack.nodes.host.trial import Trial
@@ -337,6 +338,18 @@ def test_what_may_be_kept_from_call_to_call_is_not_mixed(make: Callable) -> None
     told = []
     torch.testing.assert_close(draw(micro_batched(wrapped(), 1, told.append)), draw(wrapped()))
     assert len(told) == 1 and "from one call to the next" in told[0]
+
+
+def test_functions_that_know_themselves_or_nothing_yet_are_read() -> None:
+    def first(n: int) -> int:
+        return second(n - 1) if n else later
+
+    def second(n: int) -> int:
+        return first(n - 1) if n else 0
+
+    assert not may_keep(first)
+    later = 1
+    assert first(0) == later
 
 
 def test_a_function_around_the_model_that_keeps_nothing_is_split() -> None:

@@ -331,6 +331,15 @@ def test_what_a_control_object_holds_for_other_ends_stays_whole():
     assert ControlParts().part(control, range(2), BATCH) is control
 
 
+def test_objects_that_hold_each_other_are_cut():
+    control = own_control(comfy.controlnet.ControlBase().set_cond_hint(random(BATCH, 64, 8, 8)))
+    control.own.owner = control
+    control.table = {"self": control}
+    control.table["table"] = control.table
+    part = ControlParts().part(control, range(2), BATCH)
+    assert len(part.own.cond_hint_original) == 2 and len(control.own.cond_hint_original) == BATCH
+
+
 def test_controls_that_treat_all_images_alike_are_shared():
     for hint in (torch.ones(1, 3, 8, 8), None):
         control = fake_control(hint)
