@@ -87,7 +87,7 @@ class FeatureComparison:
         compact = grams > max(budget / 2, ALWAYS)
         rows = Rows(compared, config.radial, budget if compact else budget - grams)
         self.space = GramSpace(rows, added, compact)
-        self.kernel = config.resolve(self._gram, math.prod(compared.shape))
+        self.kernel = config.resolve(self._gram, math.prod(compared.shape), rows.centre)
         self._coupling, self._mmd2_of_rows = None, None
 
     @property
@@ -199,7 +199,10 @@ class Compared:
         """The batch after the flow of `pulls` for the time `reach`, and the number of sub-steps."""
         kernel = self.comparison.kernel
         lengths = substeps(reach, kernel.singular, pulls.resting)
-        w = flowed(self.w, lambda w: pulls.velocity(kernel, w.gram), lengths, kernel.singular)
+        steep = not kernel.radial and not pulls.resting
+        w = flowed(
+            self.w, lambda w: pulls.velocity(kernel, w.gram), lengths, kernel.singular, steep
+        )
         return replace(self, w=w), len(lengths)
 
     def moved(self, by: Tensor) -> "Compared":

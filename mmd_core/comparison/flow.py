@@ -36,6 +36,9 @@ SINGULAR = 0.7
 # Samples that slow down as they come to rest must not run past it: first, growth and longest.
 RESTING = 0.05, 1.2, 0.3
 STIFF = 32.0  # coefficients of a sample, in sum, above which the series of φ does not hold
+# Pulls of kernels of products grow with the samples. Above this sum long sub-steps would overshoot
+# by more each time. The coefficients of a short sub-step sum to 1 / SHORT at most.
+STEEP, SHORT = 8.0, 2.0
 TERMS = 4  # terms of the series of φ: enough for matrices of norms up to 1/2
 
 
@@ -60,6 +63,7 @@ def flowed(
     velocity: Callable[[Combination], Tensor],
     lengths: list[float],
     singular: bool = False,
+    steep: bool = False,
 ) -> Combination:
     """The samples after the flow w' = L·w + F·z.
 
@@ -69,23 +73,34 @@ def flowed(
         lengths: The lengths of the sub-steps, in units of flow time. A single sub-step has no
             corrector.
         singular: As in `RadialKernel`.
+        steep: Whether coefficients grow with the samples. If they become large, all sub-steps from
+            then on are short.
     """
     begun = velocity(w)
     share = 0.25 if singular else 0.5  # below 0.5 the corrector is less accurate, but more stable
     one = torch.eye(len(begun), dtype=begun.dtype, device=begun.device)
+    most, short = STEEP if steep else STIFF, torch.zeros_like(begun[0, 0], dtype=torch.bool)
+    # Beyond this sum of a sample's coefficients K, rounding errors are as large as distances.
+    exact = 0.25 / math.sqrt(torch.finfo(begun.dtype).eps)
     for h in lengths:
         # A sample upon a reference, or far outside, can have coefficients without bound. It goes
         # straight on instead, and no farther than to where they point.
         total = begun.abs().sum(1, keepdim=True)
-        stiff = total > STIFF
+        stiff = total > most
+        if steep:
+            short = stiff = short | stiff.any()
+            total = SHORT * total.amax()
+        begun = torch.where(stiff, begun * (-torch.expm1(-h * total) / (h * total)), begun)
         weights = phi(begun[:, : len(begun)].masked_fill(stiff, 0), h, one)
         step = torch.addmm(begun, weights, begun, beta=0, alpha=h)
-        w = w.moved(torch.where(stiff, begun * (-torch.expm1(-h * total) / total), step))
+        w = w.moved(step, exact)
         if len(lengths) > 1:
             ended = velocity(w)
             step = torch.addmm(begun, weights, ended - begun, beta=0, alpha=h * share)
-            stiff = stiff | (ended.abs().sum(1, keepdim=True) > STIFF)
-            w = w.moved(step.masked_fill(stiff, 0))
+            stiff = stiff | (ended.abs().sum(1, keepdim=True) > most)
+            if steep:
+                short = stiff = stiff.any()
+            w = w.moved(step.masked_fill(stiff, 0), exact)
             begun = ended
     return w
 

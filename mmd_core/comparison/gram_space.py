@@ -14,6 +14,7 @@ If the inner products between references do not fit into memory, the space is *c
 store them, and w is formed at every sub-step instead.
 """
 
+import math
 from functools import cached_property
 
 import torch
@@ -161,9 +162,17 @@ class Combination:
         squares = dots.diagonal().add_(p.lacking)
         return Gram(dots, squares, torch.cat([squares, p.space.squares]))
 
-    def moved(self, by: Tensor) -> "Combination":
-        """w + L·w + F·z, with `by` = [L | F] of shape `(B, B + M)`."""
+    def moved(self, by: Tensor, most: float = math.inf) -> "Combination":
+        """w + L·w + F·z.
+
+        Arguments:
+            by: [L | F], with shape `(B, B + M)`.
+            most: The largest sum of coefficients |K| of a sample. A sample that would have more, or
+                numbers that are not finite, stays where it is.
+        """
         k = torch.addmm(by, by[:, : len(by)], self.k).add_(self.k)
+        if most < math.inf:
+            k = torch.where(k.abs().sum(1, keepdim=True) <= most, k, self.k)
         moved = Combination(self.projection, k)
         if self.projection.space.gram is None:
             return moved._formed(moved.displacement())

@@ -35,4 +35,4 @@ class Landmarks:
         self.centre = rows.mean(0) if config.radial else torch.zeros_like(rows[0])
         self.rows = rows - self.centre
         self.gram = self.rows @ self.rows.T
-        self.kernel = config.resolve(self.gram, rows.shape[1])
+        self.kernel = config.resolve(self.gram, rows.shape[1], self.centre)

@@ -87,7 +87,7 @@ def score(
     centre = q @ others if compared.radial else torch.zeros_like(others[0])
     pooled = torch.cat([rows, others]) - centre
     gram, b = pooled @ pooled.T, len(rows)
-    kernel = compared.resolve(gram[b:, b:], rows.shape[1])
+    kernel = compared.resolve(gram[b:, b:], rows.shape[1], centre)
     values = kernel.values(Gram.within(gram))
     kxx, kxy, kyy = values[:b, :b], values[:b, b:], values[b:, b:]
     unbiased = min(b, len(y)) > 1

@@ -70,7 +70,7 @@ class MMDLoss:
             self.config, self.kernel = like.config, like.kernel
             return
         y = self._subset(torch.Generator().manual_seed(0))[0]
-        self.kernel = config.resolve(y @ y.T, y.shape[1])
+        self.kernel = config.resolve(y @ y.T, y.shape[1], self.centre)
 
     @full_precision()
     def __call__(

@@ -3,6 +3,7 @@
 Everything that differs between modes is here, so nothing else compares names of modes.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -22,6 +23,9 @@ GROUP_SHARE = 0.5  # least share in P̂ of the samples being drawn; finished sam
 OFFICIAL_LIMIT = 100  # remembered samples at which the authors' code forgets all but the last
 EPSILON = 1e-5  # added to the norm of the gradient, as in the authors' code
 TINY = 1e-30  # prevents division by 0
+# Published steps have no bound: with too much strength, samples go farther at each step until
+# numbers overflow. The longest step, in standard deviations of noise, and the longest gradient:
+FARTHEST, STEEPEST = 1e5, 1e18
 
 
 class Strength(Protocol):
@@ -179,8 +183,11 @@ class Published(Mode):
         start = end = run.comparison.as_it_is(z)
         kernel = run.comparison.kernel
         by = coupling.velocity(kernel, start.w.gram, in_units=False) * -coupling.p[:, None]
+        length = by.abs() @ start.w.gram.sq_z.clamp_min(0).sqrt()  # at least that of the gradient
+        by = by * (STEEPEST / length.clamp_min(TINY)).clamp_max(1)[:, None]
         grad = start.moved(by).displacement()
-        rates = self.rates(run, z, grad, coupling)
+        farthest = FARTHEST * math.sqrt(z[0].numel()) / norms(grad).clamp_min(TINY)
+        rates = self.rates(run, z, grad, coupling).minimum(farthest)
         if run.record:
             end = start.moved(-rates[:, None] * by)
         carried = run.noise.published_scale(step.sigma_next) * step.fraction  # of x̂0 into z

@@ -92,18 +92,21 @@ class KernelConfig:
         """Whether the kernel depends on distances only."""
         return self.kernel in RADIAL_PROFILES
 
-    def resolve(self, gram: Tensor, dim: int) -> Kernel:
+    def resolve(self, gram: Tensor, dim: int, centre: Tensor | None = None) -> Kernel:
         """The kernel with its bandwidth, which is computed from the references.
 
         Arguments:
             gram: Inner products of the references, with shape `(N, N)`.
             dim: The number of entries of a reference.
+            centre: What was subtracted from the references, with shape `(dim,)`; None for nothing.
         """
         if self.kernel == "linear":
             return DotKernel()
         if self.kernel == "polynomial":
             return polynomial(dim, sq_norm=gram.diagonal().mean().item())
-        h = median_distance(gram) if self.bandwidth == "median" else self.bandwidth_value
+        h = self.bandwidth_value
+        if self.bandwidth == "median":
+            h = median_distance(gram, 0.0 if centre is None else centre.norm().item())
         # The energy distance has no length scale. Several bandwidths would only change the unit.
         multipliers = (1.0,) if self.kernel == "energy" else self.multipliers
         return RadialKernel(self.kernel, tuple(h * m for m in multipliers))

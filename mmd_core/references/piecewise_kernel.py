@@ -84,7 +84,7 @@ class PiecewiseKernel:
         self.latents, self.features, self.device = latents, features, device
         self.prompts, self.prompt_kernel = prompts, None
         self.kernel: Kernel = DotKernel()
-        self.center: Tensor | float = 0.0
+        self.center: Tensor = torch.zeros(())
         self.dim, numbers = self.rows(torch.tensor([0])).shape[1], latents[0].numel()
         self.step = self._rows_at_once(memory, max(self.dim, numbers))
         if self.dim < numbers and 4 * len(latents) * self.dim <= memory // 8:
@@ -108,7 +108,7 @@ class PiecewiseKernel:
         if config.radial:
             total = sum(self.rows(some).sum(0) for some in sample.split(self.step))
             self.center = total / len(sample)
-        self.kernel = config.resolve(self.matrix(sample), self.dim)
+        self.kernel = config.resolve(self.matrix(sample), self.dim, self.center)
         if config.prompt_kernel != "none":
             h = config.prompt_bandwidth or caption_bandwidth(self.prompts[sample])
             self.prompt_kernel = lambda p, r: prompt_weights(config.prompt_kernel, p, r, h)

@@ -27,9 +27,9 @@ def fitted(z: Tensor, scores: Tensor, ridge: float = RIDGE) -> KernelExpansion:
     scores = scores.cpu().double()  # on the CPU, because a GPU may lack float64
     usable = torch.isfinite(scores)
     rows, scores = z[usable.to(z.device)].flatten(1).float(), scores[usable]
-    centered = rows - rows.mean(0)
-    gram = Gram.within(centered @ centered.T)
-    kernel = RadialKernel("rbf", (median_distance(gram.dot),))
+    centre = rows.mean(0)
+    gram = Gram.within((rows - centre) @ (rows - centre).T)
+    kernel = RadialKernel("rbf", (median_distance(gram.dot, centre.norm().item()),))
     values = kernel.values(gram).cpu().double()
     mean = scores.mean().item()
     system = values + ridge * torch.eye(len(values), dtype=torch.float64)

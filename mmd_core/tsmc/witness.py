@@ -45,8 +45,9 @@ class Witness:
         rows = torch.cat([references, features(base.to(y)).flatten(1)])
         # The bandwidth needs distances. A single reference has none, so the base samples are added.
         known = references if len(references) > 1 else rows
-        centered = known - known.mean(0) if config.radial else known
-        kernel = compared.resolve(centered @ centered.T, references.shape[1])
+        centre = known.mean(0) if config.radial else torch.zeros_like(known[0])
+        centered = known - centre
+        kernel = compared.resolve(centered @ centered.T, references.shape[1], centre)
         share = references.new_full((len(base),), -1 / len(base))
         coefficients = torch.cat([weights.to(references), share])
         self.base, self.expansion = base, KernelExpansion(kernel, rows, coefficients, 0.0, features)

@@ -102,6 +102,20 @@ def test_median_distance_is_positive_without_any_distance(n):
     assert median_distance(twins @ twins.T) > 0
 
 
+@pytest.mark.parametrize("far", [1.0, 1e3])
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_equal_references_have_no_distance(others, far, rng):
+    """Rounding errors are no bandwidth, neither of inner products nor of what was subtracted."""
+    some = far * torch.randn(1 + others, 48, generator=rng)
+    z = torch.cat([some[:1].expand(7, 48), some[1:]])
+    centre = z.mean(0)
+    gram = (z - centre) @ (z - centre).T
+    (h,) = KernelConfig(multipliers=(1.0,)).resolve(gram, 48, centre).bandwidths
+    between = torch.pdist(z.double())
+    expected = z.norm(dim=1).mean() if others == 0 else between.mean()
+    assert h == pytest.approx(expected.item(), rel=1e-2)
+
+
 @pytest.mark.parametrize(
     "options, word",
     [
