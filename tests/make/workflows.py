@@ -17,6 +17,7 @@ if not __package__:  # a script: name the packages as tests/conftest.py does
 
 
 from mmd_tests.make.blueprints import BLUEPRINTS, described
+from mmd_tests.make.languages.files import locale_files
 from mmd_tests.make.templates import TEMPLATES
 from mmd_tests.make.templates.from_folder import FIRST, Settings, describe
 from mmd_tests.support.engine import get_engine
@@ -76,7 +77,8 @@ def main() -> int:
         Server(get_engine(), [("mmd-guidance", ROOT)], base=Path(base)) as server,
     ):
         schemas = server.get("/object_info")
-    files = shipped_files(schemas)
+    ours = json.loads((ROOT / "node_list.json").read_text("utf-8"))
+    files = shipped_files(schemas) | locale_files({name: schemas[name] for name in ours})
     for old in {*EXAMPLES.rglob("*.json"), *SUBGRAPHS.glob("*.json")} - set(files):
         old.unlink()
     for path, text in files.items():

@@ -198,7 +198,7 @@ def test_the_archive_is_small_and_has_nothing_else(archive):
     inside = names(archive)
     assert archive.stat().st_size < 2_000_000
     assert {name.split("/")[0] for name in inside if "/" in name} == {
-        "example_workflows", "mmd_core", "nodes", "subgraphs",
+        "example_workflows", "locales", "mmd_core", "nodes", "subgraphs",
     }  # fmt: skip
     kinds = {Path(name).suffix for name in inside}
     assert not kinds - {"", ".jpg", ".js", ".json", ".md", ".png", ".py", ".toml", ".txt"}
