@@ -10,6 +10,13 @@ NAME = 4096  # of a reference
 CAPTION = 65_536
 CAPTIONS = 2**26  # of all images in a folder
 
+# Images
+IMAGE_BYTES = GIGABYTE
+IMAGE_PIXELS = 2 * 89_478_485  # Pillow's own limit, which other node packs disable
+IMAGE_METADATA = 16 * MEGABYTE  # bytes of a color profile, or of what else a PNG says
+IMAGE_PARTS = 2**17  # chunks of a PNG; of large images, libpng makes chunks of 8 kB
+SNIFFED = 1000  # files in a folder with unknown endings at which is looked
+
 # Files with captions
 SIDECAR = MEGABYTE  # bytes of a file for one image
 LIST = 64 * MEGABYTE  # bytes of a file for many images

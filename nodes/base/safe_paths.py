@@ -17,6 +17,10 @@ DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(
 MAX_BYTES = 200
 
 
+class Refused(ValueError):
+    """A file is not read; the message is the reason, in the user's words."""
+
+
 def inside(path: Path, roots: Iterable[Path]) -> bool:
     """Whether `path` is one of `roots` or lies below one.
 
@@ -80,11 +84,11 @@ def open_file(path: Path, limit: int) -> BinaryIO:
 
     Raises:
         OSError: The file cannot be opened.
-        ValueError: The path is not a regular file, or the file has more than `limit` bytes.
+        Refused: The path is not a regular file, or the file has more than `limit` bytes.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("is not a file")
+        raise Refused("is not a file")
     if status.st_size > limit:
-        raise ValueError(f"has more than {limit >> 20} MB")
+        raise Refused(f"has more than {limit >> 20} MB")
     return path.open("rb")

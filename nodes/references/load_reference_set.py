@@ -19,7 +19,7 @@ from .folder import image_folder
 from .folder.captions import CAPTION_SOURCES
 from .folder.list_files import fingerprint, list_files
 from .folder.offered_folders import offered_folders
-from .folder.read_image import SHORT_SIDE, reduced
+from .folder.open_image import SHORT_SIDE, reduced
 from .folder.reference_folders import allowed_folders, find_folder, locate
 
 

@@ -58,10 +58,9 @@ def pngs() -> Iterator[tuple[str, bytes]]:
     for color, depths in png.DEPTHS.items():
         for depth in depths:
             samples = rng.integers(0, 2 ** min(depth, 4), (5, 9, png.CHANNELS[color]))
-            samples *= 2 ** max(0, depth - 4)
+            samples *= 2 ** max(0, depth - 4) if color != 3 else 1
             before = png.chunk(b"PLTE", colors[: 3 * 2 ** min(depth, 4)]) if color == 3 else b""
             if color == 3:
-                samples %= 16
                 before += png.chunk(b"tRNS", bytes([0, 99]))
             elif color == 0 and depth < 16:
                 before += png.chunk(b"tRNS", bytes([0, samples[2, 2, 0]]))
@@ -190,6 +189,10 @@ class quiet:
 
 def shown(data: bytes) -> tuple[np.ndarray, tuple[int, int]]:
     """What the file shows by a plain use of Pillow, and its upright size; pixels as `png.decode` gives them."""
+    if data.startswith(png.PNG):
+        data = png.mended(data)
+    elif data.startswith(b"\xff\xd8"):  # its end may be missing, and there may be two
+        data += b"\xff\xd9"
     with quiet():
         opened = Image.open(io.BytesIO(data))
         tags = getattr(opened, "tag_v2", {})
@@ -210,6 +213,8 @@ def shown(data: bytes) -> tuple[np.ndarray, tuple[int, int]]:
         else:
             if image.mode in ("RGBa", "La"):
                 image = image.convert(image.mode.upper())
+            if opened.format == "BMP" and image.mode == "RGBA" and not np.any(image.getchannel(3)):
+                image = image.convert("RGB")  # it only says that it has alpha
             if "A" in image.mode and image.mode != "LAB" or "transparency" in image.info:
                 rgba = np.asarray(image.convert("RGBA"), dtype=float)
                 alpha = rgba[..., 3:] / 255

@@ -31,6 +31,8 @@ ANYWHERE = {
     b"sBIT",
     b"bKGD",
 }
+# What may be damaged without harm to the pixels.
+HARMLESS = ANYWHERE | {b"eXIf", b"iCCP", b"acTL", b"fcTL", b"fdAT", b"hIST", b"sPLT"}
 MAX_BYTES = 2**20  # of pixels
 
 
@@ -98,13 +100,20 @@ def _chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     start, found = len(PNG), []
     while True:
         kind, size = data[start + 4 : start + 8], int.from_bytes(data[start : start + 4], "big")
-        if kind == b"IEND":  # has no content; not every reader looks at its checksum
+        if kind == b"IEND" or len(kind) < 4:  # has no content, and is not needed
             return found
         content, checksum = data[start + 8 : start + 8 + size], data[start + 8 + size :][:4]
-        if len(checksum) < 4 or zlib.crc32(kind + content) != int.from_bytes(checksum, "big"):
+        if len(checksum) == 4 and zlib.crc32(kind + content) == int.from_bytes(checksum, "big"):
+            found.append((kind, content))
+        elif kind not in HARMLESS:
             raise Damaged(f"checksum of {kind}")
-        found.append((kind, content))
         start += 12 + size
+
+
+def mended(data: bytes) -> bytes:
+    """The first picture of the file, without parts that are damaged and harmless, and with an end."""
+    parts = [part for part in _chunks(data) if part[0] not in (b"acTL", b"fcTL", b"fdAT")]
+    return PNG + b"".join(chunk(*part) for part in [*parts, (b"IEND", b"")])
 
 
 def _samples(

@@ -16,7 +16,7 @@ from ...host.large_tensor import allocate
 from ...pictures.fit_image import fit_image
 from ..folder.image_folder import ReferenceSet
 from ..folder.lazy_image import LazyImage, Loaded
-from ..folder.read_image import why
+from ..folder.refused import why
 from .gather_references import NODE
 from .latent_cache import LatentCache, entry_key
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageCms, ImageFile
 
-MAX_PROFILE = 2**24  # bytes
+from ....mmd_core.files import limits
+
 MAX_NAME = 60  # characters that are shown
 CHANNELS = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # modes of Pillow by color space
 SAME = 1  # levels of 255 that a profile may differ from sRGB and still be taken as sRGB
@@ -69,7 +70,7 @@ def _read(data: bytes) -> tuple[str, str, bool]:
     Raises:
         Exception: The profile is damaged or is for another kind of device.
     """
-    if len(data) > MAX_PROFILE:
+    if len(data) > limits.IMAGE_METADATA:
         raise ValueError("the profile is too large")
     profile = ImageCms.ImageCmsProfile(io.BytesIO(data)).profile
     mode = CHANNELS[profile.xcolor_space]

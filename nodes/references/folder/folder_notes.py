@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 
+from ....mmd_core.files import limits
 from .caption_files import CaptionRequest
 from .color_profile import UNUSABLE
 from .file_kinds import OTHER_IMAGE_FILE, OTHER_TEXT_FILE, has_ending, sniffed, stem_of
@@ -11,7 +12,6 @@ from .list_files import SYSTEM, Listing, natural_key, printable
 from .problems import some
 from .trainer_names import MAPS, OFF, doubled_folders
 
-MAX_SNIFFED = 1000  # files
 ADVICE = {
     MAPS: "To use them, choose their folder in `folder` or rename them",
     OFF: "To use them, rename the folders",
@@ -35,7 +35,7 @@ def image_notes(listing: Listing) -> list[str]:
         formats = ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
         lines.append(f"Formats that are not read: {formats} ({_some(names)}). Save them as .png.")
     unknown = ((name, path) for name, path in listing.others.items() if has_ending(name))
-    looked = islice(((n, p) for n, p in unknown if n not in names), MAX_SNIFFED)
+    looked = islice(((n, p) for n, p in unknown if n not in names), limits.SNIFFED)
     if misnamed := [f"{stem_of(n)}.{end}" for n, p in looked if (end := sniffed(p))]:
         lines.append(f"Images with other endings are not read. Rename them to {_some(misnamed)}.")
     return lines

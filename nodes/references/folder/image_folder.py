@@ -20,8 +20,9 @@ from .file_kinds import CAPTION_FILE
 from .folder_notes import caption_notes, color_notes, image_notes
 from .lazy_image import FileImage, LazyImage
 from .list_files import list_files, natural_key, printable
+from .open_image import SHORT_SIDE, Header, read_header
 from .problems import Problem, folded
-from .read_image import SHORT_SIDE, Header, read_header, read_sized
+from .read_image import read_sized
 from .trainer_names import repeats
 
 MAX_DECODED = 2 * 2**30  # bytes: maximum for all decoded images of one folder

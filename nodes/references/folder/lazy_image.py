@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ....mmd_core.files import limits
 from ...base.safe_paths import open_file
 from .color_profile import UNUSABLE
-from .read_image import MAX_BYTES, read_header, read_image
+from .open_image import read_header
+from .read_image import read_image
 
 
 class Loaded(NamedTuple):
@@ -48,7 +50,7 @@ class FileImage:
             OSError, ValueError: The file is missing or cannot be read. `decode` may also raise
                 ValueError.
         """
-        with open_file(self.path, MAX_BYTES) as file:
+        with open_file(self.path, limits.IMAGE_BYTES) as file:
             data = file.read()
         digest = hashlib.sha256(data).hexdigest()
         with contextlib.suppress(ValueError):  # `decode` says why

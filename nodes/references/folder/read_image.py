@@ -1,30 +1,22 @@
 """Decodes untrusted image files to RGB. For damaged and ambiguous files, it raises an error."""
 
-import math
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile
 from torch import Tensor
 
-from ...base.safe_paths import open_file
 from .color_profile import Profile, profile_of
+from .jpeg_end import is_jpeg, with_end
+from .open_image import SHORT_SIDE, open_image, opened_file, reduced
+from .refused import CUT_OFF, Refused, why
 
-# Pixels. Larger photographs fill the memory, and few models generate larger images.
-SHORT_SIDE = 2048
-MAX_PIXELS = 2 * 89_478_485  # Pillow's own limit, which other node packs disable
-MAX_REDUCED = 8 * SHORT_SIDE**2  # pixels: a tiny file can hold one line of 10^8 pixels
-MAX_BYTES = 2**30
+Size = tuple[int, int]  # width and height in pixels
+
 BAND = 2**22  # pixels that are converted at once
-
-# Not all formats of Pillow: for an EPS file that is named .png, Pillow would start Ghostscript.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF", "JXL")
 
 # For damaged files with these compressions, libtiff before 4.7.2 returns uninitialized memory.
 FAX = ("tiff_ccitt", "group3", "group4")
@@ -40,124 +32,22 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = (5, 6, 7, 8)
+TURNED = ("TIFF", "HEIF", "JXL")  # formats whose decoders have already turned the image
+WHITE = ((255, 255),) * 3  # darkest and lightest value of each channel
 LANCZOS = Image.Resampling.LANCZOS
-
-
-class _Strict:
-    """Context manager for strict decoding: truncated files are errors, without Pillow's warnings.
-
-    These settings of Pillow are global, and other node packs may change them. The first reader
-    saves them, and the last one restores them.
-    """
-
-    def __init__(self) -> None:
-        self.lock, self.readers, self.before = threading.Lock(), 0, ()
-        self.quiet = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self.lock:
-            if self.readers == 0:
-                self.before = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
-                ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, MAX_PIXELS
-                self.quiet = warnings.catch_warnings()
-                self.quiet.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-            self.readers += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.readers -= 1
-            if self.readers == 0:
-                self.quiet.__exit__(None, None, None)
-                ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = self.before
-
-
-_STRICT = _Strict()
-
-
-def reduced(size: tuple[int, int], short_side: float) -> tuple[int, int]:
-    """The size downscaled to a shorter side of at most `short_side`, with the same aspect ratio."""
-    scale = min(1.0, short_side / min(size))
-    return tuple(max(1, round(side * scale)) for side in size)
-
-
-def why(error: Exception) -> str:
-    """The reason why an image cannot be read, in one line.
-
-    `error` can have any type, because decoders raise many types of exceptions.
-    """
-    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"has more than {MAX_PIXELS // 10**6} megapixels"
-    if isinstance(error, MemoryError):
-        return "needs more memory than there is"
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read ({error.strerror})"
-    text = " ".join(str(error).split())[:200] or type(error).__name__
-    return text if type(error) is ValueError else f"is damaged ({text})"
-
-
-def _open(file: BinaryIO) -> ImageFile.ImageFile:
-    if not file.read(1):
-        raise ValueError("is empty")
-    Image.init()
-    formats = [name for name in FORMATS if name in Image.OPEN]
-    try:
-        opened = Image.open(file, formats=formats)
-    except UnidentifiedImageError:
-        known = ", ".join(formats)
-        raise ValueError(f"is not an image in a supported format ({known})") from None
-    if opened.width * opened.height > MAX_PIXELS:
-        raise Image.DecompressionBombError
-    if math.prod(reduced(opened.size, SHORT_SIDE)) > MAX_REDUCED:
-        raise ValueError("is too long and narrow: cut it into pieces")
-    return opened
-
-
-@contextmanager
-def _opened(file: str | Path | BinaryIO) -> Iterator[BinaryIO]:
-    """The open file, while decoding is strict."""
-    named = isinstance(file, str | Path)
-    with _STRICT, open_file(Path(file), MAX_BYTES) if named else nullcontext(file) as data:
-        yield data
-
-
-class Header(NamedTuple):
-    """What a picture is, without its pixels.
-
-    Attributes:
-        size: Width and height in pixels, before EXIF rotation.
-        profile: The name of the color profile from which it is converted, "" if it is not, or
-            `UNUSABLE`.
-    """
-
-    size: tuple[int, int]
-    profile: str
-
-
-def read_header(file: str | Path | BinaryIO) -> Header:
-    """Reads what a picture is, without decoding it.
-
-    Raises:
-        ValueError: The file cannot be read; the message is the reason.
-    """
-    try:
-        with _opened(file) as data, _open(data) as opened:
-            return Header(opened.size, profile_of(opened).name)
-    except Exception as error:
-        raise ValueError(why(error)) from error
 
 
 def _check_tiff(opened: ImageFile.ImageFile) -> None:
     """Checks a TIFF for damage that the decoder does not detect.
 
     Raises:
-        ValueError: Its compression hides damage, or its tiles do not cover the image.
+        Refused: Its compression hides damage, or its tiles do not cover the image.
     """
     if opened.info.get("compression") in FAX:
-        raise ValueError("has the compression of a fax, which hides damage: save it as .png")
+        raise Refused("has the compression of a fax, which hides damage: save it as .png")
     covered = sum((right - left) * (low - top) for _, (left, top, right, low), *_ in opened.tile)
     if covered < opened.width * opened.height:
-        raise ValueError("is damaged (a part of the image is missing)")
+        raise Refused(CUT_OFF)
 
 
 def _white(opened: ImageFile.ImageFile) -> int:
@@ -166,7 +56,7 @@ def _white(opened: ImageFile.ImageFile) -> int:
     It is negative if the value 0 is white (TIFF PhotometricInterpretation 0).
 
     Raises:
-        ValueError: The range is unknown, because the pixels are floats, signed numbers, or have
+        Refused: The range is unknown, because the pixels are floats, signed numbers, or have
             more than 16 bits.
     """
     tags = getattr(opened, "tag_v2", {})  # of a TIFF
@@ -174,7 +64,7 @@ def _white(opened: ImageFile.ImageFile) -> int:
     # Old versions of Pillow use mode "I" for a PNG of 16 bits; in other formats "I" means 32 bits.
     wide = opened.mode == "F" or (opened.mode == "I" and opened.format != "PNG")
     if wide or bits > 16 or tags.get(SAMPLE_FORMAT, (1,))[0] != 1:
-        raise ValueError("has pixel values of unknown range: save it with 8 or 16 bits")
+        raise Refused("has pixel values of unknown range: save it with 8 or 16 bits")
     return (2**bits - 1) * (-1 if tags.get(PHOTOMETRIC) == 0 else 1)
 
 
@@ -182,12 +72,12 @@ def _fix_transparency(opened: ImageFile.ImageFile) -> None:
     """Scales the transparent color of a PNG to 8 bits. Pillow scales only the pixels.
 
     Raises:
-        ValueError: The color has three channels of 16 bits.
+        Refused: The color has three channels of 16 bits.
     """
     if opened.format == "PNG" and "transparency" in opened.info and opened.tile:
         raw = opened.tile[0][3]
         if raw == "RGB;16B":
-            raise ValueError("has a transparent color of 16 bits: save it with an alpha channel")
+            raise Refused("has a transparent color of 16 bits: save it with an alpha channel")
         opened.info["transparency"] *= {"L;2": 85, "L;4": 17}.get(raw, 1)
 
 
@@ -217,7 +107,8 @@ def _rgb(image: Image.Image, white: int, profile: Profile) -> Image.Image:
 
 def _orientation(opened: ImageFile.ImageFile) -> int:
     """The EXIF orientation that still has to be applied to a loaded image; 1 if none."""
-    if opened.format == "TIFF":  # load() has already rotated it
+    # A JXL that was made from a JPEG is decoded by way of that, and is not turned yet.
+    if opened.format in TURNED and not getattr(opened, "jpeg", False):
         return 1
     try:
         return opened.getexif().get(ORIENTATION, 1)
@@ -225,54 +116,95 @@ def _orientation(opened: ImageFile.ImageFile) -> int:
         return 1
 
 
-def _decode(file: BinaryIO, short_side: float) -> tuple[Image.Image, tuple[int, int]]:
-    opened = _open(file)
-    if opened.format == "PNG":
-        opened.verify()  # checks the CRC of all chunks, which decoding does not
-        opened = _open(file)
+def _is_invisible(image: Image.Image) -> bool:
+    """Whether all of the image is transparent."""
+    if image.mode.startswith("I"):
+        return bool((np.asarray(image) == image.info.get("transparency", -1)).all())
+    image = image.convert("RGBA") if "transparency" in image.info else image
+    alpha = image.getbands()[-1]
+    return alpha in "Aa" and image.getchannel(alpha).getbbox() is None
+
+
+class _Loaded(NamedTuple):
+    """An image of which all pixels are decoded.
+
+    Attributes:
+        image: The image.
+        size: Its width and height in the file. A JPEG may be decoded at a smaller size.
+        inner: Its width and height as it is decoded; it may end within its last pixel.
+        white: The result of `_white`.
+    """
+
+    image: ImageFile.ImageFile
+    size: Size
+    inner: Size
+    white: int
+
+
+def _load(file: BinaryIO, short_side: float) -> _Loaded:
+    opened = open_image(file)
     if opened.format == "TIFF":
         _check_tiff(opened)
-    size, white, profile = opened.size, _white(opened), profile_of(opened)
+    size, white = opened.size, _white(opened)
     _fix_transparency(opened)
     # JPEG decoders can downscale while decoding. 1.5 times the target size keeps the quality.
     draft = opened.draft(opened.mode, tuple(3 * side // 2 for side in reduced(size, short_side)))
     opened.load()
-    turn = _orientation(opened)  # after load(): a PNG may store EXIF after the pixels
     size = size if draft else opened.size
-    target = reduced(size, short_side)
-    inner = draft[1][2:] if draft else size  # (width, height); may end within the last pixel
+    return _Loaded(opened, size, draft[1][2:] if draft else size, white)
+
+
+def _decode(file: BinaryIO, short_side: float) -> tuple[Image.Image, Size]:
+    load = partial(_load, short_side=short_side)
+    try:
+        opened, size, inner, white = load(file)
+    except OSError as error:
+        if why(error) != CUT_OFF or not is_jpeg(file):
+            raise
+        opened, size, inner, white = with_end(file, load)
+    turn, profile = _orientation(opened), profile_of(opened)
+    image = opened
+    if opened.format == "BMP" and _is_invisible(opened):
+        image = opened.convert("RGB")  # many programs write no alpha, but say that there is some
+    reduced_image = _reduced(image, inner, white, profile, reduced(size, short_side))
+    if reduced_image.getextrema() == WHITE and _is_invisible(image):
+        raise Refused("is transparent everywhere: save it without transparency")
+    opened.close()
+    if turn in TURNS:
+        reduced_image = reduced_image.transpose(TURNS[turn])
+    return reduced_image, size[::-1] if turn in SIDEWAYS else size
+
+
+def _reduced(
+    image: Image.Image, inner: Size, white: int, profile: Profile, target: Size
+) -> Image.Image:
+    """The image as in `_rgb`, downscaled to the size `target`.
+
+    `inner` and `white` are as in `_Loaded`.
+    """
     # In bands, because a second full-size copy could exceed the memory. First the width is resized,
     # then the height.
-    factor = max(1, int(min(opened.size) / min(target) / 3))
-    width, height = opened.size
+    factor = max(1, int(min(image.size) / min(target) / 3))
+    width, height = image.size
     rows = max(1, BAND // (width * factor)) * factor
-    image = Image.new("RGB", (target[0], -(-height // factor)))
+    found = Image.new("RGB", (target[0], -(-height // factor)))
     for top in range(0, height, rows):
-        band = _rgb(opened.crop((0, top, width, min(top + rows, height))), white, profile)
+        band = _rgb(image.crop((0, top, width, min(top + rows, height))), white, profile)
         band = band.reduce(factor) if factor > 1 else band
         box = (0, 0, inner[0] / factor, band.height)
-        image.paste(band.resize((target[0], band.height), LANCZOS, box), (0, top // factor))
-    opened.close()
-    image = image.resize(target, LANCZOS, (0, 0, target[0], inner[1] / factor))
-    if turn in TURNS:
-        image = image.transpose(TURNS[turn])
-    return image, size[::-1] if turn in SIDEWAYS else size
+        found.paste(band.resize((target[0], band.height), LANCZOS, box), (0, top // factor))
+    return found.resize(target, LANCZOS, (0, 0, target[0], inner[1] / factor))
 
 
-def read_sized(
-    file: str | Path | BinaryIO, short_side: float = SHORT_SIDE
-) -> tuple[Tensor, tuple[int, int]]:
+def read_sized(file: str | Path | BinaryIO, short_side: float = SHORT_SIDE) -> tuple[Tensor, Size]:
     """The image as in `read_image`, and its original width and height, after EXIF rotation.
 
     Raises:
-        ValueError: The file cannot be read; the message is the reason.
+        Refused: The file cannot be read; the message is the reason.
     """
-    try:
-        with _opened(file) as data:
-            image, size = _decode(data, short_side)
-            pixels = np.asarray(image, dtype=np.float32)
-    except Exception as error:
-        raise ValueError(why(error)) from error
+    with opened_file(file) as data:
+        image, size = _decode(data, short_side)
+        pixels = np.asarray(image, dtype=np.float32)
     pixels /= 255
     return torch.from_numpy(pixels)[None], size
 
@@ -286,6 +218,6 @@ def read_image(file: str | Path | BinaryIO, short_side: float = SHORT_SIDE) -> T
         The pixels, with shape `(1, H, W, 3)`, float32 in [0, 1].
 
     Raises:
-        ValueError: The file cannot be read; the message is the reason.
+        Refused: The file cannot be read; the message is the reason.
     """
     return read_sized(file, short_side)[0]
