@@ -59,6 +59,7 @@ class RunTrace(NamedTuple):
         nearest: The index of the reference nearest to each finished sample of this run.
         distances: The distance of each finished sample from that reference, in the unit of
             `TraceRow.nearest`.
+        again: Whether these samples were finished before, in another part.
     """
 
     config: GuidanceConfig
@@ -68,6 +69,7 @@ class RunTrace(NamedTuple):
     mmd2: float | None = None
     nearest: tuple[int, ...] = ()
     distances: tuple[float, ...] = ()
+    again: bool = False
 
     @property
     def finished(self) -> bool:

@@ -36,12 +36,14 @@ class Note(NamedTuple):
         numbers: Some of its numbers, with shape `(V,)`, float32 on the CPU.
         companion: The index of its companion, or `UNKNOWN`.
         estimate: The last estimate of the clean sample, on the CPU, or None.
+        finished: The places at which runs finished it.
     """
 
     shape: tuple[int, ...]
     numbers: Tensor
     companion: int
     estimate: Tensor | None
+    finished: list[Tensor]
 
 
 class Unfinished:
@@ -62,7 +64,7 @@ class Unfinished:
         clean = [None] * len(samples) if estimates is None else list(estimates.cpu())
         shape = tuple(samples.shape[1:])
         rows = zip(numbers, companions.tolist(), clean, strict=True)
-        self._notes = ([Note(shape, *row) for row in rows] + self._notes)[:LIMIT]
+        self._notes = ([Note(shape, *row, []) for row in rows] + self._notes)[:LIMIT]
         room = ESTIMATES
         for i, note in enumerate(self._notes):
             room -= 0 if note.estimate is None else note.estimate.nbytes
@@ -91,6 +93,23 @@ class Unfinished:
         ]
         return torch.stack(rows)
 
+    def finish(self, samples: Tensor, places: Tensor) -> bool:
+        """Notes where a run finishes samples.
+
+        Arguments:
+            samples: As the run before left them, with shape `(B, *shape)`.
+            places: 1 where the run may change them, else 0, with shape `(1, *shape)` or `()`.
+
+        Returns:
+            Whether they all were finished before, at other places only.
+        """
+        found, places = self._of(samples), places.bool().cpu()
+        again = all(note is not None and _elsewhere(note.finished, places) for note in found)
+        for note in found:
+            if note is not None:
+                note.finished.append(places)
+        return again
+
     def _of(self, samples: Tensor) -> list[Note | None]:
         """The note of each sample."""
         found: list[Note | None] = [None] * len(samples)
@@ -112,3 +131,7 @@ class Unfinished:
 
 def _other(estimate: Tensor | None, row: Tensor) -> bool:
     return estimate is None or estimate.shape != row.shape
+
+
+def _elsewhere(finished: list[Tensor], places: Tensor) -> bool:
+    return bool(finished) and not any((places & others).any() for others in finished)

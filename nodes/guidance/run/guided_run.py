@@ -217,6 +217,8 @@ class GuidedRun:
             samples = samples if self.mask is None else self.mask.finished(samples)
             # Recorded before they are remembered: an error here then leaves the memory unchanged.
             record = self._judged(samples) if trace is not None and guidance is not None else None
+            if record is not None and self.stages.finish() and trace.finished:
+                record = record._replace(again=True)
             if trouble := self.session.keep(self.inner_model, self.part, samples, self.prompts):
                 self._report(logging.ERROR, Remark("not remembered", trouble))
         if trace is not None and record is not None:

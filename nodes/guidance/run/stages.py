@@ -46,6 +46,13 @@ class Stages:
             return mask
         return replace(mask, latents=self.notes.clean(self.begun, mask.latents), goes_on=True)
 
+    def finish(self) -> bool:
+        """Notes that the run finishes its images; whether another one did, in another part."""
+        if not self.goes_on:
+            return False
+        places = torch.ones(()) if self.part.open is None else self.part.open.places
+        return self.notes.finish(self.begun, places)
+
     def leave(self, samples: Tensor, chosen: Tensor) -> None:
         """Notes samples in which noise is left, for the run that goes on with them.
 

@@ -83,11 +83,12 @@ class Trace:
 
     @property
     def drawings(self) -> list[list[RunTrace]]:
-        """The runs of each drawing, in order: one, or several stages."""
+        """The runs of each drawing, in order: one, or several stages and parts of the images."""
         found: list[list[RunTrace]] = []
         for run in self.runs:
             before = found[-1][-1] if found else None
-            if before is not None and not before.finished and before.batch == run.batch:
+            goes_on = before is not None and not before.finished and before.batch == run.batch
+            if goes_on or (found and run.again):
                 found[-1].append(run)
             else:
                 found.append([run])
@@ -96,7 +97,7 @@ class Trace:
     @property
     def batch(self) -> int:
         """How many images were finished."""
-        return sum(run.batch for run in self.finished)
+        return sum(run.batch for run in self.finished if not run.again)
 
     @property
     def distances(self) -> list[float]:

@@ -134,6 +134,40 @@ def test_masked_stages_are_one_drawing(batch, masks, model):
         assert (drawn(cuts) - one).norm() < 0.03 * (one - unguided).norm()
 
 
+def test_regions_that_are_drawn_by_turns_are_parts_of_the_same_images(model, references):
+    """As regional samplers do: at each step, a run for each region."""
+    inner, batch = model.model, 3
+    regions = halves(1), 1 - halves(1)
+    references = References(inner.process_latent_out(random(24, 4, SIDE, SIDE, seed=1) / 2 + 0.7))
+
+    def drawn(model):
+        latent = {"samples": torch.zeros(batch, 4, SIDE, SIDE)}
+        for step in range(STEPS):
+            noise, leftover = (
+                ("disable", "enable")[not step],
+                ("disable", "enable")[step + 1 < STEPS],
+            )
+            parts = [
+                nodes.KSamplerAdvanced().sample(
+                    model, noise, 7, STEPS, 1.0, "euler", "normal", *PROMPTS,
+                    {**latent, "noise_mask": region} if step else latent, step, step + 1, leftover,
+                )[0]["samples"] * region[:, None]
+                for region in regions
+            ]  # fmt: skip
+            latent = {"samples": sum(parts)}
+        return inner.process_latent_in(latent["samples"])
+
+    guided, trace = apply(model, references, strength=100.0)
+    whole, _ = apply(model, references, strength=100.0)
+    latent = {"samples": torch.zeros(batch, 4, SIDE, SIDE)}
+    expected = inner.process_latent_in(advanced([whole], (0, STEPS), latent))
+    assert (drawn(guided) - expected).norm() < 0.1 * expected.norm()
+    assert trace.batch == batch and len(trace.drawings) == 1
+    assert f"{batch} images drawn towards 24 references," in run_report(trace, 24)
+    zero = apply(model, references, strength=0.0)[0]
+    assert torch.equal(drawn(zero), drawn(model))
+
+
 def test_what_is_left_with_noise_is_no_picture(model, references, caplog):
     guided, trace = apply(model, references, strength=100.0, start_percent=0.6, end_percent=1.0)
     with caplog.at_level("INFO"):
