@@ -284,7 +284,8 @@ def test_parameters_are_the_inputs_and_every_one_is_explained():
     schema = node.GET_SCHEMA()
     names = [entry.id for entry in schema.inputs]
     sockets = ["vae", "reference_set", "images", "captions", "clip", "target"]
-    assert names == [*sockets, "width", "height", "fit", "encoded", "conditioning", "cache"]
+    widgets = ["width", "height", "fit"]
+    assert names == [*sockets, *widgets, "encoded", "conditioning", "cache", "cache_limit"]
     assert set(inspect.signature(node.execute).parameters) == set(names)
     assert all(entry.tooltip for entry in [*schema.inputs, *schema.outputs])
     assert list(node.INPUT_TYPES()["required"]) == ["width", "height", "fit"]  # widgets as ever
