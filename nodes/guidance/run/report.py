@@ -140,12 +140,14 @@ def _prompt_remarks(trace: Trace) -> list[Remark]:
     _, along = _by_prompt(trace) or (0.0, 0.0)
     if -along <= TAKEN_BACK:
         return []
-    strength = float(f"{trace.config.strength * (FITTING / -along) ** (1 / POWER):.1g}")
+    fitting = trace.config.strength * (FITTING / -along) ** (1 / POWER)
+    # Less than 1 moves nothing: then the prompt itself hardly shows in the images.
+    lower = f", or lower strength to about {fitting:.1g}," if fitting >= 1 else ""
     return [
         Remark(
             "outweighs the prompt",
-            f"Set mode to keep_prompt, or lower strength to about {strength:g}, if the images "
-            f"shall show the prompt: guidance took back {-along:.0%} of what the prompt gave.",
+            f"Set mode to keep_prompt{lower} if the images shall show the prompt: guidance took "
+            f"back {_share(-along)} of what the prompt gave.",
         )
     ]
 
@@ -229,7 +231,7 @@ def run_report(trace: Trace, references: int) -> str:
         )
     if compared := _by_prompt(trace):
         size, along = compared
-        took = f"took back {-along:.0%} of" if along < 0 else f"added {along:.0%} to"
+        took = f"took back {_share(-along)} of" if along < 0 else f"added {along:.0%} to"
         lines.append(
             f"It moved them {size:.2g} times as far as the prompt did (cfg), and {took} what the "
             "prompt gave."
@@ -237,6 +239,11 @@ def run_report(trace: Trace, references: int) -> str:
     if trace.finished:
         lines += _result(trace, trace.finished[-1], references)
     return "\n".join(lines + [remark.text for remark in remarks(trace)])
+
+
+def _share(taken: float) -> str:
+    """How much of what the prompt gave was taken back; more than all of it is all."""
+    return "all" if taken > 1 else f"{taken:.0%}"
 
 
 def _heading(trace: Trace, references: int) -> str:

@@ -297,6 +297,12 @@ def test_the_report_compares_guidance_with_the_prompt(model, references):
     assert "added 20% to what" in run_report(trace_of(by_prompt=0.5, along_prompt=0.2), 20)
 
 
+def test_no_strength_is_named_that_would_move_nothing():
+    trace = trace_of(by_prompt=40.0, along_prompt=-25.0)
+    (remark,) = remarks(trace)
+    assert "took back all of what" in remark.text and "strength" not in remark.text
+
+
 def test_calls_at_which_only_the_prompt_acts_count_for_the_prompt():
     trace = trace_of(by_prompt=2.0, along_prompt=-0.6)
     assert "took back 60%" in run_report(trace, 20) and len(remarks(trace)) == 1
