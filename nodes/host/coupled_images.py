@@ -43,6 +43,7 @@ AFTER_ALL_IMAGES = (
     "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function",
 )  # fmt: skip
 DEPTH = 3  # how deep dictionaries and lists are searched
+COMFYUI = ("comfy", "comfy_api", "comfy_execution", "comfy_extras")  # its packages
 AROUND_THE_MODEL = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
 # What a function does that keeps something, or that changes the network while it runs.
 STORING = ("STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR")
@@ -189,9 +190,9 @@ def _acts(value: object) -> bool:
 
 def is_of_comfyui(function: object) -> bool:
     """Whether a function or a patch is one of ComfyUI itself."""
-    # Its server names modules by their files.
+    # Its server names modules of comfy_extras by their files.
     module = getattr(function, "__module__", None) or type(function).__module__
-    return module.startswith("comfy.") or "comfy_extras" in re.split(r"[./\\]", module)
+    return module.split(".")[0] in COMFYUI or "comfy_extras" in re.split(r"[./\\]", module)
 
 
 def _patches(options: dict[str, Any]) -> Iterator[object]:

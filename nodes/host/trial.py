@@ -110,8 +110,11 @@ def modules_tried(network: nn.Module, found: list[bool]) -> Iterator[None]:
 
 
 def _is_changed(module: nn.Module) -> bool:
+    """Whether another pack has put a function in place of a module's own `forward`."""
     forward = vars(module).get("forward")
-    return forward is not None and not is_of_comfyui(forward)
+    # A compiled module is not called with other sizes, because it would be compiled anew.
+    of_torch = str(getattr(forward, "__module__", "")).startswith("torch")
+    return forward is not None and not of_torch and not is_of_comfyui(forward)
 
 
 def _tried(patch: Callable, found: list[bool]) -> Callable:

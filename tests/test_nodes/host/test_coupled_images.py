@@ -10,12 +10,14 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
-from mmd_pack.nodes.host.coupled_images import may_keep
+from mmd_pack.nodes.host.coupled_images import kept_between_calls, may_keep
 from mmd_pack.nodes.host.groups import Group
 from mmd_pack.nodes.host.micro_batch import micro_batched
-from mmd_pack.nodes.host.trial import Trial
+from mmd_pack.nodes.host.trial import Trial, modules_tried
 from mmd_tests.support.guided_runs import core_draw, guided_draw, make_references
 from mmd_tests.support.tiny_models import (
     empty_latent,
@@ -265,6 +267,13 @@ def test_modules_that_couple_images_are_recognized(norms: list[torch.nn.Module])
         draw(Group([0, 1], BATCH, "Node", "cure").of_model(model_of()))
 
 
+def test_compiled_modules_are_not_tried() -> None:
+    """They would be compiled anew, for two images."""
+    compiled = torch.compile(torch.nn.Linear(2, 2), backend="eager")
+    with modules_tried(torch.nn.Sequential(compiled), []):
+        assert not compiled._forward_pre_hooks
+
+
 def test_modules_that_are_changed_image_by_image_are_split(norms: list[torch.nn.Module]) -> None:
     for module in norms:
         module.forward = lambda x, forward=module.forward: 2 * forward(x)
@@ -338,6 +347,16 @@ def test_what_may_be_kept_from_call_to_call_is_not_mixed(make: Callable) -> None
     told = []
     torch.testing.assert_close(draw(micro_batched(wrapped(), 1, told.append)), draw(wrapped()))
     assert len(told) == 1 and "from one call to the next" in told[0]
+
+
+def test_functions_of_comfyui_around_the_model_take_care() -> None:
+    """As torch.compile, which puts compiled modules in place of the network's for each call."""
+    model = model_of().clone()
+    set_torch_compile_wrapper(model, backend="eager")
+    cached = EasyCacheNode.execute(model, 0.1, 0.1, 0.9, False)[0]
+    assert kept_between_calls(cached, cached.model_options) is None
+    cached.set_model_unet_function_wrapper(Residual())
+    assert kept_between_calls(cached, cached.model_options) is not None
 
 
 def test_functions_that_know_themselves_or_nothing_yet_are_read() -> None:
