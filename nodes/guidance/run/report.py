@@ -140,9 +140,9 @@ def _prompt_remarks(trace: Trace) -> list[Remark]:
     _, along = _by_prompt(trace) or (0.0, 0.0)
     if -along <= TAKEN_BACK:
         return []
-    fitting = trace.config.strength * (FITTING / -along) ** (1 / POWER)
+    fitting = float(f"{trace.config.strength * (FITTING / -along) ** (1 / POWER):.1g}")
     # Less than 1 moves nothing: then the prompt itself hardly shows in the images.
-    lower = f", or lower strength to about {fitting:.1g}," if fitting >= 1 else ""
+    lower = f", or lower strength to about {fitting:g}," if fitting >= 1 else ""
     return [
         Remark(
             "outweighs the prompt",
