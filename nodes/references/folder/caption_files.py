@@ -1,13 +1,12 @@
 """Reads the files that hold captions, and finds the images that they name."""
 
 import re
-import unicodedata
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....mmd_core.files import limits
-from ...base.safe_paths import open_file
+from ...base.safe_paths import nfc, open_file
 from .file_kinds import stem_of
 from .problems import Problem, Problems
 
@@ -96,14 +95,6 @@ def clean(text: str) -> str:
     UTF-8 cannot encode these characters, so tokenizers fail.
     """
     return text.encode("utf-8", "replace").decode().strip()
-
-
-def nfc(name: str) -> str:
-    """The name in Unicode NFC.
-
-    macOS may store accents in file names as separate characters, other systems do not.
-    """
-    return unicodedata.normalize("NFC", name)
 
 
 class NamedImages:

@@ -7,14 +7,13 @@ of the allowed folders are not followed.
 import hashlib
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from ....mmd_core.files.reference_file import NOT_IN_NAMES
-from ...base.safe_paths import inside
+from ...base.safe_paths import inside, nfc
 from .file_kinds import (
     CAPTION_FILE,
     IMAGE_FILE,
@@ -57,7 +56,7 @@ class Listing(NamedTuple):
 
 def natural_key(name: str) -> tuple[list[list[str | int]], str]:
     """Sort key for paths: numbers by value, letters without case, one path component at a time."""
-    parts = unicodedata.normalize("NFC", name).casefold().split("/")
+    parts = nfc(name).casefold().split("/")
     split = [re.split(r"(\d+)", part) for part in parts]  # text, digits, text and so on
     return [[int(t) if i % 2 else t for i, t in enumerate(texts)] for texts in split], name
 

@@ -75,11 +75,7 @@ def png_parts(file: BinaryIO, whole: bool) -> PngParts:
             content = file.read(size)
             good = _is_good(file, kind + content, 0)
             if kind == b"iCCP" and not has_pixels:
-                profile = (
-                    _inflated(content.partition(b"\0")[2][1:], limits.IMAGE_METADATA)
-                    if good
-                    else b""
-                )
+                profile = _inflated(content.partition(b"\0")[2][1:]) if good else b""
             elif good:
                 turning |= _turning(kind, content)
         elif kind == b"iCCP":
@@ -101,8 +97,9 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
-def _inflated(data: bytes, limit: int) -> bytes:
-    """The content of compressed data; empty if they are damaged or have more than `limit` bytes."""
+def _inflated(data: bytes) -> bytes:
+    """The content of compressed data; empty if they are damaged or large."""
+    limit = limits.IMAGE_METADATA
     try:
         content = zlib.decompressobj().decompress(data, limit + 1)
     except zlib.error:
@@ -116,10 +113,10 @@ def _turning(kind: bytes, content: bytes) -> dict[bytes, bytes]:
         return {kind: _chunk(kind, content)} if len(content) <= MAX_TEXT else {}
     key, _, text = content.partition(b"\0")
     if kind == b"zTXt":
-        text = _inflated(text[1:], limits.IMAGE_METADATA)
+        text = _inflated(text[1:])
     elif kind == b"iTXt":
         is_compressed, text = text[:1] == b"\1", text[2:].split(b"\0", 2)[-1]
-        text = _inflated(text, limits.IMAGE_METADATA) if is_compressed else text
+        text = _inflated(text) if is_compressed else text
     if key == XMP and (found := ORIENTATION.search(text)):
         text = found[0]  # all other metadata may be larger than Pillow reads
     elif key != EXIF_TEXT or len(text) > MAX_TEXT:

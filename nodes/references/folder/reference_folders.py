@@ -13,7 +13,7 @@ from pathlib import Path
 import folder_paths
 
 from ....mmd_core.kernels.quoted import quoted
-from ...base.safe_paths import below
+from ...base.safe_paths import below, nfc
 from .list_files import SYSTEM, list_files, printable
 
 # The key in extra_model_paths.yaml of other folders that the owner of the server allows.
@@ -68,7 +68,7 @@ def locate(folder: str) -> tuple[Path | None, bool]:
     paths = [below(main, folder, roots)]
     for root in registered:
         label, _, rest = folder.partition("/")
-        if label and label == _label(root):
+        if label and nfc(label) == nfc(_label(root)):
             paths.append(below(root, rest, roots))
     # The input folder itself is not allowed as a folder of references.
     paths = [path for path in paths if path not in (None, main)]

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ....mmd_core.files import limits
-from .caption_files import CaptionRequest, Captions, clean, nfc
+from ...base.safe_paths import nfc
+from .caption_files import CaptionRequest, Captions, clean
 from .caption_values import caption_of, parsed
 from .file_kinds import stem_of
 

@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
+from ...base.safe_paths import nfc
 from .file_kinds import stem_of
 
 MAPS = "masks, control maps or thumbnails"
@@ -70,9 +71,9 @@ def left_out(names: Iterable[str]) -> dict[str, str]:
     """
     names = list(names)
     found = {name: OFF for name in names if repeats(name, "") == 0}
-    files = {stem_of(name).rpartition("/")[2].casefold() for name in names}
+    files = {nfc(stem_of(name)).rpartition("/")[2].casefold() for name in names}
     for name in names:
-        *folders, file = stem_of(name).casefold().split("/")
+        *folders, file = nfc(stem_of(name)).casefold().split("/")
         is_map = _LABEL.fullmatch(file) or any(map(_MAP_FOLDER.fullmatch, folders))
         if is_map or not files.isdisjoint(_bases(file)):
             found[name] = MAPS

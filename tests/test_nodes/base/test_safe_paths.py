@@ -8,7 +8,7 @@ import folder_paths
 import numpy as np
 import pytest
 from mmd_pack.nodes.base import safe_paths as folders
-from mmd_pack.nodes.references.folder import list_files
+from mmd_pack.nodes.references.folder import list_files, reference_files
 from mmd_pack.nodes.references.folder import reference_folders as places
 from mmd_pack.nodes.references.load_reference_set import LoadReferenceSet
 from PIL import Image
@@ -314,3 +314,84 @@ def test_a_folder_without_images_says_what_was_left_out(comfy_input):
     os.mkfifo(comfy_input / "set" / "pipe.png")
     message = node().validate_inputs(folder="set")
     assert "holds no images (pipe.png is not a file): put images" in message
+
+
+# Names that are the same to people
+
+
+NFC, NFD = "B\u00e4ume \u00e9t\u00e9", "Ba\u0308ume e\u0301te\u0301"
+
+
+def only_bytes_count(folder):
+    """Whether the file system keeps both spellings apart."""
+    (folder / NFC).mkdir()
+    found = not os.path.exists(folder / NFD)
+    (folder / NFC).rmdir()
+    return found
+
+
+@pytest.mark.parametrize("stored, asked", [(NFC, NFD), (NFD, NFC)])
+def test_a_name_is_found_however_its_accents_are_stored(
+    comfy_input, tmp_path, register, stored, asked
+):
+    if not only_bytes_count(comfy_input):
+        return  # then the system finds it by itself
+    register(tmp_path / "store" / stored)
+    for place in (comfy_input / stored, comfy_input / "set" / stored / "deep"):
+        save(place / "a.png")
+    save(tmp_path / "store" / stored / stored / "b.png")
+    for name in (asked, f"set/{asked}/deep", f"set\\{asked}\\deep"):
+        assert node().validate_inputs(folder=name) is True
+        assert node().execute(name).args[0].names == ["a.png"]
+        assert node().fingerprint_inputs(folder=name)
+    assert node().execute(f"{asked}/{asked}").args[0].names == ["b.png"]
+    # What is called exactly so comes first.
+    save(comfy_input / asked / "exact.png")
+    assert node().execute(asked).args[0].names == ["exact.png"]
+    assert node().execute(stored).args[0].names == ["a.png"]
+
+
+@pytest.mark.parametrize("stored, asked", [(NFC, NFD), (NFD, NFC)])
+def test_a_set_is_found_and_kept_in_the_folder_that_there_is(tmp_path, monkeypatch, stored, asked):
+    if not only_bytes_count(tmp_path):
+        return
+    monkeypatch.setattr(reference_files, "places", lambda: [tmp_path])
+    (tmp_path / stored).mkdir()
+    (tmp_path / stored / f"{stored}.safetensors").write_text("x")
+    found = reference_files.find(f"{asked}/{asked}.safetensors")
+    assert found == tmp_path / stored / f"{stored}.safetensors"
+    assert reference_files.place_for(f"{asked}/new") == (tmp_path / stored, "new")
+    assert reference_files.place_for(f"{asked}/inner/new")[0] == tmp_path / stored / "inner"
+    assert reference_files.place_for(f"other {asked}/new")[0] == tmp_path / f"other {asked}"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a backslash separates folders there")
+def test_a_folder_with_a_backslash_in_its_name(comfy_input):
+    save(comfy_input / "a\\b" / "x.png")
+    save(comfy_input / "c" / "d\\e" / "y.png")
+    assert node().execute("a\\b").args[0].names == ["x.png"]
+    assert node().execute("c/d\\e").args[0].names == ["y.png"]
+    save(comfy_input / "a" / "b" / "z.png")
+    assert node().execute("a\\b").args[0].names == ["z.png"]  # as in a workflow from Windows
+
+
+@needs_links
+def test_no_folder_outside_is_looked_into_for_a_name(comfy_input, tmp_path, monkeypatch):
+    save(tmp_path / "secret" / NFD / "s.png")
+    save(comfy_input / "set" / "a.png")
+    (comfy_input / f"{NFD} out").symlink_to(tmp_path / "secret")
+    looked = []
+    listdir = os.listdir
+    monkeypatch.setattr(
+        folders.os, "listdir", lambda path: looked.append(Path(path)) or listdir(path)
+    )
+    for name in (
+        *OUTSIDE,
+        f"../secret/{NFC}",
+        f"set/../../secret/{NFC}",
+        f"{NFC} out/{NFC}",
+        "é" * 10**6,
+    ):
+        assert folders.below(comfy_input, name) in (None, comfy_input / name)
+        assert node().validate_inputs(folder=name) is not True
+    assert set(looked) <= {comfy_input, comfy_input / "set"}

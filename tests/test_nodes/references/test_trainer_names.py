@@ -30,6 +30,7 @@ SETS = {
     "deep": (["x/p0.png"], ["x/masks/10_y/p0.png"]),
     "likely, and of the same names": (["p0.png", "p1.png"], ["depth/p0.png", "depth/p1.jpg"]),
     "likely, beside": (["images/p0.png", "images/q.png"], ["canny/p0_canny.png"]),
+    "accents stored otherwise": (["\u00e9t\u00e9.png"], ["e\u0301te\u0301_mask.png"]),
     "thumbnails": (["p0.png"], ["thumbs/p0.jpg", "Thumbnails/p0.jpg"]),
 }  # fmt: skip
 
