@@ -30,6 +30,7 @@ CHECKPOINTED_MEMORY_FACTOR = 1.5  # as `MEMORY_FACTOR`, with gradient checkpoint
 COPIES = 4  # of the adapters on the device: themselves, gradients, and two moments of Adam
 FEW_REFERENCES = 200
 FREE = ("dpmpp_2m", "kl_optimal")  # the sampler and the schedule that draw well without training
+LEAST_FREE_STEPS = 4  # with fewer, they do not
 
 
 def cost_text(plan: Plan) -> str:
@@ -122,9 +123,10 @@ def steps_text(metadata: dict[str, Any]) -> str:
 
 
 def free_text(metadata: dict[str, Any]) -> str:
-    """What to try before a LoRA, because it costs nothing; "" for a LoRA of these settings."""
+    """What to try before a LoRA, because it costs nothing; "" where it is no alternative."""
     sampler, scheduler = FREE
-    if (metadata["sampler_name"], metadata["scheduler"]) == FREE:
+    used = metadata["sampler_name"], metadata["scheduler"]
+    if used == FREE or metadata["steps"] < LEAST_FREE_STEPS:
         return ""
     return (
         f"Try this first: {metadata['steps']} steps of {sampler}, {scheduler} without a LoRA. On "

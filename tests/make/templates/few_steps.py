@@ -20,7 +20,8 @@ a robot in a garden, illustration
 ABOUT = """\
 **Try this first, it costs nothing**: sampler_name dpmpp_2m with scheduler kl_optimal. On our small model of digits, 5 steps \
 then come closer to real digits (MMD² .0010) than a LoRA trained for euler (.0058). *5 steps with nothing trained* draws so: \
-mute groups 2 and 3 and the LoRA's, and look. With cfg 4 to 7 each step calls the model twice.
+mute groups 2 and 3 and the LoRA's, and look. With cfg 4 to 7 each step calls the model twice. At 2 steps training pays: .0370 with \
+the best sampler, .0032 with a LoRA.
 
 Otherwise train a LoRA for 5 steps (MMD-DDM). The references are the checkpoint's own images of 50 steps, so that it \
 becomes faster and nothing else.

@@ -137,13 +137,14 @@ def scored(pictures: Pictures) -> Image.Image:
 
 def few_steps(pictures: Pictures) -> Image.Image:
     """Digits in few steps before and after training, and others in many."""
-    shown = {"Without the LoRA": "3 steps", "With the LoRA": "3 steps, trained"}
+    shown = {"Without the LoRA": "3 steps, untrained", "With the LoRA": "3 steps, trained"}
     shown["8 of the references"] = "50 steps"
     return page([[Block(name, pictures[title], 5)] for title, name in shown.items()])
 
 
 def fast_set(pictures: Pictures) -> Image.Image:
     """A set of digits, and few steps before and after training."""
-    rows = {"your set": pictures["references"][::10], "3 steps": pictures["Without the LoRA"]}
+    rows = {"your set": pictures["references"][::10]}
+    rows["3 steps, untrained"] = pictures["Without the LoRA"]
     rows["3 steps, trained on it"] = pictures["With the LoRA"]
     return page([[Block(name, each, 5)] for name, each in rows.items()])

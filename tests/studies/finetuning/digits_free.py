@@ -10,15 +10,15 @@ from mmd_tests.studies.quality.evaluate import Truth
 
 
 def free_rows(
-    graph: DigitsGraph, seed: int, truths: dict[str, Truth], prompts: str = "none"
-) -> Iterator[dict]:
+    graph: DigitsGraph, seed: int, truths: dict[str, Truth], prompts: str = "none", calls: int = STEPS,
+) -> Iterator[dict]:  # fmt: skip
     """With as many calls as the LoRA makes.
 
     Arguments:
         truths: By the names that `against` has in rows.
         prompts: As `best_free` has them.
     """
-    yield from _drawn(graph, graph.model, seed, truths, prompts, best_free(prompts, STEPS))
+    yield from _drawn(graph, graph.model, seed, truths, prompts, best_free(prompts, calls))
 
 
 def free_at_other_steps(

@@ -17,11 +17,12 @@ from mmd_tests.studies.finetuning.digits_truths import (
     real_digits,
     real_of,
 )
-from mmd_tests.studies.finetuning.free_samplers import SIMPLE
+from mmd_tests.studies.finetuning.free_samplers import SIMPLE, best_free
 
 TUNING_SEED = 7900
 UPDATES, ADAPTING = 100, 240  # a subset is further away than 50 steps
 OTHER_STEPS = (4, 6, 8)
+FEWEST = (2, 3, 4)
 CFGS = (2.0, 4.0)
 
 
@@ -74,6 +75,24 @@ def on_simple(graph: DigitsGraph, seed: int) -> Iterator[dict]:
     for name, (model, training) in models.items():
         drawn = graph.drawn(real.case, model, seed, **found)
         about = {"model": name, "steps": STEPS, "training": training}
+        for against, truth in truths.items():
+            yield {**about, "against": against, **judged(truth, drawn)}
+
+
+def fewest(graph: DigitsGraph, seed: int) -> Iterator[dict]:
+    """Two to four calls: trained for what is best at these with nothing trained."""
+    references = graph.references(seed)
+    real, own = real_digits(seed), own_digits(graph, seed, references)
+    truths = {"real": real, "50 steps": own}
+    for calls in FEWEST:
+        yield from free_rows(graph, seed, truths, calls=calls)
+        found = best_free("none", calls)
+        model, training = graph.trained(
+            f"fewest_{calls}_{seed}", references, seed, UPDATES, features="unet", **found
+        )
+        drawn = graph.drawn(real.case, model, seed, **found)
+        about = {"model": f"LoRA, unet: {found['sampler']}, {found['scheduler']}"}
+        about |= {"steps": found["steps"], "training": training}
         for against, truth in truths.items():
             yield {**about, "against": against, **judged(truth, drawn)}
 
@@ -132,5 +151,6 @@ STUDIES = {
     "subset": subset,
     "prompts": prompts,
     "dpmpp_2m": dpmpp_2m,
-    "on_simple": on_simple,
+    "kl_optimal": on_simple,
+    "2 to 4 calls": fewest,
 }  # the longest first

@@ -347,9 +347,10 @@ def test_info_shows_what_it_was_trained_for_and_warns_of_other_use():
     assert warned.count("⚠") == 4
     assert "20 steps" in info(name, steps=3, sigmas=torch.linspace(1, 0, 21))[0]
     assert "MMD² to held-out" not in report
-    assert "Try this first: 3 steps of dpmpp_2m, kl_optimal without a LoRA." in report
-    free = {**lora.metadata, "sampler_name": "dpmpp_2m", "scheduler": "kl_optimal"}
-    assert "Try this first" not in info(saved(TrainedLoRA(lora, free)))[0]
+    free = {"sampler_name": "dpmpp_2m", "scheduler": "kl_optimal"}
+    for changed, hinted in (({}, False), ({"steps": 4}, True), ({"steps": 4, **free}, False)):
+        text = info(saved(TrainedLoRA(lora, {**lora.metadata, **changed})))[0]
+        assert ("Try this first: 4 steps of dpmpp_2m, kl_optimal without" in text) == hinted
     known = {**lora.metadata, "mmd2_before": 0.25, "mmd2_after": 0.0625}
     better = info(saved(TrainedLoRA(lora, known)))[0]
     assert "0.25 without it, 0.0625 with it" in better and "⚠" not in better
