@@ -178,6 +178,9 @@ class Pulls(Protocol):
     def velocity(self, kernel: Kernel, gram: Gram) -> Tensor:
         """[L | F] with w' = L·w + F·z, with shape `(B, B + M)`."""
 
+    def bounded(self, kernel: Kernel) -> bool:
+        """Whether the coefficients of a sample are known to be small."""
+
 
 @dataclass(frozen=True, eq=False)
 class Compared:
@@ -201,8 +204,9 @@ class Compared:
         lengths = substeps(reach, kernel.singular, pulls.resting)
         steep = not kernel.radial and not pulls.resting
         w = flowed(
-            self.w, lambda w: pulls.velocity(kernel, w.gram), lengths, kernel.singular, steep
-        )
+            self.w, lambda w: pulls.velocity(kernel, w.gram), lengths, kernel.singular, steep,
+            pulls.bounded(kernel),
+        )  # fmt: skip
         return replace(self, w=w), len(lengths)
 
     def moved(self, by: Tensor) -> "Compared":

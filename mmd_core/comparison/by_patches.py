@@ -60,6 +60,7 @@ class PatchComparison:
             rows, owners = patch_rows(_alike(finished, self.weights), self.size, LANDMARKS)
             self.rows = torch.cat([self.rows, rows - self.centre])
             self.owners = torch.cat([self.owners, len(references) + owners])
+        self.squares = self.rows.square().sum(1)
         every = covers(references.shape[1:], self.size, self.weights.device)
         order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))
         self.covers = [every[i] for i in order]
@@ -146,34 +147,51 @@ class Patched:
     def flowed(self, coupling: Coupling, reach: float) -> tuple["Patched", int]:
         """The batch after w := w − λ·Ĝ(w) for every patch, and the number of sub-steps."""
         rows, substeps = self.rows, max(1, math.ceil(reach / MAX_RATE))
-        weights = self._weights(coupling)
+        pairs = self._pairs(coupling)
         for _ in range(substeps):
-            rows = rows - reach / substeps * self._gradient(rows, coupling, weights)
+            rows = rows.sub(self._gradient(rows, pairs), alpha=reach / substeps)
         return replace(self, rows=rows), substeps
 
-    def _gradient(self, rows: Tensor, coupling: Coupling, weights: tuple[Tensor, Tensor]) -> Tensor:
-        """Ĝ of all patches, as in `coupling.py`, with shape `(B, T, d)`."""
+    def _pairs(self, coupling: Coupling) -> Tensor:
+        """2 u_b κ_ib between images i and all landmarks b, with shape `(B, m)`.
+
+        The landmarks are those of references and finished samples, then those of the batch. Without
+        prompts it is 2 u_b, with shape `(m,)`.
+        """
+        s, p = self._weights(coupling)
+        weights = 2 * torch.cat([s, p.expand(len(self.landmarks))])
+        if coupling.wz is None:
+            return weights
+        images = self.landmarks // self.rows.shape[1]
+        of_z, of_w = coupling.wz[:, self.comparison.owners], coupling.ww[:, images]
+        return torch.cat([of_z, of_w], 1) * weights
+
+    def _gradient(self, rows: Tensor, pairs: Tensor) -> Tensor:
+        """Ĝ of all patches, as in `coupling.py`, with shape `(B, T, d)`.
+
+        Arguments:
+            rows: The patches, with that shape.
+            pairs: As `_pairs` returns them.
+        """
         kernel, z = self.comparison.kernel, self.comparison.rows
         w, chosen = rows.flatten(0, 1), self.landmarks
-        own = w[chosen]
-        s, p = (2 * part for part in weights)
+        squares, others = w.square().sum(1), torch.cat([z, w[chosen]])
+        of_others = torch.cat([self.comparison.squares, squares[chosen]])
         numbers = torch.arange(len(w), device=w.device)
         images = numbers // rows.shape[1]
         chunk = CHUNK if w.device.type == "cpu" else CHUNK_OF_GPU
         gradient = torch.empty_like(w)
         for first in range(0, len(w), chunk):
             part = slice(first, first + chunk)
-            x, image = w[part], images[part]
-            to_z = kernel.pulls(Gram.of(x, z), in_units=True) * s
-            to_w = kernel.pulls(Gram.of(x, own), in_units=True) * p
-            if coupling.wz is not None:
-                to_z = to_z * coupling.wz[image][:, self.comparison.owners]
-                to_w = to_w * coupling.ww[image][:, images[chosen]]
-            moved = to_z @ z
+            x = w[part]
+            by = kernel.pulls(Gram(x @ others.T, squares[part], of_others), in_units=True)
+            by = by.mul_(pairs if pairs.ndim == 1 else pairs[images[part]])
             if kernel.radial:  # a patch exerts no pull on itself
-                to_w = to_w.masked_fill(numbers[part, None] == chosen, 0)
-                moved = moved - (to_z.sum(1) + to_w.sum(1))[:, None] * x
-            gradient[part] = moved + to_w @ own
+                by[:, len(z) :].masked_fill_(numbers[part, None] == chosen, 0)
+            moved = by @ others
+            if kernel.radial:
+                moved.addcmul_(by.sum(1, keepdim=True), x, value=-1)
+            gradient[part] = moved
         return gradient.view_as(rows)
 
     def _weights(self, coupling: Coupling) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,18 @@ class Coupling:
     def _downwards(self) -> Tensor:
         return -2 * self.pairs
 
+    @cached_property
+    def _downwards_of_others(self) -> Tensor:
+        """`_downwards` of samples and all other rows, 0 for a sample and itself."""
+        b = len(self.p)
+        weights = self._downwards.expand(b, -1).clone()
+        weights.diagonal().zero_()
+        return weights
+
+    def bounded(self, kernel: Kernel) -> bool:
+        """Whether the coefficients of a sample are known to be small, 8 in sum at most."""
+        return kernel.bounded and self.ww is None
+
     def velocity(self, kernel: Kernel, gram: Gram, in_units: bool = True) -> Tensor:
         """[L | F] with −Ĝ = L·w + F·z, with shape `(B, B + M)`.
 
@@ -71,12 +83,13 @@ class Coupling:
             gram: Inner products of the samples w with w and z.
             in_units: Whether to multiply by the kernel's unit.
         """
-        by = kernel.pulls(gram, in_units) * self._downwards
-        if kernel.radial:
-            # A row exerts no pull on itself, but a singular kernel would give rounding noise at
-            # distance 0.
-            diagonal = by.diagonal().zero_()
-            diagonal.sub_(by.sum(1))
+        pulls = kernel.pulls(gram, in_units)
+        if not kernel.radial:
+            return pulls * self._downwards
+        # A row exerts no pull on itself, but a singular kernel would give rounding noise at
+        # distance 0.
+        by = pulls.mul_(self._downwards_of_others)
+        by.diagonal().sub_(by.sum(1))
         return by
 
     def mmd2(self, values: Tensor, of_rows: Tensor) -> Tensor:

@@ -64,6 +64,7 @@ def flowed(
     lengths: list[float],
     singular: bool = False,
     steep: bool = False,
+    bounded: bool = False,
 ) -> Combination:
     """The samples after the flow w' = L·w + F·z.
 
@@ -75,6 +76,7 @@ def flowed(
         singular: As in `RadialKernel`.
         steep: Whether coefficients grow with the samples. If they become large, all sub-steps from
             then on are short.
+        bounded: Whether the coefficients of a sample are known to stay far below `STIFF`.
     """
     begun = velocity(w)
     share = 0.25 if singular else 0.5  # below 0.5 the corrector is less accurate, but more stable
@@ -82,27 +84,37 @@ def flowed(
     most, short = STEEP if steep else STIFF, torch.zeros_like(begun[0, 0], dtype=torch.bool)
     # Beyond this sum of a sample's coefficients K, rounding errors are as large as distances.
     exact = 0.25 / math.sqrt(torch.finfo(begun.dtype).eps)
+    total = None if bounded else _sums(begun)
     for h in lengths:
-        # A sample upon a reference, or far outside, can have coefficients without bound. It goes
-        # straight on instead, and no farther than to where they point.
-        total = begun.abs().sum(1, keepdim=True)
-        stiff = total > most
-        if steep:
-            short = stiff = short | stiff.any()
-            total = SHORT * total.amax()
-        begun = torch.where(stiff, begun * (-torch.expm1(-h * total) / (h * total)), begun)
-        weights = phi(begun[:, : len(begun)].masked_fill(stiff, 0), h, one)
+        own = begun[:, : len(begun)]
+        if total is not None:
+            # A sample upon a reference, or far outside, can have coefficients without bound. It
+            # goes straight on instead, and no farther than to where they point.
+            stiff = total > most
+            if steep:
+                short = stiff = short | stiff.any()
+                total = SHORT * total.amax()
+            begun = torch.where(stiff, begun * (-torch.expm1(-h * total) / (h * total)), begun)
+            own = begun[:, : len(begun)].masked_fill(stiff, 0)
+        weights = phi(own, h, one)
         step = torch.addmm(begun, weights, begun, beta=0, alpha=h)
         w = w.moved(step, exact)
         if len(lengths) > 1:
             ended = velocity(w)
             step = torch.addmm(begun, weights, ended - begun, beta=0, alpha=h * share)
-            stiff = stiff | (ended.abs().sum(1, keepdim=True) > most)
-            if steep:
-                short = stiff = stiff.any()
-            w = w.moved(step.masked_fill(stiff, 0), exact)
-            begun = ended
+            if total is not None:
+                total = _sums(ended)
+                stiff = stiff | (total > most)
+                if steep:
+                    short = stiff = stiff.any()
+                step.masked_fill_(stiff, 0)
+            w, begun = w.moved(step, exact), ended
     return w
+
+
+def _sums(by: Tensor) -> Tensor:
+    """The sum of the absolute coefficients of each sample, with shape `(B, 1)`."""
+    return torch.linalg.vector_norm(by, 1, dim=1, keepdim=True)
 
 
 def phi(matrix: Tensor, h: float, one: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from .rows import Rows
 
 __all__ = ["Combination", "GramSpace", "Projection"]
 
+MOST_COPIED = 1024  # most rows z whose inner products are copied for the samples of each call
 MAX_SAMPLED_REFERENCES = 2048  # most references in the `sample` of a compact space
 
 
@@ -131,6 +132,17 @@ class Projection:
         """x_i · r_j, with shape `(B, B + M)`."""
         return torch.cat([self.x @ self.x.T, self.space.dots(self.x)], 1)
 
+    @cached_property
+    def all_dots(self) -> Tensor | None:
+        """r_i · r_j, with shape `(B + M, B + M)`; None where a copy of `gram` would cost much.
+
+        A GPU then needs fewer operators for a sub-step.
+        """
+        if self.dots.device.type == "cpu" or len(self.space) > MOST_COPIED:
+            return None
+        across = self.dots[:, len(self.dots) :]
+        return torch.cat([self.dots, torch.cat([across.T, self.space.gram], 1)])
+
     def start(self) -> "Combination":
         """The samples x themselves, as a combination with K = 0."""
         return Combination(self, torch.zeros_like(self.dots), moved=False)
@@ -152,13 +164,17 @@ class Combination:
     def gram(self) -> Gram:
         """The inner products of w with [w; z], with shape `(B, B + M)`."""
         p, b = self.projection, len(self.k)
-        dots = p.dots.clone()
-        if self._moved:
+        if not self._moved:
+            dots = p.dots.clone()
+        elif p.all_dots is not None:
+            dots = torch.addmm(p.dots, self.k, p.all_dots)
+            dots[:, :b].add_(dots @ self.k.T)
+        else:
             a, c = self.k[:, :b], self.k[:, b:]
-            dots.addmm_(a, p.dots)
+            dots = torch.addmm(p.dots, a, p.dots)
             dots[:, :b].addmm_(c, p.dots[:, b:].T)
             dots[:, b:].addmm_(c, p.space.gram)
-            dots[:, :b] += dots @ self.k.T
+            dots[:, :b].add_(dots @ self.k.T)
         squares = dots.diagonal().add_(p.lacking)
         return Gram(dots, squares, torch.cat([squares, p.space.squares]))
 
@@ -172,7 +188,8 @@ class Combination:
         """
         k = torch.addmm(by, by[:, : len(by)], self.k).add_(self.k)
         if most < math.inf:
-            k = torch.where(k.abs().sum(1, keepdim=True) <= most, k, self.k)
+            sums = torch.linalg.vector_norm(k, 1, dim=1, keepdim=True)
+            k = torch.where(sums <= most, k, self.k)
         moved = Combination(self.projection, k)
         if self.projection.space.gram is None:
             return moved._formed(moved.displacement())

@@ -112,6 +112,10 @@ class Contrast:
         between = u.new_zeros(len(u), len(space) - u.shape[1] - m)
         return cls(torch.cat([u, between, -t], 1), of_base, of_references)
 
+    def bounded(self, kernel: Kernel) -> bool:
+        """Whether the coefficients of a sample are known to be small, as in `Coupling`."""
+        return False
+
     def velocity(self, kernel: Kernel, gram: Gram) -> Tensor:
         """[L | F] with w' = L·w + F·z, with shape `(B, B + M)`; arguments as in `Coupling`."""
         b = len(gram.dot)

@@ -109,4 +109,4 @@ class KernelConfig:
             h = median_distance(gram, 0.0 if centre is None else centre.norm().item())
         # The energy distance has no length scale. Several bandwidths would only change the unit.
         multipliers = (1.0,) if self.kernel == "energy" else self.multipliers
-        return RadialKernel(self.kernel, tuple(h * m for m in multipliers))
+        return RadialKernel(self.kernel, tuple(h * m for m in multipliers)).on(gram)

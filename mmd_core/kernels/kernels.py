@@ -14,8 +14,9 @@ of a latent: unit · ∇_1k is of the order of `z − x` for every kernel and mo
 guidance strength suits all of them. For the RBF kernel the unit is h².
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,9 @@ from torch import Tensor
 from .quoted import quoted
 
 __all__ = ["DotKernel", "Gram", "Kernel", "RADIAL_PROFILES", "RadialKernel", "polynomial"]
+
+
+STACKED = 2**21  # numbers up to which a GPU computes all bandwidths at once
 
 
 class Gram(NamedTuple):
@@ -63,43 +67,59 @@ class RadialProfile(NamedTuple):
     """One family of radial kernels in d² = ‖x − z‖² and h.
 
     Arguments:
-        value: k as a function of `(d², h)`.
-        pull: unit(h) · pull as a function of `(d², h)`.
+        scale: The number s in which h enters `value` and `pull`, as a function of h.
+        value: k as a function of `(d², s)`; s may be a tensor, with one number for each bandwidth.
+        pull: unit(h) · pull as a function of `(d², s)`.
         unit: The factor that scales the gradient to a displacement, as a function of `h`.
+        most: The largest value of `pull`.
     """
 
-    value: Callable[[Tensor, float], Tensor]
-    pull: Callable[[Tensor, float], Tensor]
+    scale: Callable[[float], float]
+    value: Callable[[Tensor, float | Tensor], Tensor]
+    pull: Callable[[Tensor, float | Tensor], Tensor]
     unit: Callable[[float], float]
+    most: float = math.inf
 
 
-def _inverse(d2: Tensor, h: float) -> Tensor:
+def _inverse(d2: Tensor, s: float | Tensor) -> Tensor:
     """h/d, bounded where two rows coincide. The bound has no effect there, because z − x is 0."""
-    return (d2 * h**-2).clamp_min_(torch.finfo(d2.dtype).eps).rsqrt_()
+    return (d2 * s).clamp_min_(torch.finfo(d2.dtype).eps).rsqrt_()
+
+
+def _laplacian_pull(d2: Tensor, s: float | Tensor) -> Tensor:
+    """exp(−d/h) · h/d, bounded as in `_inverse`."""
+    u = d2.sqrt() * s  # −d/h
+    return u.exp() / u.neg().clamp_min(torch.finfo(d2.dtype).eps ** 0.5)
 
 
 RADIAL_PROFILES = {
     # exp(−d²/2h²)
     "rbf": RadialProfile(
-        value=lambda d2, h: (d2 * (-0.5 / h**2)).exp_(),
-        pull=lambda d2, h: (d2 * (-0.5 / h**2)).exp_(),
+        scale=lambda h: -0.5 / h**2,
+        value=lambda d2, s: (d2 * s).exp_(),
+        pull=lambda d2, s: (d2 * s).exp_(),
         unit=lambda h: h**2,
+        most=1.0,
     ),
     # (1 + d²/h²)^(−1/2)
     "imq": RadialProfile(
-        value=lambda d2, h: (d2 * h**-2 + 1).rsqrt_(),
-        pull=lambda d2, h: (d2 * h**-2 + 1).rsqrt_().pow_(3),
+        scale=lambda h: h**-2,
+        value=lambda d2, s: (d2 * s).add_(1).rsqrt_(),
+        pull=lambda d2, s: (d2 * s).add_(1).pow_(-1.5),
         unit=lambda h: h**2,
+        most=1.0,
     ),
     # exp(−d/h)
     "laplacian": RadialProfile(
-        value=lambda d2, h: (d2.sqrt() * (-1 / h)).exp_(),
-        pull=lambda d2, h: (d2.sqrt() * (-1 / h)).exp_() * _inverse(d2, h),
+        scale=lambda h: -1 / h,
+        value=lambda d2, s: (d2.sqrt() * s).exp_(),
+        pull=_laplacian_pull,
         unit=lambda h: h**2,
     ),
     # −d: MMD² with this kernel is the energy distance; h only sets the unit
     "energy": RadialProfile(
-        value=lambda d2, h: -d2.sqrt(),
+        scale=lambda h: h**-2,
+        value=lambda d2, s: -d2.sqrt(),
         pull=_inverse,
         unit=lambda h: h,
     ),
@@ -113,6 +133,8 @@ class RadialKernel:
     Arguments:
         name: One of `RADIAL_PROFILES`.
         bandwidths: One or several length scales h, positive and finite.
+        scales: s of all bandwidths, with shape `(k, 1, 1)`, on the device that computes: then it
+            computes all of them at once (`on`). None: one after the other.
 
     Raises:
         ValueError: The name is unknown, there is no bandwidth, or a bandwidth is not positive and
@@ -121,8 +143,25 @@ class RadialKernel:
 
     name: str = "rbf"
     bandwidths: tuple[float, ...] = (1.0,)
+    scales: Tensor | None = field(default=None, compare=False, repr=False)
 
     radial = True
+
+    def on(self, like: Tensor) -> "RadialKernel":
+        """The same kernel for the device of `like`.
+
+        A GPU is faster with one matrix for all bandwidths; those of a CPU do not fit in its cache.
+        """
+        if like.device.type == "cpu" or len(self.bandwidths) == 1:
+            return self
+        scale = RADIAL_PROFILES[self.name].scale
+        scales = [[[scale(h)]] for h in self.bandwidths]
+        return replace(self, scales=torch.tensor(scales, dtype=like.dtype, device=like.device))
+
+    @property
+    def bounded(self) -> bool:
+        """Whether no pull, in units, exceeds 1."""
+        return RADIAL_PROFILES[self.name].most <= 1
 
     @property
     def singular(self) -> bool:
@@ -139,8 +178,7 @@ class RadialKernel:
 
     def values(self, gram: Gram) -> Tensor:
         """Kernel values k(x_i, z_j), with shape `(n, m)`."""
-        value, d2 = RADIAL_PROFILES[self.name].value, gram.sq_dist()
-        return self._mean(lambda h: value(d2, h))
+        return self._mean(RADIAL_PROFILES[self.name].value, gram.sq_dist())
 
     def pulls(self, gram: Gram, in_units: bool = False) -> Tensor:
         """Pulls p with ∇_1k(x_i, z_j) = p_ij (z_j − x_i), with shape `(n, m)`.
@@ -149,15 +187,19 @@ class RadialKernel:
         """
         profile, d2 = RADIAL_PROFILES[self.name], gram.sq_dist()
         if in_units:
-            return self._mean(lambda h: profile.pull(d2, h))
-        return self._mean(lambda h: profile.pull(d2, h) / profile.unit(h))
+            return self._mean(profile.pull, d2)
+        each = [profile.pull(d2, profile.scale(h)) / profile.unit(h) for h in self.bandwidths]
+        return sum(each[1:], each[0]) / len(each)
 
-    def _mean(self, of: Callable[[float], Tensor]) -> Tensor:
-        """The mean over bandwidths of the function `of` a bandwidth."""
-        # One bandwidth at a time, because the matrices of all bandwidths do not fit in CPU cache.
-        total = of(self.bandwidths[0])
+    def _mean(self, of: Callable[[Tensor, float | Tensor], Tensor], d2: Tensor) -> Tensor:
+        """The mean over bandwidths of a function of `(d², s)`."""
+        if self.scales is not None and d2.numel() <= STACKED:
+            return of(d2, self.scales.to(d2.dtype)).mean(0)
+        scale = RADIAL_PROFILES[self.name].scale
+        # One after the other, because the matrices of all do not fit in CPU cache.
+        total = of(d2, scale(self.bandwidths[0]))
         for h in self.bandwidths[1:]:
-            total = total + of(h)
+            total = total + of(d2, scale(h))
         return total if len(self.bandwidths) == 1 else total / len(self.bandwidths)
 
     def saturated(self, values: Tensor) -> Tensor:
@@ -189,7 +231,11 @@ class DotKernel:
     offset: float = 0.0
     unit: float = 1.0
 
-    radial = singular = False
+    radial = singular = bounded = False
+
+    def on(self, like: Tensor) -> "DotKernel":
+        """The same kernel for the device of `like`."""
+        return self
 
     def __post_init__(self) -> None:
         if self.degree < 1 or self.width <= 0:
