@@ -13,8 +13,9 @@ CAPTIONS = 2**26  # of all images in a folder
 # Images
 IMAGE_BYTES = GIGABYTE
 IMAGE_PIXELS = 2 * 89_478_485  # Pillow's own limit, which other node packs disable
+WEBP_PIXELS = 2**26  # its decoder takes 16 bytes for each
 IMAGE_METADATA = 16 * MEGABYTE  # bytes of a color profile, or of what else a PNG says
-IMAGE_PARTS = 2**17  # chunks of a PNG; of large images, libpng makes chunks of 8 kB
+IMAGE_PARTS = 2**17  # chunks of a PNG, of which libpng makes one for each 8 kB, or strips of a TIFF
 SNIFFED = 1000  # files in a folder with unknown endings at which is looked
 
 # Files with captions

@@ -14,8 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ....mmd_core.files import limits
+from ...base.safe_paths import open_file
 from .caption_files import CaptionRequest
 from .captions import WITHOUT_FILES, read_captions
+from .claims import claimed_pixels
 from .file_kinds import CAPTION_FILE
 from .folder_notes import caption_notes, color_notes, image_notes
 from .lazy_image import FileImage, LazyImage
@@ -113,7 +116,12 @@ class _Pool:
 
     def headers(self, paths: list[Path]) -> Iterator[tuple[Header | None, str]]:
         """What each image is, as in `read_header`."""
-        return self.threads.map(lambda path: self._try(read_header, path), paths)
+
+        def read(path: Path) -> tuple[Header | None, str]:
+            with self.large if _room(path) > LARGE else nullcontext():
+                return self._try(read_header, path)
+
+        return self.threads.map(read, paths)
 
     def images(
         self, paths: list[Path], sizes: Iterable[Size], short_side: float
@@ -132,6 +140,15 @@ class _Pool:
             return read(*arguments), ""
         except ValueError as error:
             return None, str(error)
+
+
+def _room(path: Path) -> int:
+    """The pixels for which the decoder makes room when it opens the file."""
+    try:
+        with open_file(path, limits.IMAGE_BYTES) as file:
+            return claimed_pixels(file)
+    except (OSError, ValueError):  # `read_header` will say why
+        return 0
 
 
 def read_images(

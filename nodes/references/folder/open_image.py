@@ -12,6 +12,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ....mmd_core.files import limits
 from ...base.safe_paths import open_file
+from .claims import claimed_pixels, claimed_strips, is_webp
 from .color_profile import profile_of
 from .png_parts import SIGNATURE, png_parts
 from .refused import Refused, why
@@ -96,6 +97,8 @@ def open_image(file: BinaryIO, whole: bool = True) -> ImageFile.ImageFile:
     profile = None
     if start == SIGNATURE:
         file, profile = png_parts(file, whole)
+    else:
+        _check_claims(file)
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
@@ -110,6 +113,19 @@ def open_image(file: BinaryIO, whole: bool = True) -> ImageFile.ImageFile:
     if math.prod(reduced(opened.size, SHORT_SIDE)) > MAX_REDUCED:
         raise Refused("is too long and narrow: cut it into pieces")
     return opened
+
+
+def _check_claims(file: BinaryIO) -> None:
+    """Looks at the first bytes of an image before its decoder does.
+
+    Raises:
+        Refused: The decoder would need too much time or memory.
+    """
+    if claimed_strips(file) > limits.IMAGE_PARTS:
+        raise Refused(f"has more than {limits.IMAGE_PARTS} parts: save it anew as .png or .jpg")
+    if is_webp(file) and claimed_pixels(file) > limits.WEBP_PIXELS:
+        most = limits.WEBP_PIXELS // 10**6
+        raise Refused(f"has more than {most} megapixels, too many for a .webp: save it as .png")
 
 
 class Header(NamedTuple):
