@@ -1,7 +1,7 @@
 """Grids of images: a contact sheet, a sheet of captioned cells, and rows with a label each."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,13 +77,20 @@ def contact_sheet(pictures: Sequence[Tensor], gap: int = 4) -> Tensor:
     return _tensor(np.concatenate(strips)[:-gap])
 
 
-def captioned_sheet(cells: Sequence[Cell]) -> Tensor:
+def captioned_sheet(cells: Sequence[Cell], on_cell: Callable[[], None] = lambda: None) -> Tensor:
     """A sheet of all cells, about as high as wide.
+
+    Arguments:
+        cells: The cells.
+        on_cell: Is called before each cell. It may raise an exception to stop.
 
     Returns:
         The sheet, with shape `(1, H, W, 3)`, float32 in [0, 1].
     """
-    texts = [wrapped(cell.text, TEXT, CELL, TEXT_LINES) for cell in cells]
+    texts = []
+    for cell in cells:
+        on_cell()
+        texts.append(wrapped(cell.text, TEXT, CELL, TEXT_LINES))
     shapes = [image.shape for cell in cells for image in cell.images if image is not None]
     tallest = min(max((h / w for h, w, *_ in shapes), default=1.0), 1.5)
     box = CELL, round(CELL * tallest)
@@ -95,6 +102,7 @@ def captioned_sheet(cells: Sequence[Cell]) -> Tensor:
     sheet = Image.new("RGB", (2 * SHEET_EDGE + size[0], 2 * SHEET_EDGE + size[1]), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for i, (cell, lines) in enumerate(zip(cells, texts, strict=True)):
+        on_cell()
         left, top = _corner(i, (SHEET_EDGE, SHEET_EDGE), columns, (CELL, height), CELL_GAP)
         for image in cell.images:
             _paste(sheet, image, (left, top), box)

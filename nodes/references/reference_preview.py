@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import comfy.model_management as management
 from comfy_api.latest import io, ui
 
 from ...mmd_core import References
 from ..base.limits import within_limits
 from ..base.schema import schema_options
 from ..base.sockets import LOOK, ReferencesSocket
+from ..base.told import told
+from ..pictures.fonts import lacking
 from ..pictures.picture_grid import Cell, captioned_sheet
 from ..pictures.reference_pictures import reference_pictures
 
 if TYPE_CHECKING:
     from comfy.sd import VAE
+
+
+MAX_TEXT, MAX_TEXTS = 200, 64  # characters, and captions, of what is shown beside the sheet
 
 
 def cells(references: References, max_images: int, vae: VAE | None = None) -> list[Cell]:
@@ -36,6 +42,25 @@ def cells(references: References, max_images: int, vae: VAE | None = None) -> li
         )
         for image, j in zip(images, indices, strict=True)
     ]
+
+
+def unwritten(cells: list[Cell]) -> str:
+    """The texts with letters that no font here has, to be shown beside the sheet; "" if none."""
+    lines = []
+    for number, cell in enumerate(cells, 1):
+        management.throw_exception_if_processing_interrupted()
+        text = " ".join(cell.text[:MAX_TEXT].split())
+        if lacking(text):
+            more = "" if len(cell.text) <= MAX_TEXT else " and so on"
+            lines.append(f"{number}: {text}{more}")
+    if not lines:
+        return ""
+    more = [f"And {len(lines) - MAX_TEXTS} more."] if len(lines) > MAX_TEXTS else []
+    head = (
+        "No font of this server has all letters of these captions, counted from the left and from "
+        "the top. To see them on the sheet, install a font such as Noto Sans CJK."
+    )
+    return "\n".join([head, *lines[:MAX_TEXTS], *more])
 
 
 class ReferencePreview(io.ComfyNode):
@@ -79,5 +104,9 @@ class ReferencePreview(io.ComfyNode):
     def execute(
         cls, references: References, max_images: int, vae: VAE | None = None
     ) -> io.NodeOutput:
-        sheet = captioned_sheet(cells(references, max_images, vae))
-        return io.NodeOutput(sheet, ui=ui.PreviewImage(sheet, cls=cls))
+        shown = cells(references, max_images, vae)
+        sheet = captioned_sheet(shown, management.throw_exception_if_processing_interrupted)
+        preview = ui.PreviewImage(sheet, cls=cls)
+        if says := unwritten(shown):
+            return told(sheet, says=says, shown=preview)
+        return io.NodeOutput(sheet, ui=preview)

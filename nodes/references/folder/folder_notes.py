@@ -30,14 +30,15 @@ def image_notes(listing: Listing) -> list[str]:
             f"All images in {_some(folders)} have the names of others beside them: if they are "
             "masks or control maps, move them out of the folder."
         )
-    if names := list(filter(OTHER_IMAGE_FILE.fullmatch, listing.others)):
+    if names := dict.fromkeys(filter(OTHER_IMAGE_FILE.fullmatch, listing.others)):
         counts = Counter("." + name.rpartition(".")[2].lower() for name in names)
         formats = ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
         lines.append(f"Formats that are not read: {formats} ({_some(names)}). Save them as .png.")
     unknown = ((name, path) for name, path in listing.others.items() if has_ending(name))
     looked = islice(((n, p) for n, p in unknown if n not in names), limits.SNIFFED)
-    if misnamed := [f"{stem_of(n)}.{end}" for n, p in looked if (end := sniffed(p))]:
-        lines.append(f"Images with other endings are not read. Rename them to {_some(misnamed)}.")
+    if misnamed := {name: kind for name, path in looked if (kind := sniffed(path))}:
+        kinds = some(f"{printable(name)} ({misnamed[name]})" for name in misnamed)
+        lines.append(f"Images with other endings are not read: {kinds}. Rename them to use them.")
     return lines
 
 

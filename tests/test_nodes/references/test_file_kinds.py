@@ -92,7 +92,7 @@ def test_images_with_another_ending_are_named(tmp_path):
     fill(
         tmp_path, {"ok.png": picture(), "a.jpg_large": data, "b.png.bak": picture(), "c.dat": b"x"}
     )
-    assert notes(tmp_path).endswith("Rename them to a.jpg, b.png.png.")
+    assert notes(tmp_path).endswith("a.jpg_large (jpg), b.png.bak (png). Rename them to use them.")
 
 
 # Text files of no image
