@@ -33,7 +33,7 @@ from .tilings import Cover, covers
 __all__ = ["Patched", "PatchComparison"]
 
 ROWS = 2048  # most patches that move in one call, unless a single tiling has more
-CHUNK = 1024  # patches whose kernel values are computed at once: their matrices stay in CPU cache
+CHUNK = 256  # patches whose kernel values are computed at once: their matrices stay in CPU cache
 CHUNK_OF_GPU = 8192  # fewer operators; the matrices of a GPU take 30 MB each
 MAX_RATE = 0.5  # longest sub-step of the flow, in units of λ · rate
 

@@ -1,5 +1,6 @@
 """The benchmarks run, and what they compare with computes the same. Times are for people to judge."""
 
+import json
 import os
 import re
 import subprocess
@@ -129,6 +130,17 @@ def test_tsmc():
 def test_compress():
     told = output_of("compress.py", "--large", 60, "--count", 8)
     assert re.search(r"of a random subset .*, ratio \d", told)
+
+
+def test_gpu(tmp_path):
+    told = rows(output_of("gpu.py", "--pretend", "--quick", "--json", tmp_path / "gpu.json"))
+    for name, waits in {"held": "0", "held, with trace": "1", "streamed": "0"}.items():
+        operators, waited, *_ = told[name]
+        assert int(operators) > 100 and waited == waits
+    figures = json.loads((tmp_path / "gpu.json").read_text("utf-8"))
+    for size in ("SD1.5", "SDXL"):
+        assert all(row["equal"] and row["from CPU"] < 0.01 for row in figures[size].values())
+        assert figures[size]["streamed"]["held MB"] < figures[size]["held"]["held MB"] / 2
 
 
 @pytest.mark.comfy
