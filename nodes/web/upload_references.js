@@ -73,7 +73,8 @@ async function upload(node, files, button) {
   try {
     await Promise.all(Array.from({ length: AT_ONCE }, work));
     await app.refreshComboInNodes();
-    if (!widget.options.values.includes(name)) widget.options.values.push(name);
+    // A new object: Nodes 2.0 does not see a value that is added to the old list, and marks it red.
+    widget.options = { ...widget.options, values: [...new Set([...widget.options.values, name])] };
     widget.value = name;
     widget.callback?.(name);
     tell("success", `${placed.length} files are now in ComfyUI's input folder, in ${name}.`);

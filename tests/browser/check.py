@@ -203,6 +203,21 @@ def check_run(page: Frontend, report: Report, server: Server, flow: dict, out: P
     report.check("digits: layout with results", layout.faults(page.nodes(), page.groups()))
 
 
+def check_upload(page: Frontend, report: Report, server: Server, out: Path) -> None:
+    """A folder chosen with the button of LoadReferenceSet: its files are on the server, and the node shows it."""
+    for modern, kind in DRAWN.items():
+        page.forget()
+        page.draw_nodes_as(modern)
+        shown = page.upload("LoadReferenceSet", REFERENCES / "digits")
+        there = {file.name for file in (server.base / "input" / shown).iterdir()}
+        missing = {file.name for file in (REFERENCES / "digits").iterdir()} - there
+        faults = [f"{name} was not uploaded" for name in sorted(missing)[:3]]
+        faults += [] if shown.startswith("digits") else [f"the node shows {shown!r}"]
+        page.take(out / f"upload, {kind}.png")
+        report.check(f"upload: {kind}", [*faults, *page.errors])
+    page.draw_nodes_as(False)
+
+
 def result_faults(shown: Mapping[str, Mapping]) -> list[str]:
     """Which nodes show no picture or no text after a run."""
     faults = []
@@ -258,6 +273,7 @@ def check(told: dict) -> int:
         report.check("the server lists all templates", (f"{name} differs" for name in unlisted))
         check_templates(page, report, files, names, out)
         if not wanted:
+            check_upload(page, report, server, out)
             check_run(page, report, server, demonstration(server, world), out)
             check_help(page, report, own_nodes(server), out)
     sys.stdout.write(f"{report.failed} checks failed\n" if report.failed else "all checks passed\n")

@@ -227,6 +227,18 @@ class Frontend:
         self.settle(0.5)
         return self.page.locator(".node-help-content")
 
+    def upload(self, kind: str, folder: Path) -> str:
+        """Choose a folder with the upload button of a node, and return the folder that it then shows."""
+        self.page.evaluate(ADD, kind)
+        self.settle()
+        press = "app.graph.nodes[0].widgets.find(({name}) => name === 'upload a folder').callback()"
+        with self.page.expect_file_chooser() as chooser:
+            self.page.evaluate(press)
+        chooser.value.set_files(folder)
+        self.page.locator(".p-toast-message", has_text="input folder").first.wait_for()
+        self.settle()
+        return self.page.evaluate("app.graph.nodes[0].widgets[0].value")
+
     def too_wide(self, content: Locator) -> list[str]:
         """What of a page sticks out of its panel."""
         return content.evaluate(WIDE)
