@@ -29,8 +29,9 @@ MATTER = (IMAGE_FILE, CAPTION_FILE, OTHER_IMAGE_FILE, OTHER_TEXT_FILE)  # all th
 SYSTEM = "folders of the system"
 # Folders in which systems and network drives keep deleted, repaired or older files, in lower case.
 SYSTEM_FOLDERS = (
-    "#recycle", "@recycle", "$recycle.bin", "lost+found", "found.000", "#snapshot",
-    "@recently-snapshot", "system volume information", "__macosx",
+    "#recycle", "@recycle", "$recycle.bin", "recycle.bin", "recycler", "lost+found", "found.000",
+    "#snapshot", "@recently-snapshot", "system volume information", "__macosx",
+    "network trash folder", "temporary items",
 )  # fmt: skip
 
 

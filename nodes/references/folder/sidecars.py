@@ -26,7 +26,7 @@ class _Beside:
                 self.exact[spell(stem), ending.lower()] = file
         for (stem, ending), file in self.exact.items():
             self.folded.setdefault((stem.casefold(), ending), []).append(file)
-        self.taken = {nfc(stem_of(name)) for name in request.every}
+        self.taken = {nfc(key) for name in request.every for key in (stem_of(name), name)}
 
     def files(self, name: str, ending: str) -> Iterator[str]:
         """The files with that ending that may be meant for an image, the best first.
@@ -37,9 +37,10 @@ class _Beside:
         for key in dict.fromkeys((stem_of(name), name)):
             if file := self.exact.get((key, ending)) or self.exact.get((nfc(key), ending)):
                 yield file
-        found = self.folded.get((nfc(stem_of(name)).casefold(), ending), [])
-        if len(set(found)) == 1 and nfc(stem_of(found[0])) not in self.taken:
-            yield found[0]
+        for key in (stem_of(name), name):
+            found = self.folded.get((nfc(key).casefold(), ending), [])
+            if len(set(found)) == 1 and nfc(found[0].rpartition(".")[0]) not in self.taken:
+                yield found[0]
 
 
 def sidecar_captions(request: CaptionRequest) -> Captions:

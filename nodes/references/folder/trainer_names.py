@@ -21,19 +21,23 @@ _THINGS = "(images?|imgs?|pics?|pictures?|maps?|data|dir|inputs?|files?|labels?)
 # Folders with these names hold nothing else.
 _MAP_FOLDER = re.compile(
     rf"_*({_KINDS}[ _-]*)?(mask(label)?s?|cond(label)?s?|control(net)?s?|conditionings?)"
-    rf"([ _-]*{_THINGS})*_*",
+    rf"([ _-]*{_THINGS})*[ _-]*\d*_*",
     re.IGNORECASE,
 )
 # Folders with these names may show something else, unless their images have the names of others.
 _LIKELY_FOLDER = re.compile(
     "_*(depths?|canny|edges?|(open|dw)?poses?|line(art)?s?|soft_?edges?|hed|pidinet|scribbles?|"
-    "normals?|normal_?maps?|seg(mentation)?s?|mattes?|trimaps?|alphas?|inpaint|thumb(nail)?s?)"
+    "normals?|normal_?maps?|seg(mentation)?s?|mattes?|trimaps?|alphas?|inpaint|thumb(nail)?s?|"
+    "sources?|hints?)"
     rf"([ _-]*{_THINGS})*_*",
     re.IGNORECASE,
 )
 _NUMBER = r"([ _.-]*\d+)?"
 _LABEL = re.compile(rf".+-(mask|cond)label{_NUMBER}", re.IGNORECASE | re.DOTALL)
-_MAP = r"(masks?|masklabel|cond(label|itioning)?|control(net)?|depth|canny|(open|dw)pose|lineart)"
+_MAP = (
+    r"(masks?|masklabel|cond(label|itioning)?|control(net)?|depth|canny|(open|dw)pose|lineart|"
+    r"thumb(nail)?s?)"
+)
 # Only after a dot, because "-line" may also be a part of a name.
 _DOTTED = r"(\.(line|pose|inpaint|normal|seg|edge|scribble|soft_?edge|hed))"
 _BEHIND = re.compile(rf"(?P<base>.+?)([ _.-]+{_MAP}|{_DOTTED}){_NUMBER}", re.IGNORECASE | re.DOTALL)
@@ -71,11 +75,17 @@ def left_out(names: Iterable[str]) -> dict[str, str]:
     """
     names = list(names)
     found = {name: OFF for name in names if repeats(name, "") == 0}
-    files = {nfc(stem_of(name)).rpartition("/")[2].casefold() for name in names}
-    for name in names:
-        *folders, file = nfc(stem_of(name)).casefold().split("/")
-        is_map = _LABEL.fullmatch(file) or any(map(_MAP_FOLDER.fullmatch, folders))
-        if is_map or not files.isdisjoint(_bases(file)):
+    paths = {name: nfc(stem_of(name)).casefold().split("/") for name in names}
+    files, folders = (
+        {path[-1] for path in paths.values()},
+        set().union(*(p[:-1] for p in paths.values())),
+    )
+    map_folders = {
+        f for f in folders if _MAP_FOLDER.fullmatch(f) or not folders.isdisjoint(_bases(f))
+    }
+    for name, (*around, file) in paths.items():
+        is_map = _LABEL.fullmatch(file) or not files.isdisjoint(_bases(file))
+        if is_map or not map_folders.isdisjoint(around):
             found[name] = MAPS
     tree = _Tree(name for name in names if name not in found)
     for folder in tree.folders:

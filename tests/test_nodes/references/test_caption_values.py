@@ -139,10 +139,11 @@ def test_metadata_in_lines_counts_more_than_a_table(tmp_path):
 
 
 def test_files_beside_images_by_other_names(tmp_path):
-    names = ["a.png", "B.JPG", "c.png", "d.png", "D.jpg", "e.png", "f.png", "g.png"]
+    names = ["a.png", "h.PNG", "B.JPG", "c.png", "d.png", "D.jpg", "e.png", "f.png", "g.png"]
     files = {
         "a__png__txt": "whole name",
         "b__txt": "other case",
+        "H__png__txt": "whole name in other case",
         "c__txt": "exact",
         "c__png__txt": "whole name",
         "C__caption": "other case",
@@ -155,6 +156,7 @@ def test_files_beside_images_by_other_names(tmp_path):
     assert skipped == [] and found == {
         "a.png": "whole name",
         "B.JPG": "other case",
+        "h.PNG": "whole name in other case",
         "c.png": "exact",
         "d.png": "of d only",
         "D.jpg": "",

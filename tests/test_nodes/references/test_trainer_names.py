@@ -31,14 +31,17 @@ SETS = {
     "likely, and of the same names": (["p0.png", "p1.png"], ["depth/p0.png", "depth/p1.jpg"]),
     "likely, beside": (["images/p0.png", "images/q.png"], ["canny/p0_canny.png"]),
     "accents stored otherwise": (["\u00e9t\u00e9.png"], ["e\u0301te\u0301_mask.png"]),
-    "thumbnails": (["p0.png"], ["thumbs/p0.jpg", "Thumbnails/p0.jpg"]),
+    "thumbnails": (["p0.png"], ["thumbs/p0.jpg", "Thumbnails/p0.jpg", "p0.thumb.jpg", "thumb_p0.jpg"]),
+    "numbered": (["p0.png"], ["control1/p0.png", "control_2/p0.png", "masks 2/p0.png"]),
+    "named like the folder": (["10_face/1.png", "a/b/2.png"], ["10_face_masks/7.png", "a/b-depth/2.png"]),
+    "ControlNet": (["target/0.png", "target/1.png"], ["source/0.png", "source/1.png"]),
 }  # fmt: skip
 
 # What only looks like one.
 PICTURES = (
     "masks.png", "gas_mask.png", "mask_1.png", "10_masks/venice.png", "depth/sea.png", "pose/a.png",
     "dance.png", "dance-pose.png", "control freak.png", "maskerade/x.png", "unmask.png", "line.png",
-    "beta.src.png", "thumbnails/film.png", "p0-masklabels-old.png",
+    "beta.src.png", "source/of a river.png", "a_mask/venice.png", "thumbnails/film.png", "p0-masklabels-old.png",
 )  # fmt: skip
 
 
