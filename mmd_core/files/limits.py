@@ -13,7 +13,7 @@ CAPTIONS = 2**26  # of all images in a folder
 # Images
 IMAGE_BYTES = GIGABYTE
 IMAGE_PIXELS = 2 * 89_478_485  # Pillow's own limit, which other node packs disable
-WEBP_PIXELS = 2**26  # its decoder takes 16 bytes for each
+WEBP_PIXELS = 3 * 2**24  # 50 megapixels; its decoder takes 20 bytes for each
 IMAGE_METADATA = 16 * MEGABYTE  # bytes of a color profile, or of what else a PNG says
 IMAGE_PARTS = 2**17  # chunks of a PNG, of which libpng makes one for each 8 kB, or strips of a TIFF
 SNIFFED = 1000  # files in a folder with unknown endings at which is looked
@@ -21,8 +21,9 @@ SNIFFED = 1000  # files in a folder with unknown endings at which is looked
 # Files with captions
 SIDECAR = MEGABYTE  # bytes of a file for one image
 LIST = 64 * MEGABYTE  # bytes of a file for many images
-LIST_VALUES = 1_000_000  # texts in a .json file, or in a line of a .jsonl file
-LIST_LINES = 2_000_000
+LIST_VALUES = 500_000  # texts in a .json file, or in a line of a .jsonl file
+LIST_LINES = 1_000_000
+LIST_LINE = 2**20  # characters of a line of a .csv file
 LIST_KEY = 32_768  # characters of the path of an image, as long as Windows allows
 
 # Sets of references

@@ -179,7 +179,9 @@ def _parse(text: str, key: str, like: list) -> list:
     """The value in a JSON text that must have the same structure as `like`."""
     try:
         # Checked first, because parsed empty lists take twenty times the memory of their text.
-        if outline(text, len(like) + 1) != outline(_json(like), len(like)):
+        whole = _json(like)
+        wanted = outline(whole, len(like), len(whole))
+        if outline(text, len(like), len(wanted)) != wanted:
             raise ValueError("wrong number or structure")
         # Cut, because parsing a number of a million digits takes minutes. It is too large anyway.
         return json.loads(text, parse_int=lambda digits: int(digits[:12]))

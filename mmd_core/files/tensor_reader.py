@@ -79,7 +79,7 @@ def read_header(file: BinaryIO, longest: int, entries: int) -> Header:
     if length > longest:
         raise BadFile(f"its header has more than {longest / 1e6:g} MB")
     try:
-        content = parsed(file.read(length).decode(), 8 * entries)
+        content = parsed(file.read(length).decode(), 12 * entries)
         metadata = content.pop("__metadata__", {})
         for text in (*metadata, *metadata.values()):
             text.encode()  # fails for anything but a text, and for half a character

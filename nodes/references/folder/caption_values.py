@@ -102,6 +102,9 @@ def csv_entries(text: str) -> Iterator[tuple[str, Entry]]:
     The first line names the columns. They are separated by commas, semicolons or tabs.
     """
     lines = text.split("\n")
+    if max(map(len, lines)) > limits.LIST_LINE:  # it would take long, and no other thread could run
+        yield "", (None, None)
+        return
     heads = {mark: next(csv.reader([lines[0][:MAX_HEAD]], delimiter=mark), []) for mark in ",;\t"}
     names = {mark: [name.strip().lower() for name in head] for mark, head in heads.items()}
     mark = max(names, key=lambda mark: len({*NAMES, *TEXTS} & set(names[mark])))

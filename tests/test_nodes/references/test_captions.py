@@ -393,6 +393,7 @@ NAMED = '{"file_name":"a","text":"t"}'
     ("metadata.jsonl", NAMED[:-1] + ',"x":[' + "[]," * 60 + "[]]}"),
     ("metadata.jsonl", NAMED + "\n" * 20),
     ("metadata.csv", "file_name,text\n" + "a,t\n" * 20),
+    ("metadata.csv", "file_name,text\na,t" + "," * 90),
 ])  # fmt: skip
 def test_lists_with_too_many_entries_are_refused_before_they_are_parsed(
     tmp_path, monkeypatch, name, text
@@ -402,6 +403,7 @@ def test_lists_with_too_many_entries_are_refused_before_they_are_parsed(
     whole = captions(folder, tmp_path)[0]
     monkeypatch.setattr(limits, "LIST_VALUES", 18)
     monkeypatch.setattr(limits, "LIST_LINES", 18)
+    monkeypatch.setattr(limits, "LIST_LINE", 90)
     found, skipped = captions(folder, tmp_path)
     assert whole == {"a.png": "t"} or name == "captions.json"
     assert found == {"a.png": ""} and skipped[0][0].startswith(name)
