@@ -14,6 +14,7 @@ from ..guidance.unfinished import Unfinished
 __all__ = ["References"]
 
 PIECE = 2**22  # numbers that are checked at once
+COMPARED = 256  # most references that are compared with each other
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +100,17 @@ class References:
 
     def __len__(self) -> int:
         return self.latents.shape[0]
+
+    def different(self, most: int) -> int:
+        """How many references with a weight above 0 differ from each other, counted up to `most`.
+
+        Of more than 256 references, evenly spaced ones are compared.
+        """
+        known, found = self.weights.nonzero().flatten(), set()
+        for j in known[:: -(-len(known) // COMPARED)].tolist():
+            if len(found) < most:
+                found.add(self.latents[j].contiguous().numpy().tobytes())
+        return len(found)
 
 
 def _mismatch(field: str, have: int, want: int) -> str:

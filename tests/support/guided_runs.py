@@ -20,8 +20,8 @@ def core_draw(
 ) -> torch.Tensor:
     """Core's own KSampler."""
     (out,) = nodes.common_ksampler(
-        model, 7, steps, cfg, sampler, "normal", positive or prompt(1), negative or prompt(2),
-        latent or empty_latent(), **options,
+        model, 7, steps, cfg, sampler, "normal", prompt(1) if positive is None else positive,
+        negative or prompt(2), latent or empty_latent(), **options,
     )  # fmt: skip
     return out["samples"]
 

@@ -21,9 +21,10 @@ from ...host.progress import show_text
 from ...host.prompts import batch_features, positive_entries
 from .checks import fits
 from .compared_part import ComparedPart
+from .few_references import few_references
 from .guidance_of_sizes import GuidanceOfSizes
 from .make_guidance import make_schedule
-from .problems import FEW_IMAGES, NO_NOISE, RISING, other_batch
+from .problems import FEW_IMAGES, NO_NOISE, NO_PROMPT, RISING, other_batch
 from .report import ending, remarks, status, summary
 from .request import Request
 from .run_mask import RunMask
@@ -108,13 +109,16 @@ class GuidedRun:
             trace.begin(self.part.frames, masked=self.part.open is not None)
         if request.guides:
             check_latent_image(self.latent_image, request.node)
-        drawn = self.part.whole(noise)
-        if not fits(request, drawn, self.inner_model.latent_format, positive_entries(guider)):
+        drawn, entries = self.part.whole(noise), positive_entries(guider)
+        if not fits(request, drawn, self.inner_model.latent_format, entries):
             return
         model = noise_model(self.inner_model.model_sampling)
-        if model is None:
+        hopeless = NO_NOISE if model is None else None
+        if request.compares_prompts and not entries:
+            hopeless = NO_PROMPT
+        if hopeless is not None:
             if request.guides:
-                self._report(logging.WARNING, NO_NOISE)
+                request.tell(hopeless)
             return
         prompts = request.references.prompts.shape[1] if request.compares_prompts else None
         try:
@@ -130,17 +134,21 @@ class GuidedRun:
         self.mask = self.stages.of_mask(self.mask)
         schedule = make_schedule(self.inner_model, model, request.config, sampler, sigmas)
         if schedule.rises and request.guides:
-            self._report(logging.WARNING, RISING)
+            request.tell(RISING)
         budget = room(self.inner_model, noise, options)
         self.sizes = GuidanceOfSizes(
             self.inner_model, request, schedule, self.part, self.earlier, budget,
             self.stages.known, self.mask and self.mask.latents,
         )  # fmt: skip
         self.guidance = self.sizes.at(drawn)
-        if self.guidance.config.companions and request.guides:
+        few_images = self.guidance.config.companions
+        if few_images and request.guides:
             log.warning("%s: %s", request.node, FEW_IMAGES.text)
+        if problem := few_references(request, few_images):
+            request.tell(problem)
+            show_text(f"⚠ {problem.short}", request.node_id)
         for notice in recalled.notices:
-            self._report(logging.WARNING, Remark("memory", notice))
+            self.request.tell(Remark("memory", notice))
         if trace is not None and not trace.runs and recalled.latents is not None:
             trace.remembered = len(recalled.latents)
 
@@ -195,7 +203,7 @@ class GuidedRun:
             if self.request.guides:
                 raise ValueError(f"{self.request.node}: {trouble}.") from error
             self.broken = True  # with strength 0 the run goes on, but is not recorded
-            self._report(logging.WARNING, Remark("not finite", f"Strength is 0, but {trouble}."))
+            self.request.tell(Remark("not finite", f"Strength is 0, but {trouble}."))
             return x0
 
     def finish(self, samples: Tensor, sigmas: Tensor) -> None:
@@ -220,7 +228,7 @@ class GuidedRun:
             if record is not None and self.stages.finish() and trace.finished:
                 record = record._replace(again=True)
             if trouble := self.session.keep(self.inner_model, self.part, samples, self.prompts):
-                self._report(logging.ERROR, Remark("not remembered", trouble))
+                self.request.tell(Remark("not remembered", trouble), logging.ERROR)
         if trace is not None and record is not None:
             trace.runs.append(record)
             self._show_end(trace)
@@ -268,7 +276,7 @@ class GuidedRun:
         """
         if len(pictures) != self.batch:
             if self.request.guides:
-                self._report(logging.WARNING, other_batch(len(pictures), self.batch))
+                self.request.tell(other_batch(len(pictures), self.batch))
             return False
         if (trouble := self.sizes.trouble(pictures)) is None:
             self.guidance = self.sizes.at(pictures, self.guidance)
@@ -276,14 +284,8 @@ class GuidedRun:
         if self.request.guides:
             raise ValueError(f"{self.request.node}: {trouble}.")
         self.guidance = None  # with strength 0 the run goes on, but is not recorded
-        self._report(logging.WARNING, Remark("size changed", f"Not recorded: {trouble}."))
+        self.request.tell(Remark("size changed", f"Not recorded: {trouble}."))
         return False
-
-    def _report(self, level: int, problem: Remark) -> None:
-        """Writes a problem into the log and the report, once."""
-        trace = self.request.trace
-        if trace is None or trace.note(problem):
-            log.log(level, "%s: %s", self.request.node, problem.text)
 
     def _show_end(self, trace: Trace) -> None:
         """Logs and shows how the run ended."""

@@ -21,6 +21,7 @@ from ...host.progress import BatchPreview
 from .checks import check_settings
 from .compared_part import compared_part
 from .guided_run import GuidedRun
+from .problems import SEVERAL_KINDS
 from .request import Request
 from .run_mask import RunMask
 from .session import Session
@@ -68,12 +69,10 @@ def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False)
             callback = BatchPreview(callback, noise.device, latent_format, part.pictures)
         rest = callback, noise, latent_image, denoise_mask, disable_pbar
         if part is None:
-            forgotten = "" if request.memory is None else " and not remembered"
-            log.warning(
-                "%s: latents of several kinds at once are drawn without guidance%s.",
-                request.node,
-                forgotten,
-            )
+            if request.trace is not None:
+                request.trace.begin()
+            if request.guides or request.memory is not None:
+                request.tell(SEVERAL_KINDS)
             return executor(guider, sigmas, extra_args, *rest)
         session = group or Session(request.memory)
         mask = None

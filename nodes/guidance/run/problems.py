@@ -23,6 +23,18 @@ RISING = Remark(
     "push the images away from the references.",
 )
 
+NO_PROMPT = Remark(
+    "no prompt",
+    "Connect a prompt to positive, or set prompt_kernel of MMDKernel to none: positive is empty, "
+    "nothing can be compared with the captions, and the images are drawn without guidance.",
+)
+
+SEVERAL_KINDS = Remark(
+    "several kinds",
+    "Draw the pictures by themselves: among latents of several kinds at once none can be told as "
+    "the picture, so they are drawn without guidance and not remembered.",
+)
+
 OTHER_BATCH = "other batch"
 
 

@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from ....mmd_core import RunTrace, TraceRow
+from ....mmd_core import FEW, RunTrace, TraceRow
 from ...base.counted import counted
 from ...base.remark import Remark
-from .problems import FEW_IMAGES, NO_NOISE, OTHER_BATCH, RISING
+from .few_references import FEW_REFERENCES
+from .problems import FEW_IMAGES, NO_NOISE, NO_PROMPT, OTHER_BATCH, RISING, SEVERAL_KINDS
 from .trace import Trace
 
 SATURATED = 0.9  # share of saturated kernel values above which the kernel is of no use
@@ -71,12 +72,14 @@ def remarks(trace: Trace) -> list[Remark]:
     """All problems of the runs, each with its fix."""
     if trace.config.strength == 0 or not trace.runs:
         return list(trace.problems)
-    found = trace.problems + [Remark("another VAE", sentence) for sentence in trace.warnings]
+    copies = _copy_remarks(trace)  # what was feared of few references, measured
+    found = [each for each in trace.problems if not copies or each.short != FEW_REFERENCES]
+    found += [Remark("another VAE", sentence) for sentence in trace.warnings]
     few = any(run.config.companions for run in trace.runs)
     found += _effect_remarks(trace, few)
     if few and trace.acted:
         found.append(FEW_IMAGES)
-    return found + _prompt_remarks(trace) + _copy_remarks(trace)
+    return found + _prompt_remarks(trace) + copies
 
 
 def _effect_remarks(trace: Trace, few: bool) -> list[Remark]:
@@ -85,9 +88,8 @@ def _effect_remarks(trace: Trace, few: bool) -> list[Remark]:
     Arguments:
         few: Whether the images followed companions, which moves them less.
     """
-    acted = trace.acted
-    told = {RISING.short, OTHER_BATCH} & {problem.short for problem in trace.problems}
-    if not acted and told:
+    acted, told = trace.acted, {problem.short for problem in trace.problems}
+    if not acted and told & {RISING.short, OTHER_BATCH}:
         return []
     if not trace.rows:
         return [
@@ -106,6 +108,14 @@ def _effect_remarks(trace: Trace, few: bool) -> list[Remark]:
                 "only one.",
             )
         ]
+    if not acted and few:
+        return [
+            Remark(
+                "never acted",
+                f"Draw {FEW} images or more together, or set start_percent to 0: fewer are guided "
+                "only in the first part of the noise schedule, and no step of this run lies there.",
+            )
+        ]
     if not acted:
         return [
             Remark(
@@ -115,15 +125,26 @@ def _effect_remarks(trace: Trace, few: bool) -> list[Remark]:
             )
         ]
     if fmean(row.saturated for row in acted) > SATURATED:
+        median = trace.config.kernel_config.bandwidth == "median"
+        fix = "Add" if median else "Set bandwidth of MMDKernel to median, add"
         return [
             Remark(
                 "kernel saturated",
-                "Set bandwidth of MMDKernel to median, add larger and smaller multipliers, or set "
-                "its kernel to energy: to this kernel all images are equally similar to the "
-                "references, so it cannot tell which way to go.",
+                f"{fix} larger and smaller multipliers on MMDKernel, or set its kernel to energy: "
+                "to this kernel all images are equally similar to the references, so it cannot "
+                "tell which way to go.",
             )
         ]
     effect = fmean(row.relative for row in acted)
+    if trace.base and FEW_REFERENCES in told:
+        return []
+    if effect < NEGLIGIBLE and trace.config.preserve == 1:
+        return [
+            Remark(
+                "hardly any effect",
+                "Lower preserve: at 1 guidance may not move the images at all.",
+            )
+        ]
     if not few and effect < NEGLIGIBLE:
         return [
             Remark(
@@ -250,13 +271,10 @@ def _heading(trace: Trace, references: int) -> str:
     config = trace.config
     if config.strength == 0:
         return "Strength is 0: drawn without guidance, as by KSampler."
-    if NO_NOISE in trace.problems:
+    if {NO_NOISE, NO_PROMPT, SEVERAL_KINDS} & set(trace.problems):
         return "Drawn without guidance."
     if not trace.runs:
-        return (
-            "Drawn without guidance: either denoise is 0, so that latent_image stays as it is, or "
-            "latents of several kinds at once cannot be compared."
-        )
+        return "Nothing was drawn: denoise is 0, so latent_image stays as it is."
     groups = f" in {len(trace.drawings)} groups" if len(trace.drawings) > 1 else ""
     drawn, left = trace.batch, ""
     if not trace.finished:

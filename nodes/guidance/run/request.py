@@ -1,15 +1,18 @@
 """What a guidance node asks of the runs of its model."""
 
+import logging
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ....mmd_core import GuidanceConfig, References
+from ...base.remark import Remark
 from ...host.fit_latent import fit_latents
 from .shared_memory import SharedMemory
 from .trace import Trace
 
 KEPT = 2**30  # bytes of resized references that are kept for later runs
+log = logging.getLogger("mmd_guidance")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class Request:
     def compares_prompts(self) -> bool:
         """Whether the kernel compares prompts with captions."""
         return self.config.kernel_config.prompt_kernel != "none"
+
+    def tell(self, problem: Remark, level: int = logging.WARNING) -> None:
+        """Writes a problem of the runs into the log and the report, once."""
+        if self.trace is None or self.trace.note(problem):
+            log.log(level, "%s: %s", self.node, problem.text)
 
     def latents_at(self, references: References, size: tuple[int, int]) -> Tensor:
         """The latents of the references or of the base images at a size.

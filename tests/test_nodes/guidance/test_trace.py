@@ -395,14 +395,6 @@ def test_references_that_do_not_fit_are_accepted_at_strength_0(model):
     assert torch.equal(core_draw(patched(model, other, strength=0.0)), drawn)
 
 
-def test_what_cannot_be_compared_is_reported():
-    """Latents of several kinds at once leave no run behind."""
-    trace = trace_of()
-    trace.runs.clear()
-    report = run_report(trace, 20)
-    assert report.startswith("Drawn without guidance") and "latents of several kinds" in report
-
-
 def test_the_log_names_the_strength_that_was_set(model, references, caplog):
     """Few images are guided by less; what the user typed is what is told."""
     with caplog.at_level(logging.INFO, "mmd_guidance"):
