@@ -182,7 +182,7 @@ def test_the_archive_has_all_that_users_need(archive):
     inside = names(archive)
     top = {name for name in inside if "/" not in name}
     assert top == {
-        "CHANGELOG.md", "LICENSE", "README.md", "TROUBLESHOOTING.md", "__init__.py", "node_list.json",
+        "CHANGELOG.md", "LICENSE", "README.md", "__init__.py", "node_list.json",
         "pyproject.toml", "requirements.txt",
     }  # fmt: skip
     sources = {*ROOT.glob("nodes/**/*.py"), *ROOT.glob("mmd_core/**/*.py")}

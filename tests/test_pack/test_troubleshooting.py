@@ -6,7 +6,7 @@ import re
 import pytest
 from mmd_tests.support.packages import ROOT
 
-PAGE = (ROOT / "TROUBLESHOOTING.md").read_text("utf-8")
+PAGE = (ROOT / "nodes/web/troubleshooting.md").read_text("utf-8")
 FORMS = ROOT / ".github" / "ISSUE_TEMPLATE"
 
 
