@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
 
+LONGEST_SCHEDULE = 10**6  # steps: what the smallest number of the widget makes of most steps
+
 
 class MMDGuidedKSampler(io.ComfyNode):
     @classmethod
@@ -154,6 +156,7 @@ class MMDGuidedKSampler(io.ComfyNode):
         from nodes import common_ksampler  # here: ComfyUI may load custom nodes before it
 
         node = "MMDGuidedKSampler"
+        check_denoise(node, denoise, steps)
         strength, mode = chosen(node, preset, strength, mode)
         config = guidance_config(node, kernel, strength, start_percent, end_percent, mode, preserve)
         trace = new_trace(config, references, vae, base)
@@ -178,6 +181,22 @@ class MMDGuidedKSampler(io.ComfyNode):
             parts.append(part)
         text = run_report(trace, len(references))
         return told(joined(parts, latent_image), trace, text, says=text)
+
+
+def check_denoise(node: str, denoise: float, steps: int) -> None:
+    """Checks that a number of another node is not so small that a schedule would never be made.
+
+    Core makes a schedule of `steps / denoise` steps and takes the last ones.
+
+    Raises:
+        ValueError: It is.
+    """
+    least = steps / LONGEST_SCHEDULE
+    if 0 < denoise < least:
+        raise ValueError(
+            f"{node}: denoise must be 0, or at least {least:g} for {steps} steps, not {denoise:g}: "
+            "change what is connected to it"
+        )
 
 
 def with_batch_index(latent: dict[str, Any], node: str) -> dict[str, Any]:

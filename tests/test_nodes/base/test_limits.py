@@ -15,9 +15,29 @@ NUMBERS = {
     f"{node.__name__}.{given.id}": (node, given)
     for node in NODES
     for given in node.define_schema().inputs
-    if isinstance(given, io.Int.Input | io.Float.Input) and given.max is not None
+    if isinstance(given, io.Int.Input | io.Float.Input) and not given.force_input
 }
-LONG = "9" * 10**6
+BAD = (-1, 0, 1e-300, 0.5, 1e9, 10**6, math.nan, math.inf, -math.inf, "9" * 10**6, [1])
+
+
+def allowed(given, value):
+    """Whether a user could type this number into the widget."""
+    whole = isinstance(given, io.Int.Input)
+    if not isinstance(value, int if whole else int | float):
+        return whole and value in (0.0, 1e9) and given.min <= value <= given.max
+    return given.min <= value <= given.max
+
+
+def test_only_scores_have_no_limits():
+    """They come over a wire from any scorer, and have no widget."""
+    wires = [
+        f"{node.__name__}.{given.id}"
+        for node in NODES
+        for given in node.define_schema().inputs
+        if isinstance(given, io.Int.Input | io.Float.Input) and given.force_input
+    ]
+    assert wires == ["TSMCUpdate.scores"]
+    assert len(NUMBERS) > 70 and all(None not in (n.min, n.max) for _, n in NUMBERS.values())
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -26,7 +46,9 @@ def test_a_number_outside_its_widget_is_refused_in_words_before_anything_else(na
     node, given = NUMBERS[name]
     schema = node.define_schema()
     rest = {each.id: getattr(each, "min", None) for each in schema.inputs}
-    for bad in (given.min - 1, given.max + given.max, math.nan, math.inf, -math.inf, LONG, [1]):
+    for bad in (given.min - 1, given.max + given.max, *BAD):
+        if allowed(given, bad):
+            continue
         inputs = {**rest, given.id: bad}
         if schema.is_input_list:
             inputs = {name: [value] for name, value in inputs.items()}

@@ -77,6 +77,15 @@ def test_nothing_to_draw_is_told(model):
     assert report == "Nothing was drawn: denoise is 0, so latent_image stays as it is."
 
 
+@pytest.mark.parametrize("denoise", [1e-300, 1e-7])
+def test_a_schedule_that_would_never_be_made_is_refused(denoise, model):
+    """Core would make one of steps / denoise steps."""
+    with pytest.raises(
+        ValueError, match="^MMDGuidedKSampler: denoise must be 0, or at least 4e-06"
+    ):
+        guided_draw(model, make_references(), denoise=denoise)
+
+
 @pytest.mark.parametrize("strength", [20.0, 0.0])
 def test_an_empty_positive_is_drawn_as_by_core(strength, model, caplog):
     options = {"kernel": BY_PROMPT, "strength": strength}
