@@ -216,6 +216,7 @@ def check_upload(page: Frontend, report: Report, server: Server, out: Path) -> N
         page.take(out / f"upload, {kind}.png")
         report.check(f"upload: {kind}", [*faults, *page.errors])
     page.draw_nodes_as(False)
+    page.open()  # what it tells about uploads is no complaint of the next workflow
 
 
 def result_faults(shown: Mapping[str, Mapping]) -> list[str]:

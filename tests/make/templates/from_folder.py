@@ -42,8 +42,8 @@ ABOUT_DEMO = """\
 A very small diffusion model draws the same noise twice: without guidance and with it.
 
 The nodes *MMD Demo World* and *MMD Demo Latent* are in `tests/demo/pack` of MMD Guidance. \
-Link that folder into `ComfyUI/custom_nodes`, copy the references from `tests/demo/references` into \
-`ComfyUI/input/mmd_references`, then change the strength and run.
+Link it into `ComfyUI/custom_nodes`, copy `tests/demo/references/digits` to \
+`ComfyUI/input/mmd_references`, and run.
 """
 ABOUT_SDXL = """\
 SDXL draws 16 images that are distributed like your reference images. Nothing is trained.
