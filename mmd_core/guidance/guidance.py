@@ -1,12 +1,13 @@
 """MMD guidance: x̂0 follows the gradient of MMD² between the batch being drawn and the references.
 
 Modes, with z the noisy latent and Ĝ the gradient of `coupling.py`
-    flow      the default: w := w − λ·Ĝ(w) from x̂0, integrated in log-noise time, so that strength λ
-              is a rate per unit of ln σ and hardly depends on the number of steps; x̂0 stands for
-              the samples that it is the mean of (`posterior.py`)
-    paper     equation 5: the gradient at the noisy latent, z := sampler(z) − λ ∂MMD²/∂z
-    official  the authors' code: the gradient at the latent at which the step arrives, normalised,
-              z := z − α · g / (‖g‖ + 1e-5) · ‖z‖
+    flow         w := w − λ·Ĝ(w) from x̂0, integrated in log-noise time, so that strength λ is a
+                 rate per unit of ln σ and hardly depends on the number of steps; x̂0 stands for
+                 the samples that it is the mean of (`posterior.py`)
+    keep_prompt  flow without what takes the prompt back (`by_prompt.py`); new nodes begin with it
+    paper        equation 5: the gradient at the noisy latent, z := sampler(z) − λ ∂MMD²/∂z
+    official     the authors' code: the gradient at the latent at which the step arrives,
+                 normalised, z := z − α · g / (‖g‖ + 1e-5) · ‖z‖
 
 Each is expressed as a change of x̂0; an Euler step from σ to σ' carries it into x by 1 − σ'/σ.
 

@@ -176,8 +176,7 @@ def _prompt_remarks(trace: Trace) -> list[Remark]:
 def _by_prompt(trace: Trace) -> tuple[float, float] | None:
     """How far guidance moved images by how far the prompt did, and the part of it along the prompt.
 
-    They are means over the calls, also those at which only the prompt acted; None if no call was
-    compared.
+    Means over the calls, also those at which only the prompt acted; None if none was compared.
     """
     rows = [row for row in trace.rows if row.by_prompt is not None]
     if not rows:
@@ -231,10 +230,8 @@ def run_report(trace: Trace, references: int) -> str:
         how = "as drawn together with them"
         if trace.base:
             how = "in MMD² only, because base is connected"
-        lines.append(
-            f"{counted(trace.remembered, 'remembered image counts', 'remembered images count')} "
-            f"{how}."
-        )
+        images = counted(trace.remembered, "remembered image counts", "remembered images count")
+        lines.append(f"{images} {how}.")
     if acted and trace.frames > 1:
         lines.append(f"Films of {trace.frames} frames were compared by their mean over time.")
     if trace.masked:
@@ -253,10 +250,8 @@ def run_report(trace: Trace, references: int) -> str:
     if compared := _by_prompt(trace):
         size, along = compared
         took = f"took back {_share(-along)} of" if along < 0 else f"added {along:.0%} to"
-        lines.append(
-            f"It moved them {size:.2g} times as far as the prompt did (cfg), and {took} what the "
-            "prompt gave."
-        )
+        moved = f"It moved them {size:.2g} times as far as the prompt did (cfg)"
+        lines.append(f"{moved}, and {took} what the prompt gave.")
     if trace.finished:
         lines += _result(trace, trace.finished[-1], references)
     return "\n".join(lines + [remark.text for remark in remarks(trace)])

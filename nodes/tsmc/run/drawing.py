@@ -101,10 +101,7 @@ def with_model(state: Planned | Learned, guider: CFGGuider, node: str) -> Pilot 
 
 
 def evaluations_per_estimate(guider: CFGGuider) -> int:
-    """The number of network evaluations for one denoised estimate.
-
-    This is 1 if cfg is 1, else one per conditioning.
-    """
+    """Network evaluations for one denoised estimate: 1 if cfg is 1, else one per conditioning."""
     if math.isclose(getattr(guider, "cfg", 1.0), 1.0):
         return 1
     return max(1, len(guider.original_conds))
