@@ -10,14 +10,16 @@ Many numbers of a sample may have changed in between, because nodes for regions 
 together. So a sample is the noted one with which it shares most numbers.
 """
 
+import hashlib
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from .companions import some_numbers
 
-__all__ = ["UNKNOWN", "Unfinished"]
+__all__ = ["UNKNOWN", "Unfinished", "unfinished_towards"]
 
 UNKNOWN = -1  # in place of a companion
 LIMIT = 256  # samples that are noted, the newest
@@ -26,6 +28,7 @@ ESTIMATES = 2**26  # bytes of their estimates, at most
 # half precision. Of two samples with other noise, about two numbers in a thousand are that near.
 TOLERANCE = 2e-3
 SHARE = 0.25  # the least share of equal numbers of two samples that are the same
+SOME = 2**12  # numbers of a set by which it is known
 
 
 class Note(NamedTuple):
@@ -47,7 +50,7 @@ class Note(NamedTuple):
 
 
 class Unfinished:
-    """Samples that runs left with noise, each with its companion."""
+    """Samples that runs towards a set left with noise, each with its companion."""
 
     def __init__(self) -> None:
         self._notes: list[Note] = []  # the newest first
@@ -135,3 +138,27 @@ def _other(estimate: Tensor | None, row: Tensor) -> bool:
 
 def _elsewhere(finished: list[Tensor], places: Tensor) -> bool:
     return bool(finished) and not any((places & others).any() for others in finished)
+
+
+# Sets of equal content that are in use have one object, as equal strings of Python may have.
+_IN_USE: WeakValueDictionary[bytes, Unfinished] = WeakValueDictionary()
+
+
+def unfinished_towards(latents: Tensor, weights: Tensor) -> Unfinished:
+    """What runs towards a set left, the same object for sets of equal content.
+
+    The stages of a drawing may each load the set anew. A set is known by its shape, its weights and
+    some numbers, so that a large one is not read. Sets that differ elsewhere are mistaken for each
+    other; then samples are told apart by their own numbers.
+
+    Arguments:
+        latents: With shape `(N, *shape)`, on the CPU.
+        weights: With shape `(N,)`, on the CPU.
+    """
+    rows = latents.flatten(1)
+    numbers = torch.arange(min(SOME, rows.numel())) * max(rows.numel() // SOME, 1)
+    some = rows[numbers // rows.shape[1], numbers % rows.shape[1]]
+    content = hashlib.sha256(repr(tuple(latents.shape)).encode())
+    for part in (some, weights):
+        content.update(part.contiguous().numpy().tobytes())
+    return _IN_USE.setdefault(content.digest(), Unfinished())

@@ -4,12 +4,13 @@ A set has N latents `y_j` with weights `w_j`, whose sum is 1, and optionally one
 each latent.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..guidance.unfinished import Unfinished
+from ..guidance.unfinished import Unfinished, unfinished_towards
 
 __all__ = ["References"]
 
@@ -35,10 +36,6 @@ class References:
         sizes: Width and height of each image in pixels before it was resized, (0, 0) if unknown.
         size: Width and height in pixels at which the images were encoded, (0, 0) if unknown.
 
-    Attributes:
-        unfinished: Samples that runs towards these references left with noise, for the runs that go
-            on with them.
-
     Raises:
         ValueError: There are no references, a weight is negative or not finite, all weights are 0,
             a latent is not finite, or there is not one weight, name and so on per reference.
@@ -53,7 +50,6 @@ class References:
     vae: str = ""
     sizes: tuple[tuple[int, int], ...] = ()
     size: tuple[int, int] = (0, 0)
-    unfinished: Unfinished = field(init=False, repr=False, default_factory=Unfinished)
 
     def __post_init__(self) -> None:
         latents = self.latents.detach().to("cpu", torch.float32)
@@ -100,6 +96,14 @@ class References:
 
     def __len__(self) -> int:
         return self.latents.shape[0]
+
+    @cached_property
+    def unfinished(self) -> Unfinished:
+        """Samples that runs towards references of this content left with noise.
+
+        The runs that go on with them read them here.
+        """
+        return unfinished_towards(self.latents, self.weights)
 
     def different(self, most: int) -> int:
         """How many references with a weight above 0 differ from each other, counted up to `most`.

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from mmd_pack.mmd_core import GuidanceConfig
+from mmd_pack.mmd_core import GuidanceConfig, References
 from mmd_pack.mmd_core.guidance.unfinished import LIMIT, UNKNOWN, Unfinished
 from mmd_tests.support.guidance_runs import SIGMAS, guidance, make
 
@@ -65,3 +65,29 @@ def test_known_companions_are_kept_and_the_noise_decides_the_others(rng):
     run = guidance(config, y, known=known)
     run(x0, x, SIGMAS[1])
     assert run.chosen.tolist() == [known[0], drawn.chosen[1], 8, drawn.chosen[3]]
+
+
+def test_sets_of_equal_content_share_what_is_left(rng):
+    latents, weights = torch.randn(40, *SHAPE, generator=rng), torch.rand(40, generator=rng)
+    first, again = (References(latents.clone(), weights.clone()) for _ in range(2))
+    changed = latents.clone()
+    changed[7] += 1e-3
+    others = (
+        References(latents),
+        References(changed, weights),
+        References(latents[:-1], weights[:-1]),
+        References(latents.transpose(2, 3), weights),
+    )
+    assert first.unfinished is again.unfinished
+    assert len({id(each.unfinished) for each in (first, *others)}) == 5
+
+
+def test_what_is_left_dies_with_its_sets(rng):
+    latents = torch.randn(3, *SHAPE, generator=rng)
+    first, again = References(latents), References(latents)
+    first.unfinished.keep(latents, torch.arange(3))
+    del first
+    assert again.unfinished.companions_of(latents).tolist() == [UNKNOWN] * 3
+    again.unfinished.keep(latents, torch.arange(3))
+    del again
+    assert References(latents).unfinished.companions_of(latents).tolist() == [UNKNOWN] * 3

@@ -79,7 +79,10 @@ def test_stages_are_one_drawing(batch, stages, draw, model, references):
 def test_a_second_model_goes_on_towards_the_same_references(
     sampler, model, references, monkeypatch
 ):
-    """As a base and a refiner, guided by two nodes; the noise of the second stage is another."""
+    """As a base and a refiner, guided by two nodes; the noise of the second stage is another.
+
+    Each node may have loaded the set by itself.
+    """
     chosen, followed = [], []
     choose, follow = guidance.companions, guidance.followed
 
@@ -94,7 +97,11 @@ def test_a_second_model_goes_on_towards_the_same_references(
     monkeypatch.setattr(guidance, "companions", choosing)
     monkeypatch.setattr(guidance, "followed", following)
     refiner = gaussian_family("SD15")
-    models = [apply(one, references, strength=100.0)[0] for one in (model, refiner, model)]
+    loaded = references, References(references.latents.clone()), references
+    models = [
+        apply(one, towards, strength=100.0)[0]
+        for one, towards in zip((model, refiner, model), loaded, strict=True)
+    ]
     advanced(models, CUTS["three"], empty_latent(5), sampler)
     assert len(chosen) == 1
     assert len(followed) > 3 and all(to == chosen[0].tolist() for to in followed)
