@@ -154,8 +154,16 @@ class FeatureComparison:
             The indices of the references, and the distances divided by the spacing of the
             references, both with shape `(b,)`.
         """
-        found, index = _to_references(self._finished(x), len(self.weights)).min(1)
-        return index, found.sqrt() / self.spacing
+        found, index = self.distances(x).min(1)
+        return index, found / self.spacing
+
+    def distances(self, x: Tensor) -> Tensor:
+        """The distances between finished latents and the references, with shape `(b, N)`.
+
+        Arguments:
+            x: The finished latents, with shape `(b, *shape)`.
+        """
+        return _to_references(self._finished(x), len(self.weights)).sqrt()
 
     def _finished(self, x: Tensor) -> Gram:
         return self.space.project(self.features(x.to(self.weights))).start().gram

@@ -7,6 +7,9 @@ small share of the strength. Companions are followed until the model has settled
 the model draws the rest. The images of many runs are then again distributed like the set. If
 finished images are remembered, fewer runs are needed: of several references drawn at random, the
 companion is the one near which the finished images are most missing.
+
+A run that starts from pictures, as a hires pass does, shall keep them. So the companion of a
+picture is not drawn: it is the reference nearest to it.
 """
 
 import math
@@ -26,6 +29,7 @@ __all__ = [
     "companions",
     "followed",
     "is_open",
+    "nearest_companions",
     "some_numbers",
 ]
 
@@ -39,6 +43,7 @@ FIRST_PART, LOUD = 0.4, 15.0
 VALUES = 1024  # values of the noise that decide the companion
 CANDIDATES = 8  # references drawn at random, one of which becomes the companion
 PROBABILITY_MARGIN = 1e-12  # keeps probabilities away from 0 and 1, where the logarithm is infinite
+ALLOWED = 1e-3  # the least weight of a companion of a picture, as a share of the largest weight
 
 
 class Finished(NamedTuple):
@@ -124,6 +129,31 @@ def companions(noise: Tensor, weights: Tensor, finished: Finished | None = None)
             best = rest.topk(min(CANDIDATES, int(rest.isfinite().sum()))).indices
             chosen.append(int(best[finished.witness(chosen)[best].argmin()]))
     return torch.tensor(chosen, device=noise.device)
+
+
+def nearest_companions(distances: Tensor, weights: Tensor) -> Tensor:
+    """The index of the reference nearest to each picture, with shape `(B,)`.
+
+    Companions differ from each other if there are enough references; of several pictures, the one
+    that is nearest to a reference has it.
+
+    Arguments:
+        distances: The distances between pictures and references, with shape `(B, N)`.
+        weights: As in `companions`. References with hardly any weight are nobody's companion.
+    """
+    allowed = weights.cpu() > ALLOWED * weights.cpu().amax(1, keepdim=True)
+    far = distances.cpu().double().masked_fill(~allowed, math.inf)
+    free, chosen = far.clone(), torch.full((len(far),), -1)
+    while (waiting := chosen < 0).any():
+        open_rows = free[waiting]
+        if not open_rows.isfinite().any():  # all are taken: each may be taken once more
+            free[waiting] = far[waiting]
+            continue
+        place = int(open_rows.argmin())
+        row, j = int(waiting.nonzero()[place // free.shape[1]]), place % free.shape[1]
+        chosen[row] = j
+        free[:, j] = math.inf
+    return chosen.to(distances.device)
 
 
 def followed(coupling: Coupling, chosen: Tensor, weights: Tensor) -> Coupling:

@@ -29,7 +29,7 @@ from ..comparison.noise import Step, euler_carry
 from ..kernels.kernels import Gram
 from ..kernels.precision import full_precision
 from .by_prompt import ByPrompt
-from .companions import Finished, companions, followed, is_open
+from .companions import Finished, companions, followed, is_open, nearest_companions
 from .config import GuidanceConfig
 from .contrast import Base, check_base
 from .couplings import Couplings
@@ -59,6 +59,8 @@ class Guidance:
             where it chose none, with shape `(B,)`; or None.
         alike: How alike the kept part of each sample is to the references (`kept.py`), with shape
             `(B, N)`; or None.
+        begun: The pictures from which the run starts, with shape `(B, *shape)`; None if it starts
+            from noise, or goes on.
 
     Attributes:
         trace: One row for each model call, if `execution.record`.
@@ -78,6 +80,7 @@ class Guidance:
         base: Base | None = None,
         known: Tensor | None = None,
         alike: Tensor | None = None,
+        begun: Tensor | None = None,
     ) -> None:
         check_base(config, base)
         self.config, self.schedule, self.noise = config, schedule, schedule.noise
@@ -88,7 +91,7 @@ class Guidance:
         self.weights, self.spread = references.weights, references.spread
         self.trace: list[TraceRow] = []
         self.chosen = torch.empty(0, dtype=torch.long)
-        self.base, self.known = base, known
+        self.base, self.known, self.begun = base, known, begun
         alike = None if alike is None else self.workers.gather(alike)
         self.couplings = Couplings(config, self.weights, captions, self.memory, base, alike)
         rows = [part.latents.to(self.weights) for part in (self.memory, base) if part is not None]
@@ -227,7 +230,8 @@ class Guidance:
         if self.config.strength == 0:
             return None
         if self.config.companions:
-            first = max(self.schedule.sigmas, default=sigma) if self.known is None else None
+            schedule = self.schedule
+            first = None if schedule.goes_on else max(schedule.sigmas, default=sigma)
             if not is_open(self.comparison.posterior, sigma, first):
                 return None
         return self.course.step(sigma)
@@ -249,13 +253,16 @@ class Guidance:
         return followed(coupling, self.chosen, self.weights)
 
     def _companions(self, coupling: Coupling, x0: Tensor, x: Tensor, sigma: float) -> Tensor:
-        """The companions that are known, else those that the noise decides."""
+        """The companions that are known, else those that pictures or the noise decide."""
         n, known = len(self.weights), self.known
         if known is not None and (known >= 0).all():
             return known.to(x0.device)
         weights = self.weights.expand(len(x0), n)
         if coupling.wz is not None and (coupling.wz[:, :n] > 0).any(1).all():
             weights = weights * coupling.wz[:, :n]
+        if self.begun is not None:
+            pictures = self.workers.gather(self.begun)
+            return nearest_companions(self.comparison.distances(pictures), weights)
         noise = (x - self.noise.signal(sigma) * x0) / self.noise.deviation(sigma)
         drawn = companions(noise, weights, self._finished_for_companions(coupling))
         return drawn if known is None else torch.where(known < 0, drawn.cpu(), known).to(drawn)

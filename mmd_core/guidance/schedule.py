@@ -23,12 +23,15 @@ class Schedule:
         noise: The model's noise.
         carry: The factor by which a change of x̂0 enters x in one step of the sampler. By default
             that of an Euler step.
+        goes_on: Whether the run goes on where another ended, so that its first noise level is not
+            that of the drawing.
     """
 
     sigmas: tuple[float, ...]
     window: Window
     noise: NoiseModel = NoiseModel()
     carry: Callable[[Step], float] = euler_carry
+    goes_on: bool = False
 
     @cached_property
     def falling(self) -> tuple[tuple[float, ...], ...]:

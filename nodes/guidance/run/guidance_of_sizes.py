@@ -22,6 +22,7 @@ class GuidanceOfSizes:
         budget: How many bytes of device memory the references may use.
         known: As in `Guidance`.
         latent_image: The latents of which a mask keeps a part, or None.
+        begun: The pictures from which the run starts, as `ComparedPart.whole` has them, or None.
 
     Attributes:
         shape: The shape of the images for which guidance was made last.
@@ -37,10 +38,11 @@ class GuidanceOfSizes:
         budget: float,
         known: Tensor | None = None,
         latent_image: Tensor | None = None,
+        begun: Tensor | None = None,
     ) -> None:
         self.inner_model, self.request, self.schedule = inner_model, request, schedule
         self.part, self.earlier, self.budget = part, earlier, budget
-        self.known, self.latent_image = known, latent_image
+        self.known, self.latent_image, self.begun = known, latent_image, begun
         self.shape: tuple[int, ...] = ()
 
     def trouble(self, pictures: Tensor) -> str | None:
@@ -65,6 +67,9 @@ class GuidanceOfSizes:
         self.shape = pictures.shape[1:]
         if before is not None and len(before.chosen):
             self.known = before.chosen
+        begun = self.begun
+        if begun is not None and (begun.shape[1:] != self.shape or self.known is not None):
+            begun = None  # of another size than the images are now
         guidance = make_guidance(
             self.inner_model,
             self.request,
@@ -75,6 +80,7 @@ class GuidanceOfSizes:
             self.budget,
             self.known,
             self.latent_image,
+            begun,
         )
         if before is not None:
             guidance.trace, guidance.course = before.trace, before.course

@@ -23,7 +23,7 @@ from .checks import fits
 from .compared_part import ComparedPart
 from .few_references import few_references
 from .guidance_of_sizes import GuidanceOfSizes
-from .make_guidance import make_schedule
+from .make_guidance import make_schedule, starts_in_noise
 from .problems import FEW_IMAGES, NO_NOISE, NO_PROMPT, RISING, other_batch
 from .report import ending, remarks, status, summary
 from .request import Request
@@ -130,15 +130,18 @@ class GuidedRun:
                 raise ValueError(f"{request.node}: memory: {error}") from error
             recalled = Recalled(None, None, "", (str(error),))
         unfinished = request.references.unfinished
-        self.stages = Stages(unfinished, self.part, noise, self.latent_image)
+        full = starts_in_noise(self.inner_model, model, sigmas)
+        self.stages = Stages(unfinished, self.part, noise, self.latent_image, full)
         self.mask = self.stages.of_mask(self.mask)
-        schedule = make_schedule(self.inner_model, model, request.config, sampler, sigmas)
+        schedule = make_schedule(
+            self.inner_model, model, request.config, sampler, sigmas, self.stages.goes_on
+        )
         if schedule.rises and request.guides:
             request.tell(RISING)
         budget = room(self.inner_model, noise, options)
         self.sizes = GuidanceOfSizes(
             self.inner_model, request, schedule, self.part, self.earlier, budget,
-            self.stages.known, self.mask and self.mask.latents,
+            self.stages.known, self.mask and self.mask.latents, self.stages.pictures,
         )  # fmt: skip
         self.guidance = self.sizes.at(drawn)
         few_images = self.guidance.config.companions

@@ -1,5 +1,6 @@
 """Makes the guidance of one run from ComfyUI's model and sampler."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -22,6 +23,9 @@ from ....mmd_core.guidance.kept import alike
 from .compared_part import ComparedPart
 from .request import Request
 
+HIDING = 10.0  # noise per unit of signal; some schedules begin there with a denoise of 1
+ROUNDING = 1e-5  # relative difference of noise levels that count as equal
+
 
 def make_schedule(
     inner_model: BaseModel,
@@ -29,6 +33,7 @@ def make_schedule(
     config: GuidanceConfig,
     sampler: object,
     sigmas: Tensor,
+    goes_on: bool,
 ) -> Schedule:
     """The noise levels of a run.
 
@@ -38,6 +43,7 @@ def make_schedule(
         config: The settings, which say where guidance acts.
         sampler: ComfyUI's sampler.
         sigmas: The noise schedule, with shape `(steps + 1,)`.
+        goes_on: As in `Schedule`.
     """
     sampling = inner_model.model_sampling
     return Schedule(
@@ -48,7 +54,21 @@ def make_schedule(
         ),
         noise,
         carry_of(sampler),
+        goes_on,
     )
+
+
+def starts_in_noise(inner_model: BaseModel, noise: NoiseModel, sigmas: Tensor) -> bool:
+    """Whether the noise at which a run starts hides from what it starts, as with a denoise of 1.
+
+    Arguments:
+        inner_model: ComfyUI's model.
+        noise: The model's noise.
+        sigmas: The noise schedule, with shape `(steps + 1,)`.
+    """
+    first = float(sigmas[0]) if len(sigmas) else math.inf
+    highest = float(inner_model.model_sampling.sigma_max)
+    return first >= highest * (1 - ROUNDING) or noise.level(first) >= HIDING
 
 
 def carry_of(sampler: object) -> Callable[[Step], float]:
@@ -69,6 +89,7 @@ def make_guidance(
     budget: float,
     known: Tensor | None = None,
     latent_image: Tensor | None = None,
+    begun: Tensor | None = None,
 ) -> Guidance:
     """The guidance of one run, on the device and in the space of `pictures`.
 
@@ -82,6 +103,7 @@ def make_guidance(
         budget: How many bytes of device memory the references may use.
         known: As in `Guidance`.
         latent_image: The latents of which a mask keeps a part, or None.
+        begun: The pictures from which the run starts, as `ComparedPart.whole` has them, or None.
     """
     references = request.references
     dtype, size = torch.promote_types(pictures.dtype, torch.float32), pictures.shape[-2:]
@@ -116,4 +138,5 @@ def make_guidance(
         base,
         known,
         similar,
+        None if begun is None else part.cut(begun).to(weights),
     )

@@ -7,8 +7,8 @@ from ...base.remark import Remark
 FEW_IMAGES = Remark(
     "few images",
     f"Draw {FEW} images or more together to match the set itself; micro_batch keeps the memory "
-    f"low. Fewer than {FEW} cannot show how the set is spread, so each followed one reference, "
-    "drawn by its noise.",
+    f"low. Fewer than {FEW} cannot show how the set is spread, so each followed one reference: "
+    "one drawn by its noise, or that nearest to the picture from which it started.",
 )
 
 NO_NOISE = Remark(

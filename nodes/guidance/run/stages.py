@@ -24,19 +24,29 @@ class Stages:
         part: What of the latents is compared with the references.
         noise: The noise of the run, with shape `(B, *shape)`.
         latent_image: The latents from which the run starts, with the same shape, or None.
+        full: Whether the noise at the start hides from what the run starts.
 
     Attributes:
         goes_on: Whether the run adds no noise: it goes on with images of another run.
+        pictures: What of finished pictures the run starts from, as a hires pass does, or None.
         known: Companions that an earlier run of these images chose, or None.
         estimates: The last estimates of the clean latents of this run, or None.
     """
 
     def __init__(
-        self, notes: Unfinished, part: ComparedPart, noise: Tensor, latent_image: Tensor | None
+        self,
+        notes: Unfinished,
+        part: ComparedPart,
+        noise: Tensor,
+        latent_image: Tensor | None,
+        full: bool,
     ) -> None:
         self.notes, self.part = notes, part
         self.goes_on = latent_image is not None and not noise.any()
         self.begun = part.whole(latent_image) if self.goes_on else None
+        shown = not (self.goes_on or full or latent_image is None)
+        shown = shown and bool(latent_image.flatten(1).any(1).all())  # empty latents are zeros
+        self.pictures = part.whole(latent_image) if shown else None
         self.known = notes.companions_of(self.begun) if self.goes_on else None
         self.estimates: Tensor | None = None
 

@@ -9,7 +9,7 @@ from mmd_pack.mmd_core import (
     KernelConfig,
     Memory,
 )
-from mmd_pack.mmd_core.guidance.companions import MIN_OPEN, companions
+from mmd_pack.mmd_core.guidance.companions import MIN_OPEN, companions, nearest_companions
 from mmd_tests.support.guidance_runs import F64, guidance, latents
 
 
@@ -135,3 +135,30 @@ def test_smooth_sets_are_followed_in_the_first_part_of_every_schedule(shape, bat
             run(x / (1 + sigma**2), x, sigma)
         acted = [bool(row.substeps) for row in run.trace]
         assert acted[0] and not acted[-1]
+
+
+def test_pictures_have_the_nearest_references_each_its_own():
+    distances = torch.tensor([[1.0, 2.0, 9.0, 4.0], [0.5, 3.0, 9.0, 8.0], [0.7, 0.9, 9.0, 0.8]])
+    even = torch.ones(3, 4)
+    assert nearest_companions(distances, even).tolist() == [1, 0, 3]
+    assert nearest_companions(distances[:, :2], even[:, :2]).tolist() == [0, 0, 1]
+    assert nearest_companions(distances[:, :1], even[:, :1]).tolist() == [0, 0, 0]
+    # References without weight, or with hardly any for this picture, are left out.
+    weights = torch.tensor([[1e-9, 1.0, 1.0, 1.0], [0.0, 0.0, 5.0, 5.0], [1.0, 1.0, 1.0, 0.0]])
+    assert nearest_companions(distances, weights).tolist() == [1, 3, 0]
+
+
+def test_a_run_from_pictures_follows_the_references_nearest_to_them(rng):
+    y, x0 = latents(rng, 9), latents(rng, 4, 0.4)
+    x = x0 + 6.0 * torch.randn(x0.shape, generator=rng, dtype=F64)
+    near = torch.tensor([6, 0, 3, 7])
+    begun = y[near] + 0.1 * x0
+    run = guidance(few(), y, begun=begun)
+    run(x0, x, 6.0)
+    assert run.chosen.tolist() == near.tolist()
+    # With a prompt kernel: the nearest of those with a caption like the prompt.
+    captions = torch.eye(2)[[0, 0, 0, 1, 0, 0, 0, 0, 0]]
+    config = few(kernel=KernelConfig(prompt_kernel="cosine"))
+    run = guidance(config, y, captions=captions, begun=begun)
+    run(x0, x, 6.0, torch.eye(2)[[0, 0, 0, 0]])
+    assert run.chosen[[0, 1, 3]].tolist() == [6, 0, 7] and run.chosen[2] not in near

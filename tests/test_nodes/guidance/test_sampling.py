@@ -347,7 +347,9 @@ def test_images_guide_a_model_of_video(references):
     noise = torch.zeros(4, 4, 1, 8, 8)
     sampler = comfy.samplers.sampler_object("euler")
     model_noise = noise_model(inner.model_sampling)
-    schedule = make_schedule(inner, model_noise, config, sampler, torch.tensor([5.0, 1.0, 0.0]))
+    schedule = make_schedule(
+        inner, model_noise, config, sampler, torch.tensor([5.0, 1.0, 0.0]), False
+    )
     request = Request("test", references, config)
     guidance = make_guidance(
         inner, request, schedule, ComparedPart(), noise, memory=None, budget=torch.inf
