@@ -7,7 +7,7 @@ Parts of such a batch are not drawn like the whole batch. A patch is recognized
 - by what it may keep from call to call (`kept_between_calls`), or
 - by trying it: an image is put beside other ones, and must not change (`trial.py`).
 
-What else couples images cannot be recognized: modules in place of the network's own ones.
+What else couples images cannot be recognized: for example linear layers of another pack.
 """
 
 from __future__ import annotations

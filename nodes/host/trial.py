@@ -1,7 +1,7 @@
 """Tries patches of a model on two images: an image must not change with the one beside it.
 
 Patches of self-attention and of whole blocks are tried, because there images can see each other.
-So are modules of the network whose `forward` another pack has replaced.
+So are modules of the network that another pack has replaced, or whose `forward` it has.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ log = logging.getLogger("mmd_guidance")
 
 PATCHES = ("attn1_patch", "attn1_output_patch", "double_block", "single_block")
 REPLACED = ("attn1", "dit")  # attention of U-Nets, and blocks of transformers
+# Layers of which packs have classes of their own, for weights in other formats. There are many of
+# them, and they never see two images at once.
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding)
 UNCHANGED = 1e-3  # largest relative change of an image that counts as rounding
 
 
@@ -85,13 +88,15 @@ def tried(options: dict[str, Any], found: list[bool]) -> dict[str, Any] | None:
 
 @contextmanager
 def modules_tried(network: nn.Module, found: list[bool]) -> Iterator[None]:
-    """Within it, modules with a `forward` of another pack are tried at their next call.
+    """Within it, modules of another pack, or with a `forward` of one, are tried at the next call.
 
     Arguments:
         network: The network that is called.
         found: Becomes longer when a module is found that couples images.
     """
-    changed = [m for m in network.modules() if m is not network and _is_changed(m)]
+    home = _package(network)
+    inner = [module for module in network.modules() if module is not network]
+    changed = [m for m in inner if _has_other_forward(m) or _is_of_another_pack(m, home)]
     given: dict[str, Any] = {}
 
     def note(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -109,12 +114,23 @@ def modules_tried(network: nn.Module, found: list[bool]) -> Iterator[None]:
         yield
 
 
-def _is_changed(module: nn.Module) -> bool:
+def _has_other_forward(module: nn.Module) -> bool:
     """Whether another pack has put a function in place of a module's own `forward`."""
     forward = vars(module).get("forward")
     # A compiled module is not called with other sizes, because it would be compiled anew.
     of_torch = str(getattr(forward, "__module__", "")).startswith("torch")
     return forward is not None and not of_torch and not is_of_comfyui(forward)
+
+
+def _is_of_another_pack(module: nn.Module, home: str) -> bool:
+    """Whether another pack than that of the network, `home`, has made the class of a module."""
+    package = _package(module)
+    known = package in (home, "torch") or is_of_comfyui(module)
+    return not known and not isinstance(module, LAYERS)
+
+
+def _package(module: nn.Module) -> str:
+    return type(module).__module__.split(".")[0]
 
 
 def _tried(patch: Callable, found: list[bool]) -> Callable:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import cache
 
+import comfy.model_management
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -265,6 +266,61 @@ def test_modules_that_couple_images_are_recognized(norms: list[torch.nn.Module])
     assert len(told) == 1 and "share their attention" in told[0]
     with pytest.raises(ValueError, match="cannot be drawn in parts"):
         draw(Group([0, 1], BATCH, "Node", "cure").of_model(model_of()))
+
+
+class Norm(torch.nn.Module):
+    """A module that a pack puts in place of one of the network."""
+
+    def __init__(self, inner: torch.nn.Module, share: float) -> None:
+        super().__init__()
+        self.inner, self.share = inner, share
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        prompts = x.unflatten(0, (2, -1))
+        return self.inner((prompts + self.share * prompts.mean(1, keepdim=True)).flatten(0, 1))
+
+
+class NormOfItsOwn(Norm):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * self.inner(x)
+
+
+def with_norms(make: Callable[[torch.nn.Module], torch.nn.Module]) -> ModelPatcher:
+    comfy.model_management.unload_all_models()  # takes the modules of other tests away
+    model = model_of().clone()
+    for name, module in model.model.named_modules():
+        if hasattr(module, "norm1"):
+            model.add_object_patch(f"{name}.norm1", make(module.norm1))
+    return model
+
+
+def test_modules_of_other_classes_that_couple_images_are_recognized() -> None:
+    model, told = with_norms(lambda norm: Norm(norm, 1.0)), []
+    whole = draw(model)
+    torch.testing.assert_close(draw(micro_batched(model, 1, told.append)), whole)
+    assert len(told) == 1 and "share their attention" in told[0]
+    with pytest.raises(ValueError, match="cannot be drawn in parts"):
+        draw(Group([0, 1], BATCH, "Node", "cure").of_model(model))
+
+
+def test_modules_of_other_classes_that_couple_nothing_are_split() -> None:
+    model, told = with_norms(lambda norm: NormOfItsOwn(norm, 0.0)), []
+    parts = draw(micro_batched(model, 1, told.append))
+    torch.testing.assert_close(parts, draw(model), rtol=1e-3, atol=1e-3)
+    assert not told
+
+
+def test_layers_of_other_formats_are_not_tried() -> None:
+    class Quantized(torch.nn.Linear):
+        pass
+
+    class Shared(torch.nn.Module):
+        pass
+
+    layer, other, modules = Quantized(2, 2), Shared(), torch.nn.Sequential
+    with modules_tried(modules(layer, modules(other)), []):
+        assert not layer._forward_pre_hooks and other._forward_pre_hooks
+    assert not other._forward_pre_hooks
 
 
 def test_compiled_modules_are_not_tried() -> None:
