@@ -94,6 +94,22 @@ def test_only_the_owner_publishes_and_only_what_is_tested():
     assert lines.count(f'version = "{PROJECT["version"]}"') == 1
 
 
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_actions_are_pinned_and_keep_no_credentials(file):
+    """A tag of an action can be moved to other code; a hash cannot."""
+    steps = re.split(r"^      - ", file.read_text("utf-8"), flags=re.M)[1:]
+    used = [(re.search(r"^(?:  )*uses: (\S+)", step, re.M), step) for step in steps]
+    actions = [(match[1], step) for match, step in used if match]
+    assert actions and all(re.search(r"@[0-9a-f]{40}$", action) for action, _ in actions)
+    for action, step in actions:
+        if action.startswith("actions/checkout@"):
+            assert "persist-credentials: false" in step
+    assert "permissions:\n  contents: read\n" in file.read_text("utf-8")
+
+
 @pytest.mark.parametrize("key, size", [("Icon", (400, 400)), ("Banner", (1260, 540))])
 def test_icon_and_banner_are_there_and_up_to_date(key, size):
     """The icon is square, 400 pixels at most; the banner is 21:9."""
