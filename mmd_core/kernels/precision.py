@@ -16,8 +16,10 @@ def full_precision() -> Iterator[None]:
     TF32 has a mantissa of 10 bits, which is too few for distances and for kernels of inner
     products. It would not be faster either, because memory bandwidth limits these products.
 
-    Nothing is changed where TF32 is off already. Otherwise the setting of the whole process
-    changes, because torch has no other: threads inside the block at the same time share it.
+    Nothing is changed where TF32 is off already, as it is by default in ComfyUI. Otherwise the
+    setting of the whole process changes, because torch offers no other: threads inside the block at
+    the same time share it, products of threads outside are exact, too, and what another thread has
+    set meanwhile stays.
     """
     _switch.off()
     try:
@@ -63,14 +65,23 @@ def _switched_off() -> Callable[[], None]:
         if matmul.fp32_precision != "tf32":
             return _nothing
         matmul.fp32_precision = "ieee"
-        return lambda: setattr(matmul, "fp32_precision", "tf32")
+        return lambda: _is_off() and setattr(matmul, "fp32_precision", "tf32")
     if not allowed:
         return _nothing
     medium = _is_medium()
     matmul.allow_tf32 = False
     if medium:
-        return lambda: torch.set_float32_matmul_precision("medium")
-    return lambda: setattr(matmul, "allow_tf32", True)
+        return lambda: _is_off() and torch.set_float32_matmul_precision("medium")
+    return lambda: _is_off() and setattr(matmul, "allow_tf32", True)
+
+
+def _is_off() -> bool:
+    """Whether TF32 is still off: another thread may have changed the setting meanwhile."""
+    matmul = torch.backends.cuda.matmul
+    try:
+        return not matmul.allow_tf32
+    except RuntimeError:
+        return matmul.fp32_precision != "tf32"
 
 
 def _is_medium() -> bool:

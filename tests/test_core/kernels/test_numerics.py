@@ -1,5 +1,9 @@
 """How exact guidance is in float32, in half precision and with TF32: some cells of benchmarks/numerics.py."""
 
+import random
+import threading
+import time
+
 import pytest
 import torch
 from mmd_pack.mmd_core import (
@@ -136,6 +140,32 @@ def test_parts_that_overlap_share_the_setting(way):
     assert MATMUL.allow_tf32 is False
     other.__exit__(None, None, None)
     assert settings() == before
+
+
+@pytest.mark.parametrize("chosen", ["high", "medium"])
+def test_what_another_thread_sets_meanwhile_stays(way, chosen):
+    with full_precision():
+        torch.set_float32_matmul_precision(chosen)
+        after = settings()
+    assert settings() == after
+
+
+def test_threads_that_enter_and_leave_at_random_restore_the_setting(way):
+    before, wrong = settings(), []
+
+    def compare(seed):
+        rng = random.Random(seed)
+        for _ in range(200):
+            with full_precision():
+                time.sleep(rng.random() * 1e-4)
+                wrong.extend([1] * MATMUL.allow_tf32)
+
+    threads = [threading.Thread(target=compare, args=(seed,)) for seed in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert not wrong and settings() == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="TF32 is a GPU's")
