@@ -1,5 +1,7 @@
 """SaveReferenceLatents: saves references in a file that can be shared."""
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ...mmd_core import References
@@ -12,6 +14,35 @@ from ..base.told import told
 from .folder import reference_files
 
 NODE = "SaveReferenceLatents"
+CONTENTS = {  # what the file leaves out
+    "all": (),
+    "no names or small images": ("names", "thumbnails"),
+    "no captions either": ("names", "thumbnails", "captions"),
+}
+
+
+def reduced(references: References, contents: str) -> References:
+    """The references without what `contents`, a key of `CONTENTS`, leaves out."""
+    empty = {"names": (), "captions": (), "thumbnails": None}
+    return replace(references, **{name: empty[name] for name in CONTENTS[contents]})
+
+
+def told_to_others(references: References, contents: str) -> str:
+    """What a file tells others, and how to leave it out. Arguments as in `reduced`."""
+    numbered = tuple(f"reference {j + 1}" for j in range(len(references)))  # without names
+    parts = {
+        "captions": any(references.captions),
+        "names": references.names != numbered,
+        "thumbnails": references.thumbnails is not None,
+    }
+    words = {"captions": "captions", "names": "file names", "thumbnails": "small images"}
+    held = [
+        words[part] for part, there in parts.items() if there and part not in CONTENTS[contents]
+    ]
+    if not held:
+        return "It holds no captions, file names or small images."
+    listed = " and ".join(filter(None, [", ".join(held[:-1]), held[-1]]))
+    return f"Others can read its {listed}: to leave them out, change `contents`."
 
 
 class SaveReferenceLatents(io.ComfyNode):
@@ -49,6 +80,15 @@ class SaveReferenceLatents(io.ComfyNode):
                         "are equal.",
                     )
                 ),
+                io.Combo.Input(
+                    "contents",
+                    options=list(CONTENTS),
+                    default="all",
+                    optional=True,
+                    tooltip="What others can read in the file. all: captions, file names and small "
+                    "images. no names or small images: captions. no captions either: only their "
+                    "features for a prompt kernel. Whoever has the VAE can see the pictures.",
+                ),
             ],
             outputs=[
                 ReferencesSocket.Output(
@@ -73,10 +113,12 @@ class SaveReferenceLatents(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, references: References, filename: str, dtype: str, overwrite: bool = False
-    ) -> io.NodeOutput:
+        cls, references: References, filename: str, dtype: str, overwrite: bool = False,
+        contents: str = "all",
+    ) -> io.NodeOutput:  # fmt: skip
+        shared = reduced(references, contents)
         try:
-            path, written = reference_files.save(references, filename, dtype, overwrite)
+            path, written = reference_files.save(shared, filename, dtype, overwrite)
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from error
         except OSError as error:  # on Windows, also if another program uses the file
@@ -90,6 +132,6 @@ class SaveReferenceLatents(io.ComfyNode):
         text = (
             f"{'Saved as' if written else 'Already in'} {name}: "
             f"{counted(len(references), 'reference')}, "
-            f"{path.stat().st_size / 1e6:.1f} MB."
+            f"{path.stat().st_size / 1e6:.1f} MB. {told_to_others(shared, contents)}"
         )
         return told(references, text, says=text)

@@ -96,6 +96,33 @@ def everything(folder: Path) -> dict:
     }
 
 
+@pytest.mark.parametrize("contents, private, told", [
+    ("all", {"a secret cat", "private.png"}, "captions, file names and small images"),
+    ("no names or small images", {"a secret cat"}, "captions"),
+    ("no captions either", set(), ""),
+])  # fmt: skip
+def test_what_others_can_read_is_told_and_can_be_left_out(place, contents, private, told):
+    thumbnails = torch.full((3, 3, 3, 2), 7 / 255)
+    references = some_references(
+        names=["private.png"] * 3, captions=["a secret cat"] * 3, thumbnails=thumbnails,
+        prompts=torch.ones(3, 5), weights=torch.tensor([1.0, 2, 3]), sizes=((8, 9),) * 3,
+    )  # fmt: skip
+    passed_on, text = saver().execute(references, "a", "float32", contents=contents).args
+    assert passed_on is references
+    if told:
+        assert f"Others can read its {told}: " in text and "`contents`" in text
+    else:
+        assert "no captions, file names or small images" in text
+    stored = (place / "a.safetensors").read_bytes()
+    texts = {text for text in ("a secret cat", "private.png") if text.encode() in stored}
+    assert texts == private and (bytes([7] * 54) in stored) == (contents == "all")
+    found = loader().execute("a.safetensors").args[0]
+    for name in ("latents", "weights", "prompts"):
+        assert torch.equal(getattr(found, name), getattr(references, name))
+    assert found.sizes == references.sizes
+    assert "no captions, file names" in save("plain")
+
+
 # What is shared is what was encoded
 
 
@@ -514,7 +541,11 @@ def test_comfyui_runs_them_again_only_when_the_file_changes(place, monkeypatch):
 
 def test_parameters_are_the_inputs_and_every_one_is_explained():
     for node, inputs, outputs in (
-        (saver(), ["references", "filename", "dtype", "overwrite"], ["references", "report"]),
+        (
+            saver(),
+            ["references", "filename", "dtype", "overwrite", "contents"],
+            ["references", "report"],
+        ),
         (loader(), ["file"], ["references", "latents", "report"]),
     ):
         schema = node.GET_SCHEMA()
