@@ -14,13 +14,16 @@ from ..base.limits import within_limits
 from ..base.schema import advanced, schema_options
 from ..base.sockets import REFERENCES, ReferenceSetSocket
 from ..base.told import told
+from ..host.progress import executing_node, show_text
 from ..pictures.picture_grid import contact_sheet
 from .folder import image_folder
 from .folder.captions import CAPTION_SOURCES
-from .folder.list_files import fingerprint, list_files
+from .folder.list_files import fingerprint
 from .folder.offered_folders import offered_folders
 from .folder.open_image import SHORT_SIDE, reduced
-from .folder.reference_folders import allowed_folders, find_folder, locate
+from .folder.reference_folders import allowed_folders, find_folder, list_images, locate
+
+MANY = 5000  # files: after so many, the node says how many were found
 
 
 def report(
@@ -172,7 +175,9 @@ class LoadReferenceSet(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, folder: str | None = None, recursive: bool = True, **_: Any) -> str:
         path, _ = locate(folder or "")
-        return fingerprint(path, recursive, allowed_folders()) if path else ""
+        # An exception would be lost here: the next node to run stops the workflow.
+        stopped = comfy.model_management.processing_interrupted
+        return fingerprint(path, recursive, allowed_folders(), stopped) if path else ""
 
     @classmethod
     @within_limits
@@ -185,8 +190,15 @@ class LoadReferenceSet(io.ComfyNode):
         seed: int = 0,
         caption_source: str = "auto",
     ) -> io.NodeOutput:
-        path, roots = find_folder(folder, recursive), allowed_folders()
-        n = len(list_files(path, recursive, roots).images)
+        node_id = executing_node()
+
+        def on_found(files: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            if files and files % MANY == 0:
+                show_text(f"{files} files found so far", node_id)
+
+        path, listing = list_images(folder, recursive, on_found)
+        n = len(listing.images)
         progress = comfy.utils.ProgressBar(min(max_images or n, n))
 
         def on_progress(finished: int) -> None:
@@ -195,8 +207,9 @@ class LoadReferenceSet(io.ComfyNode):
                 progress.update(finished)
 
         references, images = image_folder.read_folder(
-            path, recursive, max_images, selection, seed, caption_source, on_progress, roots
-        )
+            path, recursive, max_images, selection, seed, caption_source, on_progress,
+            allowed_folders(), listing,
+        )  # fmt: skip
         if not images:
             raise ValueError(
                 f"LoadReferenceSet: none of the images in {quoted(folder)} can be read ("

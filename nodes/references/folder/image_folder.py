@@ -22,7 +22,7 @@ from .claims import claimed_pixels
 from .file_kinds import CAPTION_FILE
 from .folder_notes import caption_notes, color_notes, image_notes
 from .lazy_image import FileImage, LazyImage
-from .list_files import list_files, natural_key, printable
+from .list_files import Listing, list_files, natural_key, printable
 from .open_image import SHORT_SIDE, Header, read_header
 from .problems import Problem, folded
 from .read_image import read_sized
@@ -205,6 +205,7 @@ def read_folder(
     caption_source: str = "auto",
     on_progress: Callable[[int], None] = lambda finished: None,
     roots: Iterable[Path] = (),
+    listing: Listing | None = None,
 ) -> tuple[ReferenceSet, list[Tensor]]:
     """Reads up to `max_images` images. They are decoded, so that damaged files are found here.
 
@@ -223,12 +224,13 @@ def read_folder(
         on_progress: Is called often, with the number of files finished since the last call. It may
             raise an exception to stop.
         roots: Folders into which links may lead, besides `folder`.
+        listing: The files, if `list_files` has already listed them.
 
     Returns:
         The reference set, and the decoded images, each with shape `(1, H, W, 3)`, float32 in
         [0, 1].
     """
-    listing = list_files(folder, recursive, roots)
+    listing = listing or list_files(folder, recursive, roots, lambda _: on_progress(0))
     names, paths = list(listing.images), list(listing.images.values())
     k = min(max_images or len(names), len(names))
     order = reading_order(len(names), k, selection, seed)

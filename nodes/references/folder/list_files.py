@@ -7,10 +7,11 @@ of the allowed folders are not followed.
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ....mmd_core.files.reference_file import NOT_IN_NAMES
 from ...base.safe_paths import inside, nfc
@@ -25,6 +26,7 @@ from .file_kinds import (
 from .problems import Problem, Problems
 from .trainer_names import left_out
 
+LOOKED_AT = 1000  # files and folders, before the server begins to work on a workflow
 MATTER = (IMAGE_FILE, CAPTION_FILE, OTHER_IMAGE_FILE, OTHER_TEXT_FILE)  # all that is read or named
 SYSTEM = "folders of the system"
 # Folders in which systems and network drives keep deleted, repaired or older files, in lower case.
@@ -115,15 +117,52 @@ def _walk(
                 pending.append((f"{prefix}{entry.name}/", path))
 
 
-def list_files(folder: Path, recursive: bool, roots: Iterable[Path] = ()) -> Listing:
+def may_hold_images(folder: Path) -> bool:
+    """Whether images may be below `folder`. It takes little time, however large the folder is.
+
+    False only if all files and folders in it are known: at most `LOOKED_AT` are looked at.
+    """
+    pending, looked = deque([str(folder)]), 0
+    while pending:
+        try:
+            with os.scandir(pending.popleft()) as entries:
+                for entry in entries:
+                    looked += 1
+                    if looked > LOOKED_AT:
+                        return True
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    elif IMAGE_FILE.fullmatch(entry.name) or not has_ending(entry.name):
+                        return True
+        except OSError:  # `list_files` will say why
+            return True
+    return False
+
+
+def list_files(
+    folder: Path,
+    recursive: bool,
+    roots: Iterable[Path] = (),
+    on_progress: Callable[[int], None] = lambda found: None,
+) -> Listing:
     """The image and caption files below `folder`.
 
     Links to files are followed if they lead into `folder` or into `roots`. A file whose name has no
     ending is an image if it begins like one.
+
+    Arguments:
+        folder: The folder.
+        recursive: Whether to list its subfolders, too.
+        roots: Folders into which links may lead, besides `folder`.
+        on_progress: Is called often, with the number of files found so far, or 0. It may raise an
+            exception to stop.
     """
     images, captions, others, problems, unused = {}, {}, {}, [], {}
     kinds = ((IMAGE_FILE, images), (CAPTION_FILE, captions))
-    for name, _, path, problem in _walk(folder, recursive, roots):
+    for count, (name, _, path, problem) in enumerate(_walk(folder, recursive, roots), 1):
+        on_progress(count)
         found = next((found for pattern, found in kinds if pattern.fullmatch(name)), others)
         if problem == SYSTEM:
             unused |= {name: SYSTEM} if recursive else {}
@@ -132,21 +171,37 @@ def list_files(folder: Path, recursive: bool, roots: Iterable[Path] = ()) -> Lis
         elif not problem:
             is_image = found is others and not has_ending(name) and sniffed(Path(path))
             (images if is_image else found)[name] = Path(path)
+
+    def place(name: str) -> Any:
+        on_progress(0)
+        return natural_key(name)
+
     unused |= left_out(images)
-    order = sorted(images.keys() - unused.keys(), key=natural_key)
+    order = sorted(images.keys() - unused.keys(), key=place)
     images = {name: images[name] for name in order}
     return Listing(images, captions, problems, unused, others)
 
 
-def fingerprint(folder: Path, recursive: bool, roots: Iterable[Path] = ()) -> str:
+def fingerprint(
+    folder: Path,
+    recursive: bool,
+    roots: Iterable[Path] = (),
+    stopped: Callable[[], bool] = lambda: False,
+) -> str:
     """A hash that changes if a file below `folder` that matters is added, removed or written.
 
-    It depends on the names, sizes and modification times of the files.
+    It depends on the names, sizes and modification times of the files. It is "" once `stopped`,
+    which is asked often, returns True.
     """
-    digest = hashlib.sha256()
-    found = _walk(folder, recursive, roots)
-    files = [(name, entry) for name, entry, _, problem in found if not problem]
+    digest, files = hashlib.sha256(), []
+    for name, entry, _, problem in _walk(folder, recursive, roots):
+        if stopped():
+            return ""
+        if not problem:
+            files.append((name, entry))
     for name, entry in sorted(files, key=lambda file: file[0]):
+        if stopped():
+            return ""
         if any(kind.fullmatch(name) for kind in MATTER) or not has_ending(name):
             with suppress(OSError):  # deleted since it was listed
                 about = entry.stat()

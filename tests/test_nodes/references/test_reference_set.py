@@ -19,6 +19,7 @@ from comfy_extras.nodes_dataset import ImageGridNode, MakeTrainingDataset
 from mmd_pack.nodes.pictures.picture_grid import contact_sheet
 from mmd_pack.nodes.references.folder import image_folder as folder
 from mmd_pack.nodes.references.folder import list_files as files
+from mmd_pack.nodes.references.folder import reference_folders
 from mmd_pack.nodes.references.load_reference_set import LoadReferenceSet
 from PIL import Image, ImageFile
 
@@ -301,6 +302,83 @@ def test_missing_and_empty_folders_are_explained_before_the_run(comfy_folders):
         assert "`folder`" in message
     with pytest.raises(ValueError, match="switch `recursive` on"):
         node().execute("paintings", recursive=False)
+
+
+@pytest.fixture
+def looked_at(monkeypatch):
+    """The entries of folders that were looked at, by name."""
+    seen, scandir = [], os.scandir
+
+    class Counted:
+        def __init__(self, path):
+            self.entries = scandir(path)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.entries.close()
+
+        def __iter__(self):
+            for entry in self.entries:
+                seen.append(entry.name)
+                yield entry
+
+    monkeypatch.setattr(os, "scandir", Counted)
+    return seen
+
+
+def test_before_a_run_the_size_of_a_folder_does_not_matter(comfy_folders, looked_at):
+    """The server then answers nobody else. The run itself looks at all files."""
+    for number in range(40):
+        (comfy_folders / "none" / f"{number}").mkdir(parents=True)
+        for name in range(40):
+            (comfy_folders / "none" / f"{number}" / f"{name}.dat").touch()
+    assert node().validate_inputs(folder="none") is True
+    assert len(looked_at) == files.LOOKED_AT + 1
+    with pytest.raises(ValueError, match="the folder 'none' holds no images"):
+        node().execute("none")
+    (comfy_folders / "none" / "a.png").touch()
+    looked_at.clear()
+    assert node().validate_inputs(folder="none") is True
+    assert len(looked_at) <= 41
+
+
+def test_the_folders_offered_are_limited(comfy_folders, looked_at, monkeypatch):
+    for number in range(30):
+        (comfy_folders / f"{number}" / "in").mkdir(parents=True)
+    assert len(reference_folders.list_folders()) == 60
+    looked_at.clear()
+    monkeypatch.setattr(reference_folders, "MAX_LISTED", 35)
+    found = reference_folders.list_folders()
+    assert len(found) == 35 and {f"{number}" for number in range(30)} <= {*found}
+    monkeypatch.setattr(reference_folders, "MAX_ENTRIES", 32)
+    looked_at.clear()
+    assert len(reference_folders.list_folders()) == 32 == len(looked_at)
+
+
+def test_the_interrupt_of_comfyui_stops_the_search_for_images(comfy_folders, monkeypatch):
+    for number in range(9):
+        save(comfy_folders / "set" / f"{number}.png")
+    whole, begun, walk = node().fingerprint_inputs(folder="set"), [], files._walk
+
+    def interrupted(*arguments):
+        for found in walk(*arguments):
+            if len(begun) % 9 == 3:
+                comfy.model_management.interrupt_current_processing(True)
+            begun.append(found)
+            yield found
+
+    monkeypatch.setattr(files, "_walk", interrupted)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        node().execute("set")
+    assert len(begun) == 4
+    begun.clear()
+    assert node().fingerprint_inputs(folder="set") == "" and len(begun) == 4
+    assert comfy.model_management.processing_interrupted()  # so that the next node is not run
+    comfy.model_management.interrupt_current_processing(False)
+    monkeypatch.setattr(files, "_walk", walk)
+    assert node().fingerprint_inputs(folder="set") == whole
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need privileges on Windows")

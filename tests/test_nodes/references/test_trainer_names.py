@@ -1,6 +1,7 @@
 """Folders as trainers and systems leave them: which pictures are references, and how often each counts."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -83,7 +84,8 @@ def test_a_folder_of_nothing_else_says_so(tmp_path, monkeypatch):
         "off": "are switched off by a folder name such as 0_name (0_x/a.png)",
         "trash": "holds no images",
     }.items():
-        assert part in LoadReferenceSet.validate_inputs(name)
+        with pytest.raises(ValueError, match=re.escape(part)):
+            LoadReferenceSet.execute(name)
 
 
 @pytest.mark.parametrize(
