@@ -19,6 +19,10 @@ from .training.training_report import free_text, steps_text
 
 NODE = "MMDLoRAInfo"
 ANY = "(any)"
+KNOWN = {
+    "sampler_name": comfy.samplers.KSampler.SAMPLERS,
+    "scheduler": comfy.samplers.KSampler.SCHEDULERS,
+}
 
 
 class DrawingSettings(NamedTuple):
@@ -49,13 +53,13 @@ class MMDLoRAInfo(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "sampler_name",
-                    options=[ANY, *comfy.samplers.KSampler.SAMPLERS],
+                    options=[ANY, *KNOWN["sampler_name"]],
                     default=ANY,
                     tooltip="The sampler you draw with. (any): not checked.",
                 ),
                 io.Combo.Input(
                     "scheduler",
-                    options=[ANY, *comfy.samplers.KSampler.SCHEDULERS],
+                    options=[ANY, *KNOWN["scheduler"]],
                     default=ANY,
                     tooltip="The schedule you draw with. (any): not checked.",
                 ),
@@ -161,9 +165,14 @@ def warnings(metadata: dict[str, Any], settings: DrawingSettings) -> list[str]:
             f"Set steps to {metadata['steps']}: you draw with {steps} steps, and the LoRA was "
             f"trained for {steps_text(metadata)}. With other numbers images get worse."
         )
-    for name in ("sampler_name", "scheduler"):
+    for name, known in KNOWN.items():
         used, trained = getattr(settings, name), metadata[name]
-        if used not in (ANY, trained) and {used, trained} != {"euler", "ddim"}:
+        if trained not in known:
+            texts.append(
+                f"Install the node pack that adds the {name} {trained}, or take another LoRA: "
+                "this ComfyUI does not have it."
+            )
+        elif used not in (ANY, trained) and {used, trained} != {"euler", "ddim"}:
             texts.append(f"Set {name} to {trained}: you draw with {used}.")
     if cfg and abs(cfg - metadata["cfg"]) > 1e-6:
         texts.append(

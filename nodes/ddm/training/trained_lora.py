@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,6 @@ from torch import Tensor
 
 from ....mmd_core.files import limits
 from ....mmd_core.files.json_text import parsed
-from ....mmd_core.files.reference_file import NOT_IN_NAMES
 from ....mmd_core.files.tensor_file import remove, write_new, write_whole
 from ....mmd_core.files.tensor_reader import read_header
 from ....mmd_core.kernels.quoted import quoted
@@ -28,6 +28,8 @@ FILE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": 
 METADATA_KEY = "mmd_ddm"  # the entry in the metadata of the file
 MARK = "autosave"  # the key in it that tells the autosaves of trainings apart
 NAMES = ("sampler_name", "scheduler", "model", "features", "kernel")  # texts in every file
+# Without signs of HTML, of a link or of a folder of this machine.
+NAME = re.compile(rf"[\w+ -][\w/+ -]{{0,{limits.LORA_NAME - 1}}}", re.ASCII)
 RANGES = {  # the numbers in every file, with the smallest and the largest that can be
     **dict.fromkeys(("steps", "steps_from", "steps_to"), (1, 10_000)),
     **dict.fromkeys(("references", "iterations", "batch_size", "rank"), (0, 10**9)),
@@ -143,9 +145,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 def _is_possible(metadata: dict[str, Any]) -> bool:
     """Whether a training can have these values, which may come from a stranger."""
     names = [metadata.get(name) for name in NAMES]
-    if not all(isinstance(name, str) and len(name) <= limits.LORA_NAME for name in names):
-        return False
-    if any(NOT_IN_NAMES.search(name) for name in names):
+    if not all(isinstance(name, str) and NAME.fullmatch(name) for name in names):
         return False
     for name, (low, high) in RANGES.items():
         value, kinds = metadata.get(name), (int, float) if name == "cfg" else (int,)

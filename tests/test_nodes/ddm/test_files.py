@@ -406,6 +406,11 @@ OTHERS = {
     "a name that turns": lambda: said(model="\u202ecod.exe"),
     "half a character": lambda: said(scheduler="\ud800"),
     "a long name": lambda: said(kernel="k" * 101),
+    "a name that is a script": lambda: said(sampler_name="<img src=x onerror=alert(1)>"),
+    "a name that is a link": lambda: said(scheduler="www.example.com"),
+    "a name that is a place": lambda: said(model="/root/x"),
+    "no name": lambda: said(features=""),
+    "distances of 400 digits": lambda: said(mmd2_before=10**400, mmd2_after=1),
     "a long text": lambda: said(report="r" * 2**20),
     "many values": lambda: said(latent=[1] * 50_000),
     "more than it says": lambda: said() + b"\0",
@@ -422,6 +427,14 @@ def test_info_refuses_other_files_in_words(kind, output_folder):  # noqa: F811
     with pytest.raises(ValueError) as error:
         info("other.safetensors")
     assert "MMDLoRAInfo: other.safetensors does not say how it was trained" in str(error.value)
+
+
+def test_info_names_what_this_comfyui_does_not_have(output_folder):  # noqa: F811
+    for name, changed in {"sampler_name": "res_9s", "scheduler": "made up"}.items():
+        lora = TrainedLoRA(usual()[LORA], {**usual()[LORA].metadata, name: changed})
+        report = info(saved(lora), "euler", "simple")[0]
+        assert f"⚠ Install the node pack that adds the {name} {changed}" in report
+        assert f"Set {name}" not in report and report.count("⚠") == 1
 
 
 def test_info_reads_what_was_written_before_the_limits(output_folder):  # noqa: F811
