@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import comfy.model_management as management
@@ -17,6 +16,7 @@ from ...mmd_core import KernelConfig, References
 from ...mmd_core.ddm import DEFAULT_KERNEL, DDMConfig, Step, Training
 from ...mmd_core.kernels.quoted import quoted
 from ..base.limits import within_limits
+from ..base.log import log, reason
 from ..base.schema import schema_options
 from ..base.sockets import TRAINING, LoRASocket, LossSocket
 from ..base.told import told
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
 NODE = "MMDTrainLoRA"
 PREVIEWED = 16  # samples in the preview
-
-log = logging.getLogger("mmd_guidance")
 
 
 class MMDTrainLoRA(io.ComfyNode):
@@ -177,7 +175,7 @@ class _Progress:
             try:
                 self.autosave.save(tensors, training_metadata(self.plan, training))
             except OSError as error:
-                log.warning("%s: autosave failed, training continues: %s", NODE, error)
+                log.warning("%s: autosave failed, training continues: %s", NODE, reason(error))
 
     def show(self, text: str) -> None:
         log.info("%s: %s", NODE, text)

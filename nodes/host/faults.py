@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,13 @@ from torch import Tensor
 
 from ...mmd_core.comparison import full_memory
 from ...mmd_core.guidance.guidance import NotFinite
+from ..base.log import log
 from .micro_batch import AT_ONCE, separable
 
 if TYPE_CHECKING:
     from comfy.model_base import BaseModel
     from comfy.patcher_extension import WrapperExecutor
     from comfy.samplers import CFGGuider
-
-log = logging.getLogger("mmd_guidance")
 
 
 def broken(latents: Tensor) -> list[int]:

@@ -1,7 +1,6 @@
 """One tensor for many latents: in memory, or in a memory-mapped file if it is large."""
 
 import contextlib
-import logging
 import math
 import os
 import shutil
@@ -12,10 +11,10 @@ import folder_paths
 import torch
 from torch import Tensor
 
+from ..base.log import log, reason
+
 IN_MEMORY = 2**30  # bytes: larger tensors are stored in a file
 PIECE = 2**22  # numbers that are processed at once
-
-log = logging.getLogger("mmd_guidance")
 
 
 def allocate(shape: tuple[int, ...]) -> Tensor:
@@ -30,7 +29,7 @@ def allocate(shape: tuple[int, ...]) -> Tensor:
         try:
             return _mapped(size).view(shape)
         except (OSError, RuntimeError) as error:
-            log.warning("References of %.1f GB are held in memory: %s", size / 1e9, error)
+            log.warning("References of %.1f GB are held in memory: %s", size / 1e9, reason(error))
     return torch.empty(shape)
 
 

@@ -15,7 +15,6 @@ hooks swap weights once per part: the result is correct, but slow.
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from ..base.log import log
 from .conditioning_parts import conds_part, rows_of
 from .control_parts import ControlParts
 from .coupled_images import SHARED, coupling, kept_between_calls, kept_for_later
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 AT_ONCE = "mmd_guidance_at_once"  # key in transformer_options: images per network call
 # Conditioning that describes the whole batch.
 OF_THE_WHOLE_BATCH = ("num_video_frames", "latent_shapes")
-
-log = logging.getLogger("mmd_guidance")
 
 
 @dataclass

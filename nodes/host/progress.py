@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 from collections.abc import Callable
@@ -14,11 +13,15 @@ import torch
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
+from ..base.log import log
+
 if TYPE_CHECKING:
     from comfy.latent_formats import LatentFormat
 
 
-log = logging.getLogger("mmd_guidance")
+MAX_SHOWN = 1000  # characters
+# Pages of some versions read the text as HTML, and show &lt; as it is in others.
+HARMLESS = str.maketrans("<>&", "\u2039\u203a\uff06")
 
 
 def executing_node() -> str | None:
@@ -28,11 +31,17 @@ def executing_node() -> str | None:
 
 
 def show_text(text: str, node_id: str | None) -> None:
-    """Shows `text` on the node. Does nothing without a node id or without a running server."""
+    """Shows `text` on the node, to the client that queued the workflow.
+
+    The text may hold what a stranger wrote, such as the name of a file. It is cut to `MAX_SHOWN`
+    characters, and signs of HTML are replaced by similar ones. Does nothing without a node id, a
+    running server, or a client.
+    """
     server = getattr(sys.modules.get("server"), "PromptServer", None)
     instance = getattr(server, "instance", None)
-    if instance is not None and node_id is not None:
-        instance.send_progress_text(text, node_id)
+    client = getattr(instance, "client_id", None)
+    if client is not None and node_id is not None:
+        instance.send_progress_text(text[:MAX_SHOWN].translate(HARMLESS), node_id, client)
 
 
 def tiled(x0: Tensor) -> Tensor:

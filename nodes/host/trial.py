@@ -7,7 +7,6 @@ So are modules of the network that another pack has replaced, or whose `forward`
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..base.log import log
 from .coupled_images import is_of_comfyui
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["called", "is_time_for_trials"]
 
-log = logging.getLogger("mmd_guidance")
 
 PATCHES = ("attn1_patch", "attn1_output_patch", "double_block", "single_block")
 REPLACED = ("attn1", "dit")  # attention of U-Nets, and blocks of transformers

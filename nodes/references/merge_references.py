@@ -1,6 +1,5 @@
 """MergeReferences: mixes several reference sets by shares."""
 
-import logging
 from collections.abc import Iterable
 
 from comfy_api.latest import io
@@ -9,6 +8,7 @@ from ...mmd_core import References
 from ...mmd_core.references.merge import merge
 from ..base.counted import counted
 from ..base.limits import within_limits
+from ..base.log import log
 from ..base.schema import schema_options
 from ..base.sockets import REFERENCES, ReferencesSocket
 from ..base.told import told
@@ -16,8 +16,6 @@ from ..host.large_tensor import allocate
 
 NODE = "MergeReferences"
 LABELS = ("a", "b", "c", "d")
-
-log = logging.getLogger("mmd_guidance")
 
 
 def different_vaes(sets: Iterable[References]) -> str | None:

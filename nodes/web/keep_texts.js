@@ -5,6 +5,9 @@ import { ComfyWidgets } from "../../scripts/widgets.js";
 
 const WIDGET = "said";
 const LIVE = "$$node-text-preview"; // ComfyUI's own line of progress
+// Some versions read that line as HTML. The same is in nodes/host/progress.py.
+const HARMLESS = { "<": "\u2039", ">": "\u203a", "&": "\uff06" };
+const harmless = (text) => text.replace(/[<>&]/g, (sign) => HARMLESS[sign]);
 const said = new Map(); // node: the newest text, until the run has ended
 
 const isOurs = (node) => node?.constructor?.nodeData?.category?.startsWith("MMD Guidance/"); // whatever our folder is called
@@ -23,7 +26,7 @@ function show(node, text) {
     }
     node.setSize?.([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
   }
-  widget.value = text;
+  widget.value = widget.name === LIVE ? harmless(text) : text;
   node.setDirtyCanvas(true, true);
 }
 

@@ -6,7 +6,6 @@ ComfyUI's guider runs it, so prompts, cfg and model patches have the same effect
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from ....mmd_core.ddm import (
     checkpointed,
     layers,
 )
+from ...base.log import log
 from ...host.conditioning_parts import conds_part
 from ...host.control_parts import ControlParts
 from ...host.faults import out_of_memory
@@ -41,8 +41,6 @@ __all__ = ["Engine", "ModelSetup", "with_engine"]
 TENSOR_PREFIX = "diffusion_model."  # of the tensor names in LoRA files
 # Memory of a call with gradients, in calls without; ComfyUI frees this much before training.
 MEMORY_FACTOR = 3
-
-log = logging.getLogger("mmd_guidance")
 
 
 @dataclass(frozen=True, eq=False)

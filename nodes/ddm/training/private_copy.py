@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import comfy.model_management as management
 import comfy.model_patcher as core
 import torch
 
+from ...base.log import log
 from ...host.dynamic_vram import is_dynamic
 from ...host.faults import out_of_memory
 
@@ -29,7 +29,6 @@ ADDRESSES |= {"dynamic_patchers"}
 PATCHES = "_lowvram_function"  # the end of the names of those that hold LoRAs
 
 Nested = TypeVar("Nested")
-log = logging.getLogger("mmd_guidance")
 
 
 def private_copy(model: ModelPatcher, dtype: torch.dtype | None) -> ModelPatcher:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ....mmd_core import Guidance, Memory, RunTrace
 from ....mmd_core.files.memory_file import Recalled
 from ....mmd_core.guidance.guidance import NotFinite
+from ...base.log import log
 from ...base.remark import Remark
 from ...host.device_memory import room
 from ...host.faults import check_latent_image, explained
@@ -32,8 +33,6 @@ from .session import Session
 from .stages import Stages
 from .trace import Trace
 from .unconditional import Unconditional
-
-log = logging.getLogger("mmd_guidance")
 
 
 class GuidedRun:

@@ -6,7 +6,6 @@ for each run, and the `GuidedRun` is stored in that copy, so it ends with the ru
 error.
 """
 
-import logging
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +27,6 @@ from .session import Session
 from .unconditional import Unconditional
 
 KEY = "mmd_guidance_"  # the first part of the wrappers' names
-log = logging.getLogger("mmd_guidance")
 
 
 def apply_guidance(model: ModelPatcher, request: Request, grouped: bool = False) -> ModelPatcher:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ....mmd_core import GuidanceConfig, References
+from ...base.log import log
 from ...base.remark import Remark
 from ...host.fit_latent import fit_latents
 from .shared_memory import SharedMemory
 from .trace import Trace
 
 KEPT = 2**30  # bytes of resized references that are kept for later runs
-log = logging.getLogger("mmd_guidance")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import time
 from pathlib import Path
@@ -22,11 +21,10 @@ from torch import Tensor
 
 from ....mmd_core.files import limits
 from ....mmd_core.files.tensor_file import remove, remove_drafts, write_whole
+from ...base.log import log, reason
 
 FORMAT = 1  # part of every key: increase it when the meaning of entries changes
 LIMIT = limits.CACHE_DISK  # bytes: above it, the least recently used entries are removed
-
-log = logging.getLogger("mmd_guidance")
 
 
 def cache_folder() -> Path:
@@ -87,7 +85,9 @@ class LatentCache:
         except FileNotFoundError:
             return None
         except Exception as error:  # parsers raise many exception types for damaged files
-            log.warning("The cached file %s is damaged and is made again: %s", path, error)
+            log.warning(
+                "The cached file %s is damaged and is made again: %s", path.name, reason(error)
+            )
             self.damaged += 1
             return None
         self.used.add(path.name)
@@ -110,8 +110,10 @@ class LatentCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, [data], lasting=False)
         except OSError as error:
-            self.problem = error.strerror or str(error)
-            log.warning("Nothing more is cached, because %s cannot be written: %s", path, error)
+            self.problem = reason(error)
+            log.warning(
+                "Nothing more is cached, because %s cannot be written: %s", path.name, self.problem
+            )
         else:
             self.used.add(path.name)
             self.written = True

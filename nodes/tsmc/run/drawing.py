@@ -8,7 +8,6 @@ of the base model.
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from ....mmd_core.tsmc import (
     transitions,
 )
 from ...base.counted import counted
+from ...base.log import log
 from ...guidance.run.hook import is_coupled
 from ...host.differing import differing
 from ...host.faults import out_of_memory
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_batch", "draw_smc", "evaluations_per_estimate", "with_model"]
 
-log = logging.getLogger("mmd_guidance")
+
 OnEstimate = Callable[[Tensor], None]  # is called with each batch of denoised estimates
 Draw = Callable[[Denoise, Tensor, "Tensor | None"], Tensor]  # (denoise, x, mask) → final samples
 COUPLED = (

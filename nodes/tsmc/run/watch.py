@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import comfy.utils
 import latent_preview
 from torch import Tensor
 
+from ...base.log import log
 from ...host.progress import show_text, tiled
 
 if TYPE_CHECKING:
     from comfy.samplers import CFGGuider
 
 __all__ = ["Watch"]
-
-log = logging.getLogger("mmd_guidance")
 
 
 class Watch:

@@ -295,12 +295,13 @@ def test_autosave_is_there_while_training_goes_on_and_gone_afterwards(output_fol
 
 
 def test_a_disk_that_is_full_does_not_end_a_training(output_folder, monkeypatch, caplog):  # noqa: F811
-    def full(*args):
-        raise OSError(28, "No space left on device")
+    def full(path, *_):
+        raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(trained_lora, "write_new", full)
     assert trained(autosave="loras/kept")[LOSSES] == usual()[LOSSES]
     assert "autosave failed, training continues" in caplog.text and "No space left" in caplog.text
+    assert str(output_folder) not in caplog.text and caplog.text.isascii()
     Path(output_folder, "file").write_text("")
     with pytest.raises(ValueError, match="^MMDTrainLoRA: the folder of 'file/x' cannot be created"):
         trained(autosave="file/x")

@@ -21,7 +21,7 @@ from mmd_pack.nodes.guidance.run.report import ending, remarks, run_report
 from mmd_pack.nodes.guidance.run.request import Request
 from mmd_pack.nodes.guidance.run.trace import Trace
 from mmd_pack.nodes.host.fingerprint import vae_fingerprint
-from mmd_pack.nodes.host.progress import tiled
+from mmd_pack.nodes.host.progress import show_text, tiled
 from mmd_tests.support.guided_runs import apply, core_draw, guided_draw, make_references, patched
 from mmd_tests.support.tiny_encoders import tiny_vae
 from mmd_tests.support.tiny_models import empty_latent, prompt, random, tiny_model
@@ -45,15 +45,27 @@ def server(monkeypatch):
 
     class Server:
         def __init__(self):
-            self.sent = []
+            self.sent, self.client_id = [], "who queued it"
 
-        def send_progress_text(self, text, node_id):
+        def send_progress_text(self, text, node_id, client):
+            assert client == "who queued it"
             self.sent.append((text, node_id))
 
     module = types.ModuleType("server")
     module.PromptServer = types.SimpleNamespace(instance=Server())
     monkeypatch.setitem(sys.modules, "server", module)
     return module.PromptServer.instance
+
+
+def test_what_is_shown_is_short_no_html_and_for_one_client(server):
+    """`server` takes no text for others."""
+    show_text("<img src=x onerror=alert(1)> &lt; " + "\u7d75" * 5000, "7")
+    ((text, node),) = server.sent
+    assert len(text) == 1000 and node == "7" and text.endswith("\u7d75")
+    assert not {"<", ">", "&"} & {*text} and "img src=x onerror=alert(1)" in text
+    server.client_id = None  # nobody's page: a workflow sent by a script
+    show_text("a", "7")
+    assert len(server.sent) == 1
 
 
 def as_node(node_id, prompt_id="p"):
