@@ -13,6 +13,7 @@ from ..kernels.config import KernelConfig
 from ..kernels.kernels import Gram, Kernel
 from ..kernels.mmd import mmd2_from_values, uniform
 from ..kernels.precision import full_precision
+from ..kernels.transfers import Asked
 from .coupling import Coupling
 from .feature_maps import Spectrum, make_features
 from .flow import flowed, substeps
@@ -77,7 +78,8 @@ class FeatureComparison:
     ) -> None:
         self.weights, self.each = references.weights, each
         self.features = make_features(config.feature_space, references.shape, config.pool)
-        compared = self.features.fit(references, noise)
+        asked = Asked()
+        compared = self.features.fit(references, noise, asked)
         self.posterior = self.features.whole
         added = None if finished is None else self.features(finished)
         count, size = len(compared), self.weights.element_size()
@@ -87,7 +89,9 @@ class FeatureComparison:
         compact = grams > max(budget / 2, ALWAYS)
         rows = Rows(compared, config.radial, budget if compact else budget - grams)
         self.space = GramSpace(rows, added, compact)
-        self.kernel = config.resolve(self._gram, math.prod(compared.shape), rows.centre)
+        dim = math.prod(compared.shape)
+        self.kernel = config.resolve(self._gram, dim, rows.centre, asked.now)
+        asked.read()
         self._coupling, self._mmd2_of_rows = None, None
 
     @property
@@ -127,8 +131,8 @@ class FeatureComparison:
         return self._mmd2_of_rows
 
     @cached_property
-    def spacing(self) -> float:
-        """The spacing of the references (`nearest.py`)."""
+    def spacing(self) -> Tensor:
+        """The spacing of the references (`nearest.py`), a scalar."""
         return spacing(self.space.rows) if self.space.gram is None else spacing_in(self._gram)
 
     def mmd2(self, x: Tensor, unbiased: bool) -> Tensor:

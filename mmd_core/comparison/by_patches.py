@@ -61,7 +61,7 @@ class PatchComparison:
             self.rows = torch.cat([self.rows, rows - self.centre])
             self.owners = torch.cat([self.owners, len(references) + owners])
         self.squares = self.rows.square().sum(1)
-        every = covers(references.shape[1:], self.size, self.weights.device)
+        every = covers(references.shape[1:], self.size, self.weights)
         order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))
         self.covers = [every[i] for i in order]
         self.calls, self._used = 0, {}

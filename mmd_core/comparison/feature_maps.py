@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..kernels.transfers import Asked, placed
 from .latents import Latents
 from .noise import NoiseModel
 from .posterior import Posterior, cosine_basis
@@ -65,14 +66,15 @@ class Whole:
         posterior: The posterior variance of features.
     """
 
-    def fit(self, references: Latents, noise: NoiseModel) -> Latents:
+    def fit(self, references: Latents, noise: NoiseModel, asked: Asked | None = None) -> Latents:
         """Estimates the posterior variance from the references, and returns their features.
 
         Arguments:
             references: Latents with shape `(N, C, *)`.
             noise: The model's noise.
+            asked: As in `Posterior`.
         """
-        self.whole = self.posterior = Posterior(references, noise)
+        self.whole = self.posterior = Posterior(references, noise, asked)
         return references
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -119,11 +121,11 @@ class LowPass(Whole):
             m = max(1, round(n / pool))
             self.projections.append(cosine_basis(m).T @ cosine_basis(n)[:m])
 
-    def fit(self, references: Latents, noise: NoiseModel) -> Latents:
-        self.projections = [projection.to(references.weights) for projection in self.projections]
-        super().fit(references, noise)
+    def fit(self, references: Latents, noise: NoiseModel, asked: Asked | None = None) -> Latents:
+        self.projections = [placed(each, references.weights) for each in self.projections]
+        super().fit(references, noise, asked)
         features = self._of(references)
-        self.posterior = Posterior(features, noise)
+        self.posterior = Posterior(features, noise, asked)
         return features
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -157,15 +159,24 @@ class ChannelStats(Whole):
     def __init__(self, measured: bool = False) -> None:
         self.measured = measured
 
-    def fit(self, references: Latents, noise: NoiseModel) -> Latents:
-        super().fit(references, noise)
+    def fit(self, references: Latents, noise: NoiseModel, asked: Asked | None = None) -> Latents:
+        super().fit(references, noise, asked)
         features = self._of(references)
-        self.posterior = Posterior.of_rows(features.stored, features.weights, noise)
-        self.typical = sum(
-            torch.tensordot(references.weights[which], self._moments(piece)[1], 1)
-            for which, piece in references.pieces()
-        )
+        self.posterior = Posterior.of_rows(features.stored, features.weights, noise, asked)
         return features
+
+    def _of(self, references: Latents) -> Latents:
+        moments, pixels, self.typical = [], 0, 0
+        for which, piece in references.pieces():
+            moments.append(self._moments(piece))
+            pixels = piece[0, 0].numel()
+            self.typical += torch.tensordot(references.weights[which], moments[-1][1], 1)
+        # All at once, because the host decomposes them.
+        means, covariances = (torch.cat(each) for each in zip(*moments, strict=True))
+        whole, sizes = self._decomposed(means, covariances), [len(each) for each, _ in moments]
+        parts = zip(*(each.split(sizes) for each in whole), strict=True)
+        rows = [self._features(Spectrum(*part), pixels) for part in parts]
+        return Latents(torch.cat(rows), references.weights)
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means `(B, C)` and covariances `(B, C, C)` of the channels."""
@@ -175,19 +186,22 @@ class ChannelStats(Whole):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The features of latents `x`, with shape `(B, C + C²)`."""
-        return self._features(x, self._spectrum(x))
+        return self._features(self._spectrum(x), x[0, 0].numel())
 
-    def _features(self, x: Tensor, spectrum: Spectrum) -> Tensor:
+    def _features(self, spectrum: Spectrum, places: int) -> Tensor:
         vectors = spectrum.vectors
         roots = (vectors * spectrum.roots[:, None]) @ vectors.transpose(1, 2)
-        return torch.cat([spectrum.means, roots.flatten(1)], 1) * math.sqrt(x[0, 0].numel())
+        return torch.cat([spectrum.means, roots.flatten(1)], 1) * math.sqrt(places)
 
     def _spectrum(self, x: Tensor, missing: Tensor | float = 0.0) -> Spectrum:
         """The spectrum of latents `x` whose covariances lack `missing`."""
         means, covariances = self._moments(x)
+        return self._decomposed(means, covariances + missing)
+
+    def _decomposed(self, means: Tensor, covariances: Tensor) -> Spectrum:
         # `eigh` fails on NaN with an unclear error, so NaN is replaced. A `Guidance` that records
         # raises a clear error later (`NotFinite`).
-        values, vectors = eigh((covariances + missing).nan_to_num(0, 0, 0))
+        values, vectors = eigh(covariances.nan_to_num(0, 0, 0))
         return Spectrum(means, values.clamp_min(0).sqrt(), vectors)
 
     def seen(self, x0: Tensor, residual: Tensor | None, sigma: float, each: bool = False) -> Seen:
@@ -195,7 +209,8 @@ class ChannelStats(Whole):
         if isinstance(share, Tensor):
             share = share.reshape(-1, 1, 1)
         spectrum = self._spectrum(x0, share * self.typical)
-        return Seen(self._features(x0, spectrum), self.posterior.lacking(None, sigma), spectrum)
+        features = self._features(spectrum, x0[0, 0].numel())
+        return Seen(features, self.posterior.lacking(None, sigma), spectrum)
 
     def pull_back(self, x: Tensor, g: Tensor, spectrum: Spectrum | None = None) -> Tensor:
         """J(x)ᵀ g, with the shape of `x`.

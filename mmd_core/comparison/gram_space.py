@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.kernels import Gram
+from ..kernels.transfers import placed
 from .rows import Rows
 
 __all__ = ["Combination", "GramSpace", "Projection"]
@@ -81,14 +82,14 @@ class GramSpace:
         """
         n = len(self.rows)
         index = torch.arange(0, n, -(-n // MAX_SAMPLED_REFERENCES) if self.gram is None else 1)
-        index = index.to(self.centre.device)
+        here = placed(index, self.centre, index.dtype)
         if self.gram is not None:
-            return index, self.gram
+            return here, self.gram
         some = self.rows.of(index)
         gram = some @ some.T
         if self.memory is not None:
             gram = extended(gram, self.memory @ some.T, self.memory)
-        return index, gram
+        return here, gram
 
     def project(self, x: Tensor, lacking: float | Tensor = 0.0) -> "Projection":
         """The projection of samples `x`, with shape `(B, *shape)`; arguments as in `Projection`."""

@@ -11,6 +11,8 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
+from ..kernels.transfers import placed
+
 __all__ = ["Latents"]
 
 PIECE = 2**17  # numbers of a piece: it takes little memory and stays in CPU cache
@@ -36,15 +38,19 @@ class Latents:
         prepare: Callable[[Tensor], Tensor] = lambda latents: latents,
     ) -> None:
         self.stored, self.weights, self.prepare = stored, weights, prepare
-        self.shape = tuple(self.of([0]).shape[1:])
+        self.shape = tuple(self._arrived(self.stored[:1]).shape[1:])
 
     def __len__(self) -> int:
         return len(self.stored)
 
     def of(self, index: Sequence[int] | Tensor) -> Tensor:
         """The latents at `index`, with shape `(n, *shape)`."""
-        index = torch.as_tensor(index, device=self.stored.device)
-        return self.prepare(self.stored[index].to(self.weights.device).to(self.weights.dtype))
+        index = torch.as_tensor(index)
+        return self._arrived(self.stored[placed(index, self.stored, index.dtype)])
+
+    def _arrived(self, stored: Tensor) -> Tensor:
+        stored = placed(stored, self.weights, stored.dtype)
+        return self.prepare(stored.to(self.weights.dtype))
 
     def pieces(
         self, numbers: int = PIECE, first: int = 0, stop: int | None = None
@@ -94,12 +100,12 @@ class Latents:
         return total
 
     @cached_property
-    def spread(self) -> float:
-        """The root of the weighted mean of ‖y − mean‖²; 1 if all latents y are equal."""
+    def spread(self) -> Tensor:
+        """The root of the weighted mean of ‖y − mean‖², a scalar; 1 if all latents y are equal."""
         total = self.weights.new_zeros(())
         for which, piece in self.pieces():
             total += self.weights[which] @ (piece - self.mean).flatten(1).square().sum(1)
-        return total.sqrt().item() or 1.0
+        return torch.where(total == 0, 1.0, total.sqrt())
 
 
 @cache

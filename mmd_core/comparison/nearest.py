@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.kernels import Gram
+from ..kernels.transfers import placed
 from .rows import Rows
 
 __all__ = ["nearest_rows", "relative_distances", "spacing", "spacing_in"]
@@ -38,8 +39,8 @@ def nearest_rows(x: Tensor, y: Tensor | Rows, skip: Tensor | None = None) -> tup
     for which, rows in y.pieces() if isinstance(y, Rows) else _centred_pieces(y, centre):
         distances = torch.cdist(x, rows, compute_mode="use_mm_for_euclid_dist")
         if skip is not None:
-            mine = (skip >= which.start) & (skip < which.stop)
-            distances[mine, skip[mine] - which.start] = math.inf
+            columns = torch.arange(which.start, which.stop, device=x.device)
+            distances.masked_fill_(columns == skip[:, None], math.inf)
         found, at = distances.min(1)
         nearer = found < best
         best = torch.where(nearer, found, best)
@@ -54,27 +55,28 @@ def _centred_pieces(y: Tensor, centre: Tensor) -> Iterator[tuple[slice, Tensor]]
         yield slice(first, first + len(rows)), rows - centre
 
 
-def spacing(y: Tensor | Rows) -> float:
+def spacing(y: Tensor | Rows) -> Tensor:
     """The median distance between a row of `y` and its nearest other row; NaN if all are equal.
 
-    Distances of 0, up to rounding, are left out.
+    It is a scalar. Distances of 0, up to rounding, are left out.
 
     Arguments:
         y: N references. Above 512 references, the median is over evenly spaced ones.
     """
     probes = _probes(len(y))
     rows = y.of(probes) if isinstance(y, Rows) else y[probes].to(_precise(y))
-    _, distances = nearest_rows(rows, y, probes.to(rows.device))
+    _, distances = nearest_rows(rows, y, placed(probes, rows, probes.dtype))
     return _median(distances, rows.std(0, correction=0).norm())
 
 
-def spacing_in(gram: Tensor) -> float:
+def spacing_in(gram: Tensor) -> Tensor:
     """`spacing` from inner products.
 
     Arguments:
         gram: Inner products of the references minus their mean, with shape `(N, N)`.
     """
-    probes, squares = _probes(len(gram)).to(gram.device), gram.diagonal()
+    probes, squares = _probes(len(gram)), gram.diagonal()
+    probes = placed(probes, gram, probes.dtype)
     d2 = Gram(gram[probes], squares[probes], squares).sq_dist()
     d2[torch.arange(len(probes), device=d2.device), probes] = math.inf
     return _median(d2.amin(1).sqrt(), squares.mean().sqrt())
@@ -85,14 +87,16 @@ def _probes(n: int) -> Tensor:
     return torch.arange(0, n, -(-n // PROBES))
 
 
-def _median(distances: Tensor, spread: Tensor) -> float:
+def _median(distances: Tensor, spread: Tensor) -> Tensor:
     """The median of the distances that are above rounding error; NaN if there is none.
 
     Arguments:
         spread: The typical distance of a row to the mean of the rows.
     """
-    apart = distances[(distances > 1e-3 * spread) & distances.isfinite()]
-    return apart.median().item() if len(apart) else math.nan
+    apart = (distances > 1e-3 * spread) & distances.isfinite()
+    ordered = distances.where(apart, math.inf).sort().values
+    middle = ordered.gather(0, (apart.sum(0, keepdim=True) - 1).clamp_min(0) // 2)[0]
+    return middle.where(apart.any(), math.nan)
 
 
 def relative_distances(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..kernels.transfers import placed
 from .latents import Latents
 
 __all__ = ["patch_rows"]
@@ -27,7 +28,7 @@ def patch_rows(
         The patches as rows, with shape `(count, C · patch)`, and the index of the image from which
         each is taken, with shape `(count,)`.
     """
-    rng, device = torch.Generator().manual_seed(seed), images.weights.device
+    rng = torch.Generator().manual_seed(seed)
     weights = images.weights.cpu().double()  # a GPU may lack float64
     owners = torch.multinomial(weights, count, replacement=True, generator=rng)
     places = [
@@ -42,5 +43,7 @@ def patch_rows(
         windows = windows.movedim(1, len(images.shape))
         mine = torch.isin(owners, some)
         index = torch.searchsorted(some, owners[mine]), *(place[mine] for place in places)
-        rows[mine.to(device)] = windows[tuple(i.to(device) for i in index)].flatten(1)
-    return rows, owners.to(device)
+        here = torch.stack([mine.nonzero().flatten(), *index])
+        where, *index = placed(here, rows, here.dtype)
+        rows[where] = windows[tuple(index)].flatten(1)
+    return rows, placed(owners, rows, owners.dtype)

@@ -22,13 +22,15 @@ References:
 """
 
 import math
+from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ..kernels.transfers import Asked, placed
 from .latents import Latents
 from .noise import NoiseModel
-from .small_matrices import singular_values
 
 __all__ = ["Posterior"]
 
@@ -42,18 +44,17 @@ class Posterior:
     Arguments:
         references: Latents with shape `(N, C, *)`.
         noise: The model's noise.
-
-    Attributes:
-        variances: The variances v_f of the references' spectrum.
-        counts: How many coefficients have each of these variances, with the same shape.
+        asked: With what the host reads the spectrum, once it needs it.
     """
 
-    def __init__(self, references: Latents, noise: NoiseModel) -> None:
+    def __init__(self, references: Latents, noise: NoiseModel, asked: Asked | None = None) -> None:
         self.noise = noise
-        self.variances, self.counts = band_variances(references)
+        self._bands = band_variances(references, asked or Asked())
 
     @classmethod
-    def of_rows(cls, rows: Tensor, weights: Tensor, noise: NoiseModel) -> "Posterior":
+    def of_rows(
+        cls, rows: Tensor, weights: Tensor, noise: NoiseModel, asked: Asked | None = None
+    ) -> "Posterior":
         """The posterior variance for rows without spatial axes.
 
         The spectrum consists of the eigenvalues of their covariance.
@@ -62,14 +63,33 @@ class Posterior:
             rows: With shape `(N, F)`.
             weights: Their weights, with shape `(N,)`, sum 1.
             noise: The model's noise.
+            asked: As in `Posterior`.
         """
-        self = object.__new__(cls)
-        scaled = weights.sqrt()[:, None] * (rows - weights @ rows)
-        degrees = 1 - weights.square().sum().item()
-        self.noise = noise
-        self.variances = singular_values(scaled).square() / max(degrees, 1e-12)
-        self.counts = torch.ones_like(self.variances)
+        self, asked = object.__new__(cls), asked or Asked()
+        scaled = asked.later(weights.sqrt()[:, None] * (rows - weights @ rows))
+        squares = asked.later(weights.square().sum())
+
+        def bands() -> tuple[Tensor, Tensor]:
+            variances = torch.linalg.svdvals(scaled()).square()
+            variances = variances / max(1 - squares().item(), 1e-12)
+            return variances, torch.ones_like(variances)
+
+        self.noise, self._bands = noise, bands
         return self
+
+    @property
+    def variances(self) -> Tensor:
+        """The variances v_f of the references' spectrum."""
+        return self._found[0]
+
+    @property
+    def counts(self) -> Tensor:
+        """How many coefficients have each of these variances, with the same shape."""
+        return self._found[1]
+
+    @cached_property
+    def _found(self) -> tuple[Tensor, Tensor]:
+        return self._bands()
 
     def bound(self, level: float) -> float:
         """The upper bound Σ_f v_f σ² / (v_f + σ²); σ is `level`, the noise per unit of signal."""
@@ -114,7 +134,7 @@ class Posterior:
         return bound + trust * (measured - bound)
 
 
-def band_variances(references: Latents) -> tuple[Tensor, Tensor]:
+def band_variances(references: Latents, asked: Asked) -> Callable[[], tuple[Tensor, Tensor]]:
     """The mean variance of a coefficient in each frequency band, and the coefficients per band.
 
     The coefficients are those of the orthonormal cosine transform over all spatial axes. Bands are
@@ -122,12 +142,14 @@ def band_variances(references: Latents) -> tuple[Tensor, Tensor]:
 
     Arguments:
         references: Latents with shape `(N, C, *)`.
+        asked: With what the host reads the spectrum.
 
     Returns:
-        Variances and numbers of coefficients, both with shape `(BANDS + 1,)`, on the CPU.
+        A function that returns variances and numbers of coefficients, both with shape
+        `(BANDS + 1,)`, on the CPU.
     """
     weights, places = references.weights, references.shape[1:]
-    bases = [cosine_basis(n).to(weights) for n in places]
+    bases = [placed(cosine_basis(n), weights) for n in places]
     power = weights.new_zeros(references.shape)
     for which, piece in references.pieces():
         f = piece - references.mean
@@ -135,8 +157,18 @@ def band_variances(references: Latents) -> tuple[Tensor, Tensor]:
             f = (f.movedim(axis, -1) @ basis.T).movedim(-1, axis)
         power += torch.tensordot(weights[which], f.square_(), 1)
     # On the CPU: sums by index are not reproducible on a GPU.
-    power, weights = power.sum(0).cpu(), weights.cpu()
-    power /= max(1 - weights.square().sum().item(), 1e-12)  # (N − 1)/N for equal weights
+    powers, squares = asked.later(power.sum(0)), asked.later(weights.square().sum())
+
+    def bands() -> tuple[Tensor, Tensor]:
+        unbiased = max(1 - squares().item(), 1e-12)  # (N − 1)/N for equal weights
+        return _by_band(powers() / unbiased, references.shape[0])
+
+    return bands
+
+
+def _by_band(power: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """The mean of `power`, with the shape of all places, in each band, and the coefficients."""
+    places = power.shape
     radius = power.new_zeros(places)
     for axis, n in enumerate(places):
         along = [-1 if a == axis else 1 for a in range(len(places))]
@@ -146,7 +178,7 @@ def band_variances(references: Latents) -> tuple[Tensor, Tensor]:
     lowest = 1 / max(2, *places, 2)
     edges = torch.logspace(math.log10(lowest), math.log10(math.sqrt(2)), BANDS).to(power)
     band = torch.bucketize(radius.sqrt() * (1 + 1e-4), edges).flatten()
-    counts = torch.bincount(band, minlength=BANDS + 1).to(power) * references.shape[0]
+    counts = torch.bincount(band, minlength=BANDS + 1).to(power) * channels
     totals = counts.new_zeros(BANDS + 1).index_add_(0, band, power.flatten())
     return totals / counts.clamp_min(1), counts
 

@@ -57,16 +57,16 @@ class Rows:
         """All rows in `dtype` on the device; None if they do not fit, or are too large for fp16."""
         try:
             held = self.centre.new_empty(len(self), len(self.centre), dtype=dtype)
-            infinite = torch.zeros((), dtype=torch.long, device=held.device)
+            finite = torch.ones((), dtype=torch.bool, device=held.device)
             for which, piece in self.latents.pieces():
                 held[which] = piece.flatten(1).sub(self.centre)
                 if dtype == SMALLER:
-                    infinite += held[which].isfinite().all().logical_not()
+                    finite &= held[which].isfinite().all()
         except (MemoryError, RuntimeError) as error:
             if out_of_memory(error):
                 return None  # something else has used the memory of the budget
             raise
-        return None if infinite else held
+        return held if dtype != SMALLER or finite else None
 
     def of(self, index: Tensor) -> Tensor:
         """The rows at `index`, with shape `(n, D)`."""

@@ -1,12 +1,14 @@
-"""Decompositions of small matrices, always on the CPU.
+"""Decomposition of small matrices, always on the CPU.
 
-Not every device has them (Apple's and those of DirectML do not), and a GPU is slower at them.
+Not every device has it (Apple's and those of DirectML do not), and a GPU is slower at it.
 """
 
 import torch
 from torch import Tensor
 
-__all__ = ["eigh", "singular_values"]
+from ..kernels.transfers import placed
+
+__all__ = ["eigh"]
 
 
 def eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,11 +22,5 @@ def eigh(matrices: Tensor) -> tuple[Tensor, Tensor]:
         `matrices`.
     """
     values, vectors = torch.linalg.eigh(matrices.cpu())
-    # In one copy, because a GPU waits for each.
-    both = torch.cat([values.unsqueeze(-2), vectors], -2).to(matrices.device)
+    both = placed(torch.cat([values.unsqueeze(-2), vectors], -2), matrices)
     return both[..., 0, :], both[..., 1:, :]
-
-
-def singular_values(matrix: Tensor) -> Tensor:
-    """The singular values of a matrix, descending, on the CPU."""
-    return torch.linalg.svdvals(matrix.cpu())

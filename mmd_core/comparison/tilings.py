@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..kernels.transfers import placed
+
 __all__ = ["Cover", "covers", "tile", "tiling"]
 
 
@@ -80,9 +82,10 @@ class Cover:
         sources[sorted_places, rank] = order
         return cls(places, regular, sources)
 
-    def to(self, device: torch.device) -> "Cover":
-        """The same, for images on that device."""
-        return Cover(self.places.to(device), self.regular, self.sources.to(device), self.tilings)
+    def on(self, like: Tensor) -> "Cover":
+        """The same, for images on the device of `like`."""
+        places, sources = (placed(each, like, each.dtype) for each in (self.places, self.sources))
+        return Cover(places, self.regular, sources, self.tilings)
 
     @classmethod
     def together(cls, parts: Sequence["Cover"]) -> "Cover":
@@ -132,19 +135,19 @@ class Cover:
             m = min(candidates, most)
             step = (torch.arange(m, dtype=torch.float64) * (candidates / m)).long()
             chosen = step // len(regular) * len(self.regular) + regular[step % len(regular)]
-            self._landmarks[batch, most] = chosen.to(self.places.device)
+            self._landmarks[batch, most] = placed(chosen, self.places)
         return self._landmarks[batch, most]
 
 
-def covers(lengths: tuple[int, ...], size: tuple[int, ...], device: torch.device) -> list[Cover]:
+def covers(lengths: tuple[int, ...], size: tuple[int, ...], like: Tensor) -> list[Cover]:
     """The covers of all tilings of images with these side lengths.
 
     Arguments:
         lengths: The side lengths of the images, one for each spatial axis.
         size: The side lengths of a patch.
-        device: Where the images are.
+        like: A tensor on the device of the images.
     """
     offsets = itertools.product(
         *(range(min(p, n - p + 1)) for p, n in zip(size, lengths, strict=True))
     )
-    return [Cover.of(*tiling(lengths, size, offset), lengths).to(device) for offset in offsets]
+    return [Cover.of(*tiling(lengths, size, offset), lengths).on(like) for offset in offsets]

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..comparison.coupling import Coupling
 from ..comparison.posterior import Posterior
+from ..kernels.transfers import placed
 
 __all__ = [
     "FEW",
@@ -59,11 +60,7 @@ class Finished(NamedTuple):
     within: Tensor
     q: Tensor
 
-    def cpu(self) -> "Finished":
-        """The same on the CPU."""
-        return Finished(*(part.cpu() for part in self))
-
-    def witness(self, chosen: list[int]) -> Tensor:
+    def witness(self, chosen: Tensor) -> Tensor:
         """The witness function at each reference, with shape `(N,)`.
 
         It is the mean similarity to the finished samples and the `chosen` references, minus that to
@@ -103,32 +100,35 @@ def companions(noise: Tensor, weights: Tensor, finished: Finished | None = None)
     """The index of the companion of each sample, with shape `(B,)`.
 
     Companions differ from each other if there are enough references. They are drawn by the noise of
-    the samples, so that equal seeds give equal companions on every device.
+    the samples, so that equal seeds give equal companions on every device: a GPU computes in single
+    precision, because it may lack double, and the host does not wait for it.
 
     Arguments:
         noise: The noise of the samples, standard normal, with shape `(B, *)`.
         weights: The weight of each reference for each sample, with shape `(B, N)`, not negative.
         finished: The samples finished earlier, or None.
     """
-    rows, n = some_numbers(noise).cpu().double(), weights.shape[1]
-    finished = None if finished is None else finished.cpu()
+    dtype = torch.float64 if noise.device.type == "cpu" else torch.float32
+    rows, n = some_numbers(noise).to(dtype), weights.shape[1]
     signs = torch.randint(0, 2, (n, rows.shape[1]), generator=torch.Generator().manual_seed(0))
-    z = rows @ (2.0 * signs.double() - 1).T / math.sqrt(rows.shape[1])  # nearly independent normals
+    signs = 2.0 * placed(signs.to(torch.int8), rows) - 1
+    z = rows @ signs.T / math.sqrt(rows.shape[1])  # nearly independent normals
     # Gumbel-max: the index of the largest log q_j + g_j is a draw by the weights q, and the indices
-    # of the k largest are k draws without replacement.
-    u = torch.special.ndtr(z).clamp(PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN)
-    scores = weights.cpu().double().log() - (-u.log()).log()
-    chosen = []
+    # of the k largest are k draws without replacement. With 1 − u, because u is nearly 1 where
+    # scores are large.
+    above = torch.special.ndtr(-z).clamp(PROBABILITY_MARGIN, 1 - torch.finfo(dtype).eps)
+    scores = weights.to(dtype).log() - (-torch.log1p(-above)).log()
+    chosen = torch.empty(0, dtype=torch.long, device=noise.device)
     for row in scores:
-        rest = row.clone()
-        rest[chosen[-(n - 1) :] if n > 1 else []] = -math.inf
-        rest = rest if rest.max() > -math.inf else row
-        if finished is None:
-            chosen.append(int(rest.argmax()))
-        else:
-            best = rest.topk(min(CANDIDATES, int(rest.isfinite().sum()))).indices
-            chosen.append(int(best[finished.witness(chosen)[best].argmin()]))
-    return torch.tensor(chosen, device=noise.device)
+        rest = row.index_fill(0, chosen[-(n - 1) :] if n > 1 else chosen[:0], -math.inf)
+        rest = torch.where(rest.max() > -math.inf, rest, row)
+        best = rest.argmax(0, keepdim=True)
+        if finished is not None:
+            score, best = rest.topk(min(CANDIDATES, n))
+            missing = finished.witness(chosen)[best].where(score > -math.inf, math.inf)
+            best = best.gather(0, missing.argmin(0, keepdim=True))
+        chosen = torch.cat([chosen, best])
+    return chosen
 
 
 def nearest_companions(distances: Tensor, weights: Tensor) -> Tensor:
@@ -141,19 +141,21 @@ def nearest_companions(distances: Tensor, weights: Tensor) -> Tensor:
         distances: The distances between pictures and references, with shape `(B, N)`.
         weights: As in `companions`. References with hardly any weight are nobody's companion.
     """
-    allowed = weights.cpu() > ALLOWED * weights.cpu().amax(1, keepdim=True)
-    far = distances.cpu().double().masked_fill(~allowed, math.inf)
-    free, chosen = far.clone(), torch.full((len(far),), -1)
-    while (waiting := chosen < 0).any():
-        open_rows = free[waiting]
-        if not open_rows.isfinite().any():  # all are taken: each may be taken once more
-            free[waiting] = far[waiting]
-            continue
-        place = int(open_rows.argmin())
-        row, j = int(waiting.nonzero()[place // free.shape[1]]), place % free.shape[1]
-        chosen[row] = j
-        free[:, j] = math.inf
-    return chosen.to(distances.device)
+    allowed = weights > ALLOWED * weights.amax(1, keepdim=True)
+    far = distances.masked_fill(~allowed, math.inf)
+    free, n = far.clone(), far.shape[1]
+    chosen = torch.zeros(len(far), dtype=torch.long, device=far.device)
+    waiting = torch.ones_like(chosen, dtype=torch.bool)
+    for _ in range(len(far)):
+        open_rows = free.where(waiting[:, None], math.inf)
+        # Where all are taken, each may be taken once more.
+        free = torch.where(open_rows.isfinite().any(), free, far)
+        place = free.where(waiting[:, None], math.inf).argmin().reshape(1)
+        row, j = torch.div(place, n, rounding_mode="floor"), place % n
+        chosen.scatter_(0, row, j)
+        waiting.index_fill_(0, row, False)
+        free = free.index_fill(1, j, math.inf)
+    return chosen
 
 
 def followed(coupling: Coupling, chosen: Tensor, weights: Tensor) -> Coupling:

@@ -103,7 +103,8 @@ class Contrast:
         """
         index, gram = space.sample
         n, m = len(index), t.shape[1]
-        rows = torch.cat([torch.arange(n), torch.arange(len(gram) - m, len(gram))]).to(gram.device)
+        every = torch.arange(len(gram), device=gram.device)
+        rows = torch.cat([every[:n], every[len(gram) - m :]])
         values = kernel.values(Gram.within(gram[rows][:, rows]))
         some = _normalised(u[:, index])
         yy, yb, bb = values[:n, :n], values[:n, n:], values[n:, n:]

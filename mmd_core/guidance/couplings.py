@@ -6,6 +6,7 @@ from torch import Tensor
 from ..comparison.by_features import FeatureComparison
 from ..comparison.coupling import Coupling
 from ..kernels.prompts import balanced, caption_bandwidth, prompt_weights
+from ..kernels.transfers import placed
 from .config import GuidanceConfig
 from .contrast import Base, Contrast, shares
 from .memory import Memory
@@ -86,7 +87,7 @@ class Couplings:
         """Prompt weights between all samples, samples and references, and references."""
         name, memory = self.kernel.prompt_kernel, self.memory
         drawn = prompts if memory is None else torch.cat([prompts, memory.prompts.to(prompts)])
-        drawn, captions = drawn.to(self.weights), self.captions.to(self.weights)
+        drawn, captions = (placed(each, self.weights) for each in (drawn, self.captions))
         bandwidth = self.kernel.prompt_bandwidth or caption_bandwidth(self.captions)
         pairs = (drawn, drawn), (drawn, captions), (captions, captions)
         dd, dc, cc = (prompt_weights(name, a, b, bandwidth) for a, b in pairs)
@@ -104,12 +105,13 @@ class Couplings:
                 return contrast
         name, similar = self.kernel.prompt_kernel, (None, None)
         if name != "none" and prompts is not None:
-            drawn, captions = prompts.to(self.weights), self.captions.to(self.weights)
+            captions = self.captions.to(self.weights.dtype)
             bandwidth = self.kernel.prompt_bandwidth or caption_bandwidth(captions)
-            both = captions, self.base.captions.to(captions)
+            drawn = placed(prompts, self.weights)
+            both = (placed(each, self.weights) for each in (captions, self.base.captions))
             similar = tuple(prompt_weights(name, drawn, each, bandwidth) for each in both)
         u = shares(self.weights, similar[0])
-        t = shares(self.base.weights.to(self.weights), similar[1])
+        t = shares(placed(self.base.weights, self.weights), similar[1])
         contrast = Contrast.between(comparison.space, comparison.kernel, u, t)
         self._contrasts = [(prompts, contrast)]
         return contrast

@@ -28,6 +28,7 @@ from ..comparison.latents import Latents
 from ..comparison.noise import Step, euler_carry
 from ..kernels.kernels import Gram
 from ..kernels.precision import full_precision
+from ..kernels.transfers import placed
 from .by_prompt import ByPrompt
 from .companions import Finished, companions, followed, is_open, nearest_companions
 from .config import GuidanceConfig
@@ -94,8 +95,8 @@ class Guidance:
         self.base, self.known, self.begun = base, known, begun
         alike = None if alike is None else self.workers.gather(alike)
         self.couplings = Couplings(config, self.weights, captions, self.memory, base, alike)
-        rows = [part.latents.to(self.weights) for part in (self.memory, base) if part is not None]
-        added = torch.cat(rows) if rows else None
+        parts = [part.latents for part in (self.memory, base) if part is not None]
+        added = torch.cat([placed(part, self.weights) for part in parts]) if parts else None
         self.workers.agree(
             self.weights.device,
             references=len(references),
@@ -111,8 +112,6 @@ class Guidance:
             self.comparison = FeatureComparison(
                 kernel, references, self.noise, added, budget, each=base is not None
             )
-            if self.record:
-                self.comparison.spacing  # noqa: B018 (found now: later the host would wait)
 
     @full_precision()
     def __call__(
@@ -197,14 +196,17 @@ class Guidance:
         together = self.workers.gather(samples) if together is None else together
         unbiased = min(len(together), len(self.weights)) > 1
         index, distances = self.comparison.nearest(samples)
+        mmd2 = self.comparison.mmd2(together, unbiased)
+        # Read in one transfer; fp32 holds every index that occurs.
+        numbers = torch.cat([mmd2[None], distances, index.to(distances)]).tolist()
         return RunTrace(
             self.config,
             len(samples) * self.workers.size,
             len(self.weights),
             tuple(self.trace),
-            self.comparison.mmd2(together, unbiased).item(),
-            tuple(index.tolist()),
-            tuple(distances.tolist()),
+            numbers[0],
+            tuple(map(int, numbers[1 + len(index) :])),
+            tuple(numbers[1 : 1 + len(index)]),
         )
 
     def unfinished(self, batch: int) -> RunTrace:
@@ -256,16 +258,20 @@ class Guidance:
         """The companions that are known, else those that pictures or the noise decide."""
         n, known = len(self.weights), self.known
         if known is not None and (known >= 0).all():
-            return known.to(x0.device)
+            return placed(known, x0, known.dtype)
         weights = self.weights.expand(len(x0), n)
-        if coupling.wz is not None and (coupling.wz[:, :n] > 0).any(1).all():
-            weights = weights * coupling.wz[:, :n]
+        if coupling.wz is not None:
+            alike = coupling.wz[:, :n]
+            weights = torch.where((alike > 0).any(1).all(), weights * alike, weights)
         if self.begun is not None:
             pictures = self.workers.gather(self.begun)
             return nearest_companions(self.comparison.distances(pictures), weights)
         noise = (x - self.noise.signal(sigma) * x0) / self.noise.deviation(sigma)
         drawn = companions(noise, weights, self._finished_for_companions(coupling))
-        return drawn if known is None else torch.where(known < 0, drawn.cpu(), known).to(drawn)
+        if known is None:
+            return drawn
+        known = placed(known, drawn)
+        return torch.where(known < 0, drawn, known)
 
     def _finished_for_companions(self, coupling: Coupling) -> Finished | None:
         space, n = self.comparison.space, len(self.weights)

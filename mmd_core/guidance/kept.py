@@ -30,7 +30,7 @@ def alike(kept: Tensor, references: Latents) -> Tensor | None:
         references: The same places of the references, with shape `(N, *shape)`.
     """
     rows = Rows(references, budget=0)
-    apart = spacing(rows)
+    apart = spacing(rows).item()
     if not apart > 0:
         return None
     x = kept.to(rows.centre).flatten(1) - rows.centre

@@ -36,7 +36,7 @@ def measured(
     coupling: Coupling,
     own: Tensor,
     compared: Tensor,
-    spread: float,
+    spread: Tensor,
 ) -> TraceRow:
     """What `move` did at one model call.
 
@@ -49,7 +49,7 @@ def measured(
         own: ‖x − x̂0‖ of each sample, with shape `(B,)`. An Euler step shortens it by its
             `fraction`.
         compared: What `ByPrompt.compared` found.
-        spread: The spread of the references.
+        spread: The spread of the references, a scalar.
 
     Raises:
         NotFinite: `own` is not finite.
@@ -61,14 +61,15 @@ def measured(
     numbers = [  # read in one transfer, because each transfer makes the host wait for the GPU
         before,
         before if step is None else move.end.mmd2(coupling),
-        sizes[0] * (0 if step is None else step.fraction / spread),
+        sizes[0],
         sizes[1],
         move.start.saturated(),
         move.end.nearest().mean(),
         sizes[2],
+        spread,
     ]
     found = torch.cat([torch.stack(numbers), compared.to(before)]).tolist()
-    before, after, change, relative, saturated, nearest, far, *by_prompt = found
+    before, after, moved, relative, saturated, nearest, far, spread, *by_prompt = found
     if not math.isfinite(far):
         bad = each[:, 2].isfinite().logical_not().nonzero().flatten()
         raise NotFinite(sigma, (bad + 1).tolist())
@@ -77,7 +78,7 @@ def measured(
         course.progress(sigma),
         before,
         after,
-        change,
+        0.0 if step is None else moved * step.fraction / spread,
         move.substeps,
         relative,
         saturated,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .kernels import Gram
 
-__all__ = ["median_distance"]
+__all__ = ["distance_numbers", "from_numbers", "median_distance"]
 
 MAX_MEDIAN_ROWS = 2048  # most references that enter the median: about two million pairs
 ROUNDING = 16  # rounding errors of squared distances, in units of the last place
@@ -30,6 +30,19 @@ def median_distance(gram: Tensor, offset: float = 0.0) -> float:
         Gretton et al., A Kernel Two-Sample Test, JMLR 2012, section 8.
         https://jmlr.org/papers/v13/gretton12a.html
     """
+    numbers = distance_numbers(gram).tolist()
+    return from_numbers(*numbers, offset, torch.finfo(gram.dtype).eps)
+
+
+def distance_numbers(gram: Tensor) -> Tensor:
+    """What `median_distance` has to know of the references, as one tensor of 3 numbers.
+
+    They are the mean ‖y‖² of the references, and the median and the mean distance, 0 where there is
+    only one reference.
+
+    Arguments:
+        gram: As in `median_distance`.
+    """
     some = torch.arange(0, len(gram), -(-len(gram) // MAX_MEDIAN_ROWS), device=gram.device)
     if len(some) < len(gram):
         gram = gram[some[:, None], some]
@@ -37,10 +50,16 @@ def median_distance(gram: Tensor, offset: float = 0.0) -> float:
     d2 = Gram.within(gram).sq_dist()
     i, j = torch.triu_indices(*gram.shape, offset=1, device=gram.device)
     distances = d2[i, j].sqrt()
-    square, eps = sq_norms.mean().item(), torch.finfo(gram.dtype).eps
+    square = sq_norms.mean()
+    if not distances.numel():
+        return torch.stack([square, square.new_zeros(()), square.new_zeros(())])
+    return torch.stack([square, distances.median(), distances.mean()])
+
+
+def from_numbers(square: float, median: float, mean: float, offset: float, eps: float) -> float:
+    """`median_distance` from its numbers; `eps` is the rounding error of the inner products."""
     rounding = math.sqrt(ROUNDING * eps * (square + eps * offset**2))
-    if distances.numel():
-        for candidate in (distances.median().item(), distances.mean().item()):
-            if candidate > rounding:
-                return candidate
+    for candidate in (median, mean):
+        if candidate > rounding:
+            return candidate
     return math.sqrt(square + offset**2) or 1.0

@@ -1,10 +1,12 @@
 """The choice of kernels, bandwidths and feature space, checked before sampling starts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from .bandwidth import median_distance
+from .bandwidth import distance_numbers, from_numbers
 from .kernels import (
     RADIAL_PROFILES,
     DotKernel,
@@ -92,21 +94,30 @@ class KernelConfig:
         """Whether the kernel depends on distances only."""
         return self.kernel in RADIAL_PROFILES
 
-    def resolve(self, gram: Tensor, dim: int, centre: Tensor | None = None) -> Kernel:
+    def resolve(
+        self,
+        gram: Tensor,
+        dim: int,
+        centre: Tensor | None = None,
+        read: Callable[[Tensor], Tensor] = Tensor.cpu,
+    ) -> Kernel:
         """The kernel with its bandwidth, which is computed from the references.
 
         Arguments:
             gram: Inner products of the references, with shape `(N, N)`.
             dim: The number of entries of a reference.
             centre: What was subtracted from the references, with shape `(dim,)`; None for nothing.
+            read: How the host reads a tensor of the device.
         """
         if self.kernel == "linear":
             return DotKernel()
         if self.kernel == "polynomial":
-            return polynomial(dim, sq_norm=gram.diagonal().mean().item())
+            return polynomial(dim, sq_norm=read(gram.diagonal().mean()).item())
         h = self.bandwidth_value
         if self.bandwidth == "median":
-            h = median_distance(gram, 0.0 if centre is None else centre.norm().item())
+            offset = gram.new_zeros(()) if centre is None else centre.norm().to(gram.device)
+            numbers = read(torch.cat([distance_numbers(gram), offset[None]])).tolist()
+            h = from_numbers(*numbers, torch.finfo(gram.dtype).eps)
         # The energy distance has no length scale. Several bandwidths would only change the unit.
         multipliers = (1.0,) if self.kernel == "energy" else self.multipliers
         return RadialKernel(self.kernel, tuple(h * m for m in multipliers)).on(gram)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .quoted import quoted
+from .transfers import placed
 
 __all__ = ["DotKernel", "Gram", "Kernel", "RADIAL_PROFILES", "RadialKernel", "polynomial"]
 
@@ -155,8 +156,8 @@ class RadialKernel:
         if like.device.type == "cpu" or len(self.bandwidths) == 1:
             return self
         scale = RADIAL_PROFILES[self.name].scale
-        scales = [[[scale(h)]] for h in self.bandwidths]
-        return replace(self, scales=torch.tensor(scales, dtype=like.dtype, device=like.device))
+        scales = torch.tensor([[[scale(h)]] for h in self.bandwidths], dtype=like.dtype)
+        return replace(self, scales=placed(scales, like))
 
     @property
     def bounded(self) -> bool:

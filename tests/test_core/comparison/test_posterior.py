@@ -14,6 +14,7 @@ from mmd_pack.mmd_core.comparison.posterior import (
 )
 from mmd_pack.mmd_core.comparison.rows import Rows
 from mmd_pack.mmd_core.kernels.kernels import Gram, RadialKernel
+from mmd_pack.mmd_core.kernels.transfers import Asked
 from mmd_tests.support.guidance_runs import equal
 
 F64 = torch.float64
@@ -49,7 +50,7 @@ def test_cosine_basis_is_orthonormal_and_ordered_by_frequency(n):
 @pytest.mark.parametrize("shape", [(40,), (4, 30), SHAPE, (3, 1, 24, 16)])
 def test_bands_hold_the_whole_variance(shape, rng):
     y = torch.randn(9, *shape, generator=rng, dtype=F64) * 2 + 5
-    v, counts = band_variances(Latents(y, equal(9)))
+    v, counts = band_variances(Latents(y, equal(9)), Asked())()
     assert counts.sum() == y[0].numel()
     assert (v @ counts).item() == pytest.approx(y.flatten(1).var(0).sum().item())
 
@@ -57,7 +58,7 @@ def test_bands_hold_the_whole_variance(shape, rng):
 def test_a_reference_with_weight_2_counts_as_two_in_the_mean_and_spread(rng):
     y = torch.randn(4, *SHAPE, generator=rng, dtype=F64)
     weights = torch.tensor([0.4, 0.2, 0.2, 0.2], dtype=F64)
-    v, counts = band_variances(Latents(y, weights))
+    v, counts = band_variances(Latents(y, weights), Asked())()
     mean = (weights[:, None, None, None] * y).sum(0)
     spread = (weights[:, None, None, None] * (y - mean).square()).sum() / (1 - (weights**2).sum())
     assert (v @ counts).item() == pytest.approx(spread.item())

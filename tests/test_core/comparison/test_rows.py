@@ -84,7 +84,7 @@ def test_mean_and_spread_are_the_weighted_ones(compute, rng, monkeypatch):
         monkeypatch.setattr(latents.Latents.pieces, "__defaults__", (numbers, 0, None))
         some = Latents(y, w)
         torch.testing.assert_close(some.mean.double(), mean, rtol=1e-6, atol=1e-6)
-        assert some.spread == pytest.approx(spread, rel=1e-6)
+        assert some.spread.item() == pytest.approx(spread, rel=1e-6)
     assert Latents(torch.ones(2, *SHAPE), torch.full((2,), 0.5)).spread == 1  # nothing to divide by
 
 
@@ -361,7 +361,9 @@ def test_a_sample_of_references_stands_for_many(monkeypatch, rng):
     assert some.comparison.kernel.bandwidths == pytest.approx(
         whole.comparison.kernel.bandwidths, rel=0.02
     )
-    assert some.comparison.spacing == pytest.approx(whole.comparison.spacing, rel=1e-4)
+    assert some.comparison.spacing.item() == pytest.approx(
+        whole.comparison.spacing.item(), rel=1e-4
+    )
     (a, a_trace), (b, b_trace) = (drawn(run, x0, x) for run in (some, whole))
     assert ((a - b).norm() / b.norm()).item() < 0.02
     assert a_trace.nearest == b_trace.nearest
@@ -373,9 +375,9 @@ def test_a_sample_of_references_stands_for_many(monkeypatch, rng):
 def test_the_spacing_of_rows_is_that_of_their_inner_products(pieces_of, rng):
     y = draw(rng, 30)
     some = Latents(y, torch.full((30,), 1 / 30))
-    expected = spacing_in(Rows(some).gram())
+    expected = spacing_in(Rows(some).gram()).item()
     for how, budget in budgets(30).items():
-        assert spacing(Rows(some, budget=budget)) == pytest.approx(expected, rel=1e-3), how
+        assert spacing(Rows(some, budget=budget)).item() == pytest.approx(expected, rel=1e-3), how
 
 
 # ---- memory

@@ -1,5 +1,6 @@
 """How rarely the host waits for the device, and how many operators it queues there."""
 
+import contextlib
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -25,37 +26,50 @@ RUNS = [replace(SMALL, kernel=kernel) for kernel in KERNELS] + [
 ]
 
 
-def calls(run: Run) -> list[tuple[list, list]]:
-    """What each call of a run waits for, and its operators."""
-    found, own = [], Guidance.__call__
+def parts(run: Run) -> list[tuple[list, list]]:
+    """What set-up, each call and the end of a run wait for, and their operators."""
+    found = []
 
-    def counted(self, *args, **options):
-        device.forget()
-        guided = own(self, *args, **options)
-        found.append((list(device.waits), list(device.operators)))
-        return guided
+    def counted(own):
+        def part(self, *args, **options):
+            device.forget()
+            result = own(self, *args, **options)
+            found.append((list(device.waits), list(device.operators)))
+            return result
 
-    with patch.object(Guidance, "__call__", counted), PretendedDevice() as device:
+        return part
+
+    with contextlib.ExitStack() as entered:
+        for name in ("__init__", "__call__", "finished"):
+            of_part = patch.object(Guidance, name, counted(getattr(Guidance, name)))
+            entered.enter_context(of_part)
+        device = entered.enter_context(PretendedDevice())
         run.draw_on_device()
     return found
 
 
+def calls(run: Run) -> list[tuple[list, list]]:
+    """The same for each call."""
+    return parts(run)[1 : 1 + run.calls]
+
+
 @pytest.mark.parametrize("record", [False, True])
 @pytest.mark.parametrize("run", RUNS, ids=repr)
-def test_a_call_waits_once_for_its_trace_and_never_else(run, record):
-    """The first call may also read the noise that chooses companions, and copy prompts."""
-    first, *later = calls(replace(run, record=record))
-    assert [len(waits) for waits, _ in later] == [int(record)] * 2, later[0][0]
-    with_data = run.batch < 8 or run.prompts != "none" or run.space == "patches" or run.base
-    assert len(first[0]) <= int(record) + 12 * bool(with_data), first[0]
+def test_a_run_waits_once_at_its_start_and_end_and_in_each_call_for_its_trace(run, record):
+    """Patches also read the weights by which they are drawn, and are judged by other ones."""
+    found = [waits for waits, _ in parts(replace(run, record=record))]
+    begun, *called, ended = found if record else [*found, []]
+    assert [len(waits) for waits in called] == [int(record)] * run.calls, called
+    patches = run.space == "patches"
+    assert len(begun) == 1 + patches and len(ended) <= 1 + 2 * patches, (begun, ended)
 
 
 @pytest.mark.parametrize("space", ["palette", "channel_stats"])
 @pytest.mark.parametrize("record", [False, True])
 def test_statistics_of_channels_are_decomposed_on_the_host_once(space, record):
-    """There and back."""
-    for waits, _ in calls(replace(SMALL, space=space, record=record)):
-        assert len(waits) == 2 + record, waits
+    begun, *called = parts(replace(SMALL, space=space, record=record))[: 1 + SMALL.calls]
+    for waits, _ in (begun, *called):
+        assert len(waits) == 1 + (record or waits is begun[0]), waits
 
 
 BUDGETS = {  # operators of a call in which guidance takes ten sub-steps (22 of singular kernels, 29 of patches)
