@@ -259,7 +259,7 @@ class Compared:
         """
         b, n = len(self._values), len(self.comparison.weights)
         values = self._values[:, b : b + n]
-        return self.comparison.kernel.saturated(values).to(values.dtype).mean()
+        return self.comparison.kernel.saturated(values).mean(dtype=values.dtype)
 
     def nearest(self) -> Tensor:
         """The distance of each sample to its nearest reference, with shape `(B,)`.

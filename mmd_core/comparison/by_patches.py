@@ -13,6 +13,7 @@ patches are estimated from a subset of patches, the landmarks (`landmarks.py`).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -64,7 +65,7 @@ class PatchComparison:
         every = covers(references.shape[1:], self.size, self.weights)
         order = torch.randperm(len(every), generator=torch.Generator().manual_seed(0))
         self.covers = [every[i] for i in order]
-        self.calls, self._used = 0, {}
+        self.calls, self._used, self._coupling = 0, {}, None
 
     def start(self, x0: Tensor, residual: Tensor | None, sigma: float) -> "Patched":
         """The patches of denoised estimates, in the tilings of this call.
@@ -83,6 +84,18 @@ class PatchComparison:
         cover = self._used[first, wanted]
         rows = cover.cut(x0) - self.centre
         return Patched(self, x0.shape, cover, rows, rows)
+
+    def weights_of(self, coupling: Coupling) -> tuple[Tensor, Tensor]:
+        """The signed weights of the landmarks, with shape `(m,)`, and the weight of the batch.
+
+        Those of the last coupling are cached.
+        """
+        if self._coupling is not coupling:
+            n = len(self.weights)
+            total = coupling.s[:n].sum(), coupling.s[n:].sum()
+            each = torch.where(self.owners >= n, *(t / LANDMARKS for t in reversed(total)))
+            self._coupling, self._weighed = coupling, (each, coupling.p.sum())
+        return self._weighed
 
     @cached_property
     def kzz(self) -> Tensor:
@@ -147,9 +160,9 @@ class Patched:
     def flowed(self, coupling: Coupling, reach: float) -> tuple["Patched", int]:
         """The batch after w := w − λ·Ĝ(w) for every patch, and the number of sub-steps."""
         rows, substeps = self.rows, max(1, math.ceil(reach / MAX_RATE))
-        pairs = self._pairs(coupling)
+        gradient = self._gradient(coupling)
         for _ in range(substeps):
-            rows = rows.sub(self._gradient(rows, pairs), alpha=reach / substeps)
+            rows = rows.sub(gradient(rows), alpha=reach / substeps)
         return replace(self, rows=rows), substeps
 
     def _pairs(self, coupling: Coupling) -> Tensor:
@@ -166,33 +179,39 @@ class Patched:
         of_z, of_w = coupling.wz[:, self.comparison.owners], coupling.ww[:, images]
         return torch.cat([of_z, of_w], 1) * weights
 
-    def _gradient(self, rows: Tensor, pairs: Tensor) -> Tensor:
-        """Ĝ of all patches, as in `coupling.py`, with shape `(B, T, d)`.
+    def _gradient(self, coupling: Coupling) -> Callable[[Tensor], Tensor]:
+        """Ĝ of all patches, as in `coupling.py`, as a function of the patches.
 
-        Arguments:
-            rows: The patches, with that shape.
-            pairs: As `_pairs` returns them.
+        Patches and Ĝ have the shape `(B, T, d)`.
         """
-        kernel, z = self.comparison.kernel, self.comparison.rows
-        w, chosen = rows.flatten(0, 1), self.landmarks
-        squares, others = w.square().sum(1), torch.cat([z, w[chosen]])
-        of_others = torch.cat([self.comparison.squares, squares[chosen]])
-        numbers = torch.arange(len(w), device=w.device)
-        images = numbers // rows.shape[1]
-        chunk = CHUNK if w.device.type == "cpu" else CHUNK_OF_GPU
-        gradient = torch.empty_like(w)
-        for first in range(0, len(w), chunk):
-            part = slice(first, first + chunk)
-            x = w[part]
-            by = kernel.pulls(Gram(x @ others.T, squares[part], of_others), in_units=True)
-            by = by.mul_(pairs if pairs.ndim == 1 else pairs[images[part]])
-            if kernel.radial:  # a patch exerts no pull on itself
-                by[:, len(z) :].masked_fill_(numbers[part, None] == chosen, 0)
-            moved = by @ others
-            if kernel.radial:
-                moved.addcmul_(by.sum(1, keepdim=True), x, value=-1)
-            gradient[part] = moved
-        return gradient.view_as(rows)
+        kernel, chosen, pairs = self.comparison.kernel, self.landmarks, self._pairs(coupling)
+        z, of_z = self.comparison.rows, self.comparison.squares
+        # The landmarks of references and finished samples, then those of the batch, which move.
+        m, others = len(z), torch.cat([z, z.new_empty(len(chosen), z.shape[1])])
+        of_others = torch.cat([of_z, of_z.new_empty(len(chosen))])
+        numbers = torch.arange(len(self.rows) * self.rows.shape[1], device=z.device)
+        images, itself = numbers // self.rows.shape[1], numbers[:, None] == chosen
+        chunk = CHUNK if z.device.type == "cpu" else CHUNK_OF_GPU
+
+        def gradient(rows: Tensor) -> Tensor:
+            w = rows.flatten(0, 1)
+            squares, parts = w.square().sum(1), []
+            torch.index_select(w, 0, chosen, out=others[m:])
+            torch.index_select(squares, 0, chosen, out=of_others[m:])
+            for first in range(0, len(w), chunk):
+                part = slice(first, first + chunk)
+                x = w[part]
+                by = kernel.pulls(Gram(x @ others.T, squares[part], of_others), in_units=True)
+                by = by.mul_(pairs if pairs.ndim == 1 else pairs[images[part]])
+                if kernel.radial:  # a patch exerts no pull on itself
+                    by[:, m:].masked_fill_(itself[part], 0)
+                moved = by @ others
+                if kernel.radial:
+                    moved.addcmul_(by.sum(1, keepdim=True), x, value=-1)
+                parts.append(moved)
+            return (parts[0] if len(parts) == 1 else torch.cat(parts)).view_as(rows)
+
+        return gradient
 
     def _weights(self, coupling: Coupling) -> tuple[Tensor, Tensor]:
         """The weights of landmarks.
@@ -201,11 +220,8 @@ class Patched:
             The signed weights of the landmarks of references and finished samples, with shape
             `(m,)`, and the weight of each landmark of the batch, a scalar.
         """
-        references = len(self.comparison.weights)
-        total = coupling.s[:references].sum(), coupling.s[references:].sum()
-        of_memory = self.comparison.owners >= references
-        each = torch.where(of_memory, *(t / LANDMARKS for t in reversed(total)))
-        return each, coupling.p.sum() / len(self.landmarks)
+        each, total = self.comparison.weights_of(coupling)
+        return each, total / len(self.landmarks)
 
     def displacement(self) -> Tensor:
         """The displacement of the images, with shape `(B, *shape)`.
@@ -228,9 +244,8 @@ class Patched:
         It is computed from landmarks.
         """
         comparison, kernel = self.comparison, self.comparison.kernel
-        own = self.rows.flatten(0, 1)[self.landmarks]
-        grams = Gram.within(own @ own.T), Gram.of(own, comparison.rows)
-        values = [*map(kernel.values, grams), comparison.kzz]
+        own = self._own
+        values = [kernel.values(Gram.within(own @ own.T)), self._to_others, comparison.kzz]
         if coupling.wz is not None:
             image = self.landmarks // self.rows.shape[1]
             whose = (image, image), (image, comparison.owners), (comparison.owners,) * 2
@@ -238,16 +253,27 @@ class Patched:
             values = [v * k[a][:, b] for v, k, (a, b) in zip(values, weights, whose, strict=True)]
         s, p = self._weights(coupling)
         kww, kwz, kzz = values
-        return p * p * kww.sum() + 2 * p * (kwz @ s).sum() + s @ kzz @ s
+        return p * torch.add(p * kww.sum(), (kwz @ s).sum(), alpha=2) + s @ kzz @ s
 
     def saturated(self) -> Tensor:
         """The share of saturated kernel values between landmarks of the batch and all others.
 
         It is a scalar; `RadialKernel.saturated` says which values are saturated.
         """
-        kernel, z = self.comparison.kernel, self.comparison.rows
-        own = self.rows.flatten(0, 1)[self.landmarks]
-        return kernel.saturated(kernel.values(Gram.of(own, z))).to(own.dtype).mean()
+        values = self._to_others
+        return self.comparison.kernel.saturated(values).mean(dtype=values.dtype)
+
+    @cached_property
+    def _own(self) -> Tensor:
+        """The landmarks of the batch, with shape `(m, d)`."""
+        return self.rows.flatten(0, 1)[self.landmarks]
+
+    @cached_property
+    def _to_others(self) -> Tensor:
+        """Kernel values between landmarks of the batch and all others."""
+        others, own = self.comparison, self._own
+        gram = Gram(own @ others.rows.T, own.square().sum(1), others.squares)
+        return others.kernel.values(gram)
 
     def nearest(self) -> Tensor:
         """NaN for each image, with shape `(B,)`.

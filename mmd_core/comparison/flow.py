@@ -94,7 +94,8 @@ def flowed(
             if steep:
                 short = stiff = short | stiff.any()
                 total = SHORT * total.amax()
-            begun = torch.where(stiff, begun * (-torch.expm1(-h * total) / (h * total)), begun)
+            decay = total * -h
+            begun = torch.where(stiff, begun * (decay.expm1() / decay), begun)
             own = begun[:, : len(begun)].masked_fill(stiff, 0)
         weights = phi(own, h, one)
         step = torch.addmm(begun, weights, begun, beta=0, alpha=h)

@@ -73,12 +73,13 @@ def measured(
     if not math.isfinite(far):
         bad = each[:, 2].isfinite().logical_not().nonzero().flatten()
         raise NotFinite(sigma, (bad + 1).tolist())
+    change = torch.tensor(moved, dtype=own.dtype) * (step.fraction / spread if step else 0)
     return TraceRow(
         sigma,
         course.progress(sigma),
         before,
         after,
-        0.0 if step is None else moved * step.fraction / spread,
+        change.item(),
         move.substeps,
         relative,
         saturated,

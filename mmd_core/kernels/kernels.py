@@ -210,7 +210,7 @@ class RadialKernel:
         """
         if self.name == "energy":  # its values have no bounds
             return torch.zeros_like(values, dtype=torch.bool)
-        return (values < 1e-6) | (values > 0.99)
+        return values.clamp(1e-6, 0.99) != values
 
 
 @dataclass(frozen=True)

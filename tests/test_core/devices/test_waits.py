@@ -76,12 +76,12 @@ BUDGETS = {  # operators of a call in which guidance takes ten sub-steps (22 of 
     replace(SMALL, strength=86.0): 490,
     replace(SMALL, strength=86.0, record=False): 430,
     replace(SMALL, strength=86.0, kernel="imq"): 500,
-    replace(SMALL, strength=86.0, kernel="polynomial"): 620,
-    replace(SMALL, strength=86.0, kernel="laplacian"): 1350,
-    replace(SMALL, strength=86.0, kernel="energy"): 1250,
+    replace(SMALL, strength=86.0, kernel="polynomial"): 600,
+    replace(SMALL, strength=86.0, kernel="laplacian"): 1300,
+    replace(SMALL, strength=86.0, kernel="energy"): 1200,
     replace(SMALL, strength=86.0, space="palette"): 525,
-    replace(SMALL, strength=86.0, space="patches"): 830,
-    replace(SMALL, strength=86.0, prompts="rbf"): 620,
+    replace(SMALL, strength=86.0, space="patches"): 600,
+    replace(SMALL, strength=86.0, prompts="rbf"): 600,
 }
 
 
