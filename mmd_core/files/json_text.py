@@ -7,6 +7,7 @@ minutes.
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 __all__ = ["check", "outline", "parsed"]
@@ -21,7 +22,7 @@ def outline(text: str, strings: int, marks: int) -> str:
     It is longer than `marks` if the text has more than so many other characters, or more than
     `strings` strings.
     """
-    unescaped = text.replace("\\\\", "").replace('\\"', "")
+    unescaped = "".join(_unescaped(text))
     if unescaped.count('"') > 2 * strings:
         return '"' * (marks + 1)
     found, bare = "", "".join(unescaped.split('"')[::2])
@@ -30,6 +31,17 @@ def outline(text: str, strings: int, marks: int) -> str:
         if len(found) > marks:
             break
     return found
+
+
+def _unescaped(text: str) -> Iterator[str]:
+    """The text without escaped backslashes and quotes, in pieces."""
+    start = 0
+    while start < len(text):
+        piece = text[start : start + PIECE]
+        if (len(piece) - len(piece.rstrip("\\"))) % 2:  # an escape is cut
+            piece = text[start : start + PIECE + 1]
+        start += len(piece)
+        yield piece.replace("\\\\", "").replace('\\"', "")
 
 
 def check(text: str, values: int) -> None:

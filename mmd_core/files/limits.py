@@ -15,7 +15,7 @@ IMAGE_BYTES = GIGABYTE
 IMAGE_PIXELS = 2 * 89_478_485  # Pillow's own limit, which other node packs disable
 WEBP_PIXELS = 3 * 2**24  # 50 megapixels; its decoder takes 20 bytes for each
 IMAGE_METADATA = 16 * MEGABYTE  # bytes of a color profile, or of what else a PNG says
-IMAGE_PARTS = 2**17  # chunks of a PNG, of which libpng makes one for each 8 kB, or strips of a TIFF
+IMAGE_PARTS = 2**17  # of a PNG (libpng makes one for each 8 kB), TIFF, JPEG or GIF
 SNIFFED = 1000  # files in a folder with unknown endings at which is looked
 
 # Files with captions

@@ -1,14 +1,18 @@
 """What the first bytes of a picture claim, where opening it would already take memory or time.
 
-Decoders of WebP, AVIF, HEIF and JPEG XL make room for all pixels when they open a file, and a list
-of the strips of a TIFF takes seconds if there are millions.
+Decoders of WebP, AVIF, HEIF and JPEG XL make room for all pixels when they open a file. A list of
+the strips of a TIFF takes seconds if there are millions, and so do parts before the pixels of a
+JPEG or GIF, which may have no content at all.
 """
 
 import struct
+from collections.abc import Iterator
+from itertools import islice
 from typing import BinaryIO
 
 HEAD = 2**16  # bytes that are looked at
 UNKNOWN = 2**63  # pixels of a format whose header is not read here
+WITHOUT_LENGTH = {0x01, *range(0xD0, 0xDA)}  # markers of a JPEG
 STRIPS = (273, 324)  # TIFF tags with one value for each strip or tile
 MAX_TAGS = 4096
 
@@ -43,17 +47,53 @@ def _is_webp(head: bytes) -> bool:
     return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
 
-def claimed_strips(file: BinaryIO) -> int:
-    """The number of strips or tiles of a TIFF; 0 for other formats.
+def claimed_parts(file: BinaryIO, most: int) -> int:
+    """The number of strips or tiles of a TIFF, or of parts before the pixels of a JPEG or GIF.
 
-    The file is then at its start.
+    Where these have more than `most`, it is `most + 1`; 0 for other formats. A byte between two
+    parts counts as one. The file is then at its start.
     """
+    file.seek(0)
+    start = file.read(3)
+    file.seek(0)
+    if start == b"GIF":
+        parts = _gif_parts(file)
+    elif start[:2] == b"\xff\xd8":
+        parts = _jpeg_parts(file)
+    else:
+        parts = ()
     try:
-        return _tiff_strips(file)
+        return sum(1 for _ in islice(parts, most + 1)) or _tiff_strips(file)
     except (struct.error, OverflowError):  # the decoder will say that it is damaged
         return 0
     finally:
         file.seek(0)
+
+
+def _jpeg_parts(file: BinaryIO) -> Iterator[None]:
+    """One for each part before the pixels."""
+    file.seek(2)
+    while len(head := file.read(4)) == 4 and head[:2] != b"\xff\xda":
+        yield
+        if head[0] != 0xFF or head[1] in (0, 0xFF):  # a byte between parts
+            file.seek(-3, 1)
+        elif head[1] in WITHOUT_LENGTH:
+            file.seek(-2, 1)
+        else:
+            file.seek(max(0, int.from_bytes(head[2:], "big") - 2), 1)
+
+
+def _gif_parts(file: BinaryIO) -> Iterator[None]:
+    """One for each piece of a block before the first frame."""
+    head = file.read(13).ljust(13, b"\0")
+    file.seek(3 * 2 ** (1 + (head[10] & 7)) * (head[10] >> 7), 1)  # the colors
+    while (kind := file.read(1)) not in (b"", b",", b";"):
+        yield
+        if kind == b"!":
+            file.seek(1, 1)
+            while size := file.read(1).strip(b"\0"):
+                yield
+                file.seek(size[0], 1)
 
 
 def _webp_pixels(chunk: bytes) -> int:
@@ -79,7 +119,7 @@ def _places(head: bytes, name: bytes) -> list[int]:
 
 
 def _tiff_strips(file: BinaryIO) -> int:
-    """As `claimed_strips`; struct.error if the file ends early."""
+    """The strips or tiles of a TIFF, else 0; struct.error if the file ends early."""
     file.seek(0)
     start = file.read(8)
     order = {b"II": "<", b"MM": ">"}.get(start[:2])

@@ -12,7 +12,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ....mmd_core.files import limits
 from ...base.safe_paths import open_file
-from .claims import claimed_pixels, claimed_strips, is_webp
+from .claims import claimed_parts, claimed_pixels, is_webp
 from .color_profile import profile_of
 from .png_parts import SIGNATURE, png_parts
 from .refused import Refused, why
@@ -121,7 +121,7 @@ def _check_claims(file: BinaryIO) -> None:
     Raises:
         Refused: The decoder would need too much time or memory.
     """
-    if claimed_strips(file) > limits.IMAGE_PARTS:
+    if claimed_parts(file, limits.IMAGE_PARTS) > limits.IMAGE_PARTS:
         raise Refused(f"has more than {limits.IMAGE_PARTS} parts: save it anew as .png or .jpg")
     if is_webp(file) and claimed_pixels(file) > limits.WEBP_PIXELS:
         most = limits.WEBP_PIXELS // 10**6

@@ -12,6 +12,7 @@ from PIL import Image, features
 
 pytestmark = pytest.mark.comfy
 SIZE = (301, 207)
+MOST = 1000  # parts, of which no picture here has more
 EXIF = b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"
 avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow cannot write AVIF")
 
@@ -54,13 +55,13 @@ def test_what_is_damaged_or_lies_claims_what_it_says(head, pixels):
     file = io.BytesIO(head)
     if pixels:
         assert claims.claimed_pixels(file) == pixels
-    assert claims.claimed_strips(file) == 0
+    assert claims.claimed_parts(file, MOST) == 0
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"big_tiff": True}])
 def test_strips_are_counted_as_the_decoder_counts_them(options):
     file = saved("TIFF", size=(301, 2000), **options)
-    count = claims.claimed_strips(file)
+    count = claims.claimed_parts(file, MOST)
     with Image.open(file) as opened:
         assert count == len(opened.tag_v2[273])
 
@@ -89,7 +90,7 @@ def test_a_tiff_of_too_many_strips_is_refused_before_it_is_opened(
 ):
     path = tmp_path / "a.tif"
     path.write_bytes(tiff(9, order, big))
-    assert claims.claimed_strips(io.BytesIO(tiff(9, order, big))) == 9
+    assert claims.claimed_parts(io.BytesIO(tiff(9, order, big)), MOST) == 9
     if order == "<" or not big:  # Pillow does not know all of them
         assert read_header(path).size == (1, 9) and read_image(path).shape == (1, 9, 1, 3)
     path.write_bytes(tiff(limits.IMAGE_PARTS + 1, order, big))
@@ -99,8 +100,42 @@ def test_a_tiff_of_too_many_strips_is_refused_before_it_is_opened(
             read(path)
 
 
+def jpeg(part):
+    data = saved("JPEG").getvalue()
+    return data[:2] + part + data[2:]
+
+
+def gif(part):
+    data = saved("GIF").getvalue()
+    start = 13 + 3 * 2 ** (1 + (data[10] & 7)) * (data[10] >> 7)  # after the colors
+    return data[:start] + part + data[start:]
+
+
+@pytest.mark.parametrize("made, part", [
+    (jpeg, lambda n: b"\xff\xfe\0\2" * n), (jpeg, lambda n: b"\xff\xfe\0\7ABCDE" * n),
+    (jpeg, lambda n: b"\xff" * n), (jpeg, lambda n: b"\xff\xd0" * n),
+    (gif, lambda n: b"\0" * n), (gif, lambda n: b"!\xfe\2ab\0" * (n // 2)),
+    (gif, lambda n: b"!\xfe" + b"\2ab" * (n - 1) + b"\0"),
+])  # fmt: skip
+def test_parts_before_the_pixels_are_limited(tmp_path, monkeypatch, made, part):
+    own = claims.claimed_parts(io.BytesIO(made(b"")), MOST)
+    assert 0 < own < 20 or made is gif and own == 0
+    found = claims.claimed_parts(io.BytesIO(made(part(40))), MOST)
+    assert found == own + 40
+    assert claims.claimed_parts(io.BytesIO(made(part(40))), 30) == 31
+    path = tmp_path / "a.png"
+    path.write_bytes(made(part(40)))
+    monkeypatch.setattr(limits, "IMAGE_PARTS", found)
+    assert read_header(path).size == SIZE
+    monkeypatch.setattr(limits, "IMAGE_PARTS", found - 1)
+    monkeypatch.setattr(Image, "open", None)
+    for read in (read_header, read_image):
+        with pytest.raises(ValueError, match="parts: save it anew"):
+            read(path)
+
+
 def test_tiles_count_like_strips():
-    assert claims.claimed_strips(io.BytesIO(tiff(9, tag=324))) == 9
+    assert claims.claimed_parts(io.BytesIO(tiff(9, tag=324)), MOST) == 9
 
 
 def test_a_webp_with_more_pixels_than_anybody_needs_is_refused(tmp_path, monkeypatch):
