@@ -158,8 +158,8 @@ class FeatureComparison:
             The indices of the references, and the distances divided by the spacing of the
             references, both with shape `(b,)`.
         """
-        found, index = self.distances(x).min(1)
-        return index, found / self.spacing
+        found, index = _to_references(self._finished(x), len(self.weights)).min(1)
+        return index, found.sqrt() / self.spacing
 
     def distances(self, x: Tensor) -> Tensor:
         """The distances between finished latents and the references, with shape `(b, N)`.

@@ -141,8 +141,9 @@ def nearest_companions(distances: Tensor, weights: Tensor) -> Tensor:
         distances: The distances between pictures and references, with shape `(B, N)`.
         weights: As in `companions`. References with hardly any weight are nobody's companion.
     """
-    allowed = weights > ALLOWED * weights.amax(1, keepdim=True)
-    far = distances.masked_fill(~allowed, math.inf)
+    weights = weights.nan_to_num()
+    allowed = weights >= ALLOWED * weights.amax(1, keepdim=True)  # at least one in each row
+    far = distances.nan_to_num().masked_fill(~allowed, math.inf)
     free, n = far.clone(), far.shape[1]
     chosen = torch.zeros(len(far), dtype=torch.long, device=far.device)
     waiting = torch.ones_like(chosen, dtype=torch.bool)

@@ -1,5 +1,7 @@
 """Companions: few images follow a reference each, drawn by its weight."""
 
+import math
+
 import pytest
 import torch
 from mmd_pack.mmd_core import (
@@ -146,6 +148,10 @@ def test_pictures_have_the_nearest_references_each_its_own():
     # References without weight, or with hardly any for this picture, are left out.
     weights = torch.tensor([[1e-9, 1.0, 1.0, 1.0], [0.0, 0.0, 5.0, 5.0], [1.0, 1.0, 1.0, 0.0]])
     assert nearest_companions(distances, weights).tolist() == [1, 3, 0]
+    # No numbers are too odd to choose one.
+    odd = torch.tensor([[math.inf, math.inf], [math.nan, 1.0], [math.inf, math.nan]])
+    for weights in (torch.ones(3, 2), torch.zeros(3, 2), torch.full((3, 2), math.nan)):
+        assert set(nearest_companions(odd, weights).tolist()) <= {0, 1}
 
 
 def test_a_run_from_pictures_follows_the_references_nearest_to_them(rng):
