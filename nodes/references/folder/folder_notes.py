@@ -10,10 +10,11 @@ from .color_profile import UNUSABLE
 from .file_kinds import OTHER_IMAGE_FILE, OTHER_TEXT_FILE, has_ending, sniffed, stem_of
 from .list_files import SYSTEM, Listing, natural_key, printable
 from .problems import some
-from .trainer_names import MAPS, OFF, doubled_folders
+from .trainer_names import MAPS, OFF, OTHERS, doubled_folders
 
 ADVICE = {
     MAPS: "To use them, choose their folder in `folder` or rename them",
+    OTHERS: "To use them, choose their folder in `folder` or rename it",
     OFF: "To use them, rename the folders",
     SYSTEM: "To use images in them, move these elsewhere",
 }

@@ -1,9 +1,11 @@
-"""What the names of files and folders mean to trainers: repeats, masks and control maps.
+"""What the names of files and folders mean to trainers: repeats, masks, images of other things.
 
 Rules of the trainers: OneTrainer ends the names of masks with -masklabel and those of control
 images with -condlabel. StableTuner ends depth maps with -depth. ai-toolkit writes control maps into
 _controls, as NAME.depth.jpg. Kohya's and most other trainers read them from a folder of their own,
-in which each has the name of its image. Kohya's trainers skip folders with 0 repeats.
+in which each has the name of its image. Kohya's trainers skip folders with 0 repeats. Kohya's GUI
+puts what is learned into img, regularization images into reg, and samples into model/sample;
+DreamBooth calls regularization images class images.
 """
 
 import re
@@ -14,6 +16,7 @@ from ...base.safe_paths import nfc
 from .file_kinds import stem_of
 
 MAPS = "masks, control maps or thumbnails"
+OTHERS = "regularization images, or samples of a training"
 OFF = "switched off by a folder name such as 0_name"
 
 _KINDS = "(loss|alpha|att|attention|image|img|train|training)"
@@ -32,6 +35,11 @@ _LIKELY_FOLDER = re.compile(
     rf"([ _-]*{_THINGS})*_*",
     re.IGNORECASE,
 )
+_OTHERS_FOLDER = re.compile(
+    rf"_*(reg(ulari[sz](ation|er))?s?([ _-]*{_THINGS})*|class[ _-]*{_THINGS}+)[ _-]*\d*_*",
+    re.IGNORECASE,
+)
+_SAMPLES = re.compile(r"(.*/)?model/samples?(/.*)?", re.DOTALL)
 _NUMBER = r"([ _.-]*\d+)?"
 _LABEL = re.compile(rf".+-(mask|cond)label{_NUMBER}", re.IGNORECASE | re.DOTALL)
 _MAP = (
@@ -69,7 +77,7 @@ def repeats(name: str, top: str) -> float:
 
 
 def left_out(names: Iterable[str]) -> dict[str, str]:
-    """The images among `names` that are no references, each with what it is: `MAPS` or `OFF`.
+    """The images among `names` that are no references, each with `MAPS`, `OTHERS` or `OFF`.
 
     The names are paths relative to the chosen folder, whose own name does not count.
     """
@@ -87,6 +95,8 @@ def left_out(names: Iterable[str]) -> dict[str, str]:
         is_map = _LABEL.fullmatch(file) or not files.isdisjoint(_bases(file))
         if is_map or not map_folders.isdisjoint(around):
             found[name] = MAPS
+        elif any(map(_OTHERS_FOLDER.fullmatch, around)) or _SAMPLES.fullmatch("/".join(around)):
+            found[name] = OTHERS
     tree = _Tree(name for name in names if name not in found)
     for folder in tree.folders:
         if _LIKELY_FOLDER.fullmatch(folder.rpartition("/")[2]) and tree.repeats_others(folder):

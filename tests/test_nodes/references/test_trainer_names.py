@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from mmd_pack.nodes.references.folder.image_folder import read_folder
 from mmd_pack.nodes.references.folder.list_files import list_files
-from mmd_pack.nodes.references.folder.trainer_names import doubled_folders, left_out, repeats
+from mmd_pack.nodes.references.folder.trainer_names import (
+    OTHERS,
+    doubled_folders,
+    left_out,
+    repeats,
+)
 from mmd_pack.nodes.references.load_reference_set import LoadReferenceSet
 from PIL import Image
 
@@ -38,11 +43,21 @@ SETS = {
     "ControlNet": (["target/0.png", "target/1.png"], ["source/0.png", "source/1.png"]),
 }  # fmt: skip
 
+# Pictures of what is learned, and others that the trainers keep beside them.
+TRAININGS = {
+    "kohya": (["img/5_dress/a.png"], ["reg/1_dress/r.png", "model/sample/dress_e000001.png"]),
+    "kohya, chosen above": (["x/img/5_dress/a.png"], ["x/reg/1_dress/r.png", "x/model/sample/a.png"]),
+    "DreamBooth": (["instance_images/a.png"], ["class_images/b.png", "Class Images 2/b.png"]),
+    "in words": (["images/a.png"], ["regularization/a.png", "Regularisation_images/b.png"]),
+}  # fmt: skip
+
 # What only looks like one.
 PICTURES = (
     "masks.png", "gas_mask.png", "mask_1.png", "10_masks/venice.png", "depth/sea.png", "pose/a.png",
     "dance.png", "dance-pose.png", "control freak.png", "maskerade/x.png", "unmask.png", "line.png",
     "beta.src.png", "source/of a river.png", "a_mask/venice.png", "thumbnails/film.png", "p0-masklabels-old.png",
+    "class/v.png", "first class/b.png", "regular/c.png", "samples/d.png", "model/e.png", "reg.png", "regatta/f.png",
+    "images/g.png", "a model/sample/h.png", "classic images/i.png",
 )  # fmt: skip
 
 
@@ -51,6 +66,16 @@ def test_masks_and_control_maps_are_left_out(kind):
     pictures, maps = SETS[kind]
     assert left_out([*maps, *pictures]).keys() == set(maps)
     assert left_out(pictures) == {}
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_images_of_other_things_are_left_out(kind):
+    pictures, others = TRAININGS[kind]
+    assert left_out([*others, *pictures]) == dict.fromkeys(others, OTHERS)
+    inside = [name.partition("/")[2] for name in others[:1]]
+    assert (
+        left_out(inside) == {} or kind == "kohya, chosen above"
+    )  # who chooses the folder wants them
 
 
 def test_other_pictures_stay():
