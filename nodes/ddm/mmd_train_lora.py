@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import comfy.model_management as management
 import comfy.utils
+import folder_paths
 import latent_preview
 import numpy as np
 import torch
@@ -140,9 +141,9 @@ def _run(plan: Plan, progress: _Progress) -> Training:
     except management.InterruptProcessingException:
         autosave = progress.autosave
         if autosave.path is not None:
-            progress.show(
-                f"stopped; the best LoRA so far is {autosave.path.name} in {autosave.path.parent}"
-            )
+            output = folder_paths.get_output_directory()
+            name = autosave.path.relative_to(output).as_posix()
+            progress.show(f"stopped; the best LoRA so far is {name} in the output folder")
         raise
 
 

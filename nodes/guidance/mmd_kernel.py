@@ -15,14 +15,20 @@ from ..base.schema import schema_options
 from ..base.sockets import SAMPLING, KernelSocket
 
 DEFAULTS = KernelConfig()
+LONGEST = 1_000_000  # characters: more are a mistake, and would take seconds
 
 
 def parse_multipliers(text: str) -> tuple[float, ...]:
     """The numbers in a list like "0.5, 1, 2".
 
     Raises:
-        ValueError: A part is not a number.
+        ValueError: A part is not a number, or the list is far too long.
     """
+    if len(text) > LONGEST:
+        raise ValueError(
+            f"multipliers must be 1 to 32 numbers, not {len(text)} characters: write for example "
+            "0.5, 1, 2"
+        )
     try:
         return tuple(float(part) for part in text.replace(";", ",").split(",") if part.strip())
     except ValueError:

@@ -18,11 +18,11 @@ def read_strengths(text: str) -> list[float]:
     Raises:
         ValueError: A word is not a number from 0 to 10000, or there are no or too many words.
     """
-    words = text.replace(",", " ").replace(";", " ").split()
+    words = text.replace(",", " ").replace(";", " ").split(maxsplit=MOST)
     if len(words) > MOST:
         raise ValueError(
-            f"{NODE}: strengths has {len(words)} numbers, and the batch would be drawn once with "
-            f"each: write at most {MOST}"
+            f"{NODE}: strengths has more than {MOST} numbers, and the batch would be drawn once "
+            "with each: write fewer"
         )
     numbers = []
     for word in words:

@@ -2,13 +2,17 @@
 
 import ast
 import inspect
+import json
+import re
 import textwrap
 
 import folder_paths
 import numpy as np
 import pytest
 from mmd_pack.nodes import NODES
+from mmd_pack.nodes.host.progress import HARMLESS
 from mmd_pack.nodes.references.load_reference_set import LoadReferenceSet
+from mmd_tests.support.packages import ROOT
 from PIL import Image
 
 pytestmark = pytest.mark.comfy
@@ -40,3 +44,14 @@ def test_the_text_lies_beside_the_pictures(tmp_path, monkeypatch):
     report = output.args[-1]
     assert "Images used: 1 of 1" in report
     assert output.ui["text"] == (report,) and len(output.ui["images"]) == 1
+
+
+def test_the_page_makes_texts_harmless_as_the_server_does():
+    """Pages of ComfyUI before 1.47 read the live line as HTML, and our script writes reports there."""
+    script = (ROOT / "nodes" / "web" / "keep_texts.js").read_text("utf-8")
+    table = json.loads(re.search(r"const HARMLESS = (.*?);\n", script)[1].replace('", }', '"}'))
+    assert {ord(sign): ord(other) for sign, other in table.items()} == HARMLESS and {*table} == {
+        *"<>&"
+    }
+    assert "text.replace(/[<>&]/g, (sign) => HARMLESS[sign])" in script
+    assert "widget.value = widget.name === LIVE ? harmless(text) : text;" in script
