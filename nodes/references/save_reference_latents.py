@@ -22,7 +22,13 @@ CONTENTS = {  # what the file leaves out
 
 
 def reduced(references: References, contents: str) -> References:
-    """The references without what `contents`, a key of `CONTENTS`, leaves out."""
+    """The references without what `contents`, a key of `CONTENTS`, leaves out.
+
+    Raises:
+        ValueError: `contents` is no key of `CONTENTS`.
+    """
+    if contents not in CONTENTS:
+        raise ValueError(f"contents has no {quoted(contents)}: choose one of {', '.join(CONTENTS)}")
     empty = {"names": (), "captions": (), "thumbnails": None}
     return replace(references, **{name: empty[name] for name in CONTENTS[contents]})
 
@@ -116,8 +122,8 @@ class SaveReferenceLatents(io.ComfyNode):
         cls, references: References, filename: str, dtype: str, overwrite: bool = False,
         contents: str = "all",
     ) -> io.NodeOutput:  # fmt: skip
-        shared = reduced(references, contents)
         try:
+            shared = reduced(references, contents)
             path, written = reference_files.save(shared, filename, dtype, overwrite)
         except ValueError as error:
             raise ValueError(f"{NODE}: {error}") from error

@@ -96,6 +96,11 @@ def everything(folder: Path) -> dict:
     }
 
 
+def test_a_choice_of_contents_that_does_not_exist_is_named(place):
+    with pytest.raises(ValueError, match=r"SaveReferenceLatents: contents has no 'some': choose"):
+        saver().execute(some_references(), "a", "float32", contents="some")
+
+
 @pytest.mark.parametrize("contents, private, told", [
     ("all", {"a secret cat", "private.png"}, "captions, file names and small images"),
     ("no names or small images", {"a secret cat"}, "captions"),
