@@ -201,4 +201,4 @@ def test_cost_and_progress_are_reported(caplog):
     assert "the work of 160 forward passes for one image" in told[0] and "Memory about" in told[0]
     assert "adapters " in told[0]
     assert told[0].removeprefix("MMDTrainLoRA: ") in out[REPORT]
-    assert any("update 2 of 2 · MMD²" in text and "held out" in text for text in told)
+    assert any("update 2 of 2 - MMD^2" in text and "held out" in text for text in told)

@@ -282,7 +282,7 @@ def test_images_of_another_size_do_not_count_and_are_reported(model, references,
         "Remembered images that do not count: 3 "
         "(their latents are 4×8×10, those being drawn 4×8×8)."
     )
-    assert told in report and caplog.text.count(told) == 1
+    assert told in report and caplog.text.count(told.replace("×", "x")) == 1  # logs are ASCII
     assert torch.equal(remembered(), samples)
 
 
