@@ -22,7 +22,7 @@ from .latents import Latents
 from .nearest import spacing, spacing_in
 from .noise import NoiseModel
 from .patch_embedding import PatchEmbedding
-from .rows import Rows
+from .rows import Rows, never_stopped
 
 __all__ = ["Compared", "FeatureComparison", "comparable_rows"]
 
@@ -65,6 +65,7 @@ class FeatureComparison:
             measure as the batch, and base images.
         budget: How many bytes of device memory the references may use.
         each: Whether the posterior variance of each sample is measured by itself.
+        check: As in `Rows`.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class FeatureComparison:
         finished: Tensor | None = None,
         budget: float = math.inf,
         each: bool = False,
+        check: Callable[[], None] = never_stopped,
     ) -> None:
         self.weights, self.each = references.weights, each
         self.features = make_features(config.feature_space, references.shape, config.pool)
@@ -87,7 +89,7 @@ class FeatureComparison:
             count, budget = count + len(added), budget - size * added.numel()
         grams = size * count**2
         compact = grams > max(budget / 2, ALWAYS)
-        rows = Rows(compared, config.radial, budget if compact else budget - grams)
+        rows = Rows(compared, config.radial, budget if compact else budget - grams, check)
         self.space = GramSpace(rows, added, compact)
         dim = math.prod(compared.shape)
         self.kernel = config.resolve(self._gram, dim, rows.centre, asked.now)
@@ -217,7 +219,7 @@ class Compared:
         steep = not kernel.radial and not pulls.resting
         w = flowed(
             self.w, lambda w: pulls.velocity(kernel, w.gram), lengths, kernel.singular, steep,
-            pulls.bounded(kernel),
+            pulls.bounded(kernel), self.comparison.space.rows.check,
         )  # fmt: skip
         return replace(self, w=w), len(lengths)
 

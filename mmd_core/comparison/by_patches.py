@@ -28,7 +28,7 @@ from .landmarks import LANDMARKS, Landmarks
 from .latents import Latents
 from .nearest import nearest_rows, spacing
 from .patches import patch_rows
-from .rows import Rows
+from .rows import Rows, never_stopped
 from .tilings import Cover, covers
 
 __all__ = ["Patched", "PatchComparison"]
@@ -48,12 +48,17 @@ class PatchComparison:
         references: Latents with shape `(N, C, *)`.
         finished: Finished samples that belong to the same measure as the batch, with shape
             `(m, C, *)`: those of earlier groups, of earlier runs, or of other machines.
+        check: As in `Rows`.
     """
 
     def __init__(
-        self, config: KernelConfig, references: Latents, finished: Tensor | None = None
+        self,
+        config: KernelConfig,
+        references: Latents,
+        finished: Tensor | None = None,
+        check: Callable[[], None] = never_stopped,
     ) -> None:
-        self.references, self.weights = references, references.weights
+        self.references, self.weights, self.check = references, references.weights, check
         landmarks = Landmarks(config, references)
         self.size, self.centre, self.rows = landmarks.size, landmarks.centre, landmarks.rows
         self.kernel, self.owners = landmarks.kernel, landmarks.owners
@@ -199,6 +204,7 @@ class Patched:
             torch.index_select(w, 0, chosen, out=others[m:])
             torch.index_select(squares, 0, chosen, out=of_others[m:])
             for first in range(0, len(w), chunk):
+                self.comparison.check()
                 part = slice(first, first + chunk)
                 x = w[part]
                 by = kernel.pulls(Gram(x @ others.T, squares[part], of_others), in_units=True)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .gram_space import Combination
+from .rows import never_stopped
 
 __all__ = ["flowed", "substeps"]
 
@@ -65,6 +66,7 @@ def flowed(
     singular: bool = False,
     steep: bool = False,
     bounded: bool = False,
+    check: Callable[[], None] = never_stopped,
 ) -> Combination:
     """The samples after the flow w' = L·w + F·z.
 
@@ -77,6 +79,7 @@ def flowed(
         steep: Whether coefficients grow with the samples. If they become large, all sub-steps from
             then on are short.
         bounded: Whether the coefficients of a sample are known to stay far below `STIFF`.
+        check: As in `Rows`.
     """
     begun = velocity(w)
     share = 0.25 if singular else 0.5  # below 0.5 the corrector is less accurate, but more stable
@@ -97,11 +100,13 @@ def flowed(
             decay = total * -h
             begun = torch.where(stiff, begun * (decay.expm1() / decay), begun)
             own = begun[:, : len(begun)].masked_fill(stiff, 0)
-        weights = phi(own, h, one)
+        weights = phi(own, h, one, check)
+        check()
         step = torch.addmm(begun, weights, begun, beta=0, alpha=h)
         w = w.moved(step, exact)
         if len(lengths) > 1:
             ended = velocity(w)
+            check()
             step = torch.addmm(begun, weights, ended - begun, beta=0, alpha=h * share)
             if total is not None:
                 total = _sums(ended)
@@ -118,19 +123,22 @@ def _sums(by: Tensor) -> Tensor:
     return torch.linalg.vector_norm(by, 1, dim=1, keepdim=True)
 
 
-def phi(matrix: Tensor, h: float, one: Tensor) -> Tensor:
+def phi(matrix: Tensor, h: float, one: Tensor, check: Callable[[], None] = never_stopped) -> Tensor:
     """φ(h · matrix), by scaling and doubling, with shape `(B, B)`.
 
     Arguments:
         matrix: With shape `(B, B)`; its norm is at most about 4.
         h: The length of the sub-step.
         one: The identity matrix, with shape `(B, B)`.
+        check: As in `flowed`.
     """
     doublings = max(0, math.ceil(math.log2(8 * h)))
     h = h / 2**doublings
     series = torch.add(one, matrix, alpha=h / (TERMS + 1))
     for k in range(TERMS, 1, -1):
+        check()
         series = torch.addmm(one, matrix, series, alpha=h / k)
     for k in range(doublings):  # φ(2X) = φ(X) + φ(X) X φ(X) / 2
+        check()
         series = torch.addmm(series, matrix @ series, series, alpha=h * 2**k / 2)
     return series

@@ -131,7 +131,8 @@ class Projection:
     @cached_property
     def dots(self) -> Tensor:
         """x_i · r_j, with shape `(B, B + M)`."""
-        return torch.cat([self.x @ self.x.T, self.space.dots(self.x)], 1)
+        within = self.space.rows.product(self.x, self.x.T)
+        return torch.cat([within, self.space.dots(self.x)], 1)
 
     @cached_property
     def all_dots(self) -> Tensor | None:
@@ -165,6 +166,8 @@ class Combination:
     def gram(self) -> Gram:
         """The inner products of w with [w; z], with shape `(B, B + M)`."""
         p, b = self.projection, len(self.k)
+        check = p.space.rows.check
+        check()
         if not self._moved:
             dots = p.dots.clone()
         elif p.all_dots is not None:
@@ -175,6 +178,7 @@ class Combination:
             dots = torch.addmm(p.dots, a, p.dots)
             dots[:, :b].addmm_(c, p.dots[:, b:].T)
             dots[:, b:].addmm_(c, p.space.gram)
+            check()
             dots[:, :b].add_(dots @ self.k.T)
         squares = dots.diagonal().add_(p.lacking)
         return Gram(dots, squares, torch.cat([squares, p.space.squares]))
@@ -187,6 +191,7 @@ class Combination:
             most: The largest sum of coefficients |K| of a sample. A sample that would have more, or
                 numbers that are not finite, stays where it is.
         """
+        self.projection.space.rows.check()
         k = torch.addmm(by, by[:, : len(by)], self.k).add_(self.k)
         if most < math.inf:
             sums = torch.linalg.vector_norm(k, 1, dim=1, keepdim=True)

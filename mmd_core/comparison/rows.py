@@ -6,7 +6,7 @@ from where the latents are stored. Sums are always in fp32 or better.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from .full_memory import out_of_memory
 from .latents import Latents
 
-__all__ = ["Rows"]
+__all__ = ["Rows", "never_stopped"]
 
 # The most numbers of a piece that is streamed, and the most as a part of the set: large enough for
 # full speed, but several copies of a piece must take less memory than the set.
@@ -22,7 +22,13 @@ STREAMED, PART = 2**21, 16
 # The same for a block of rows with which pieces are compared: the higher it is, the less is copied.
 HIGH, HIGH_PART = 2**23, 4
 BLOCK = 16, 2**14  # rows and columns of a block that stays in CPU cache
+# Multiplications of a product on a CPU, above which it is divided: one core needs seconds for them.
+LONG = 2**36
 SMALLER = torch.float16  # latents minus their centre are small, and it stores them with most digits
+
+
+def never_stopped() -> None:
+    """Stops nothing."""
 
 
 class Rows:
@@ -33,6 +39,8 @@ class Rows:
         centred: Whether to subtract the weighted mean. Distances do not change, and their rounding
             error becomes smaller.
         budget: How many bytes of device memory the rows may use.
+        check: Is called before products of large matrices. It may raise an exception to stop:
+            thousands of samples or references have many of them, which can take minutes on a CPU.
 
     Attributes:
         dtype: The dtype in which the rows are used, fp32 or better.
@@ -40,8 +48,14 @@ class Rows:
         held: The rows on the device, with shape `(N, D)`, or None if they are streamed.
     """
 
-    def __init__(self, latents: Latents, centred: bool = True, budget: float = math.inf) -> None:
-        self.latents, self.dtype = latents, latents.weights.dtype
+    def __init__(
+        self,
+        latents: Latents,
+        centred: bool = True,
+        budget: float = math.inf,
+        check: Callable[[], None] = never_stopped,
+    ) -> None:
+        self.latents, self.dtype, self.check = latents, latents.weights.dtype, check
         self.centre = latents.mean.flatten()
         if not centred:
             self.centre = torch.zeros_like(self.centre)
@@ -122,14 +136,16 @@ class Rows:
     def dots(self, x: Tensor) -> Tensor:
         """The inner products of `x`, with shape `(B, D)`, and the rows, with shape `(B, N)`."""
         # On a CPU the product is up to twice as fast if the large matrix comes first.
-        parts = [(rows @ x.T).T for _, rows in self.pieces()]
+        parts = [self.product(rows, x.T).T for _, rows in self.pieces()]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def mix(self, c: Tensor) -> Tensor:
         """The product c · rows, with shape `(B, D)`; `c` has the shape `(B, N)`."""
         total = None
         for which, rows in self.pieces():
-            part = _product(c[:, which], rows)
+            c_ = c[:, which]
+            few = rows.device.type == "cpu" and 2 < len(c_) <= 16
+            part = _of_few(c_, rows) if few else self.product(c_, rows)
             total = part if total is None else total.add_(part)
         return total
 
@@ -137,23 +153,29 @@ class Rows:
         """The inner products between all rows, with shape `(N, N)`."""
         gram = self.centre.new_empty(len(self), len(self))
         for which, rows in self._blocks():
-            gram[which, which] = rows @ rows.T
+            gram[which, which] = self.product(rows, rows.T)
             if which.stop < len(self):
                 for others, more in self.pieces(which.stop):
-                    across = rows @ more.T
+                    across = self.product(rows, more.T)
                     gram[which, others], gram[others, which] = across, across.T
             del rows  # before the next block is made
         return gram
 
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """The product a · b, with calls of `check`."""
+        self.check()
+        step = LONG // max(b.numel(), 1) if a.device.type == "cpu" else len(a)
+        if step >= len(a):
+            return a @ b
+        out = a.new_empty(len(a), b.shape[1])
+        for part, rows in zip(out.split(max(step, 1)), a.split(max(step, 1)), strict=True):
+            self.check()
+            torch.mm(rows, b, out=part)
+        return out
 
-def _product(c: Tensor, rows: Tensor) -> Tensor:
-    """The product c · rows.
 
-    On a CPU and for few rows of `c` it is computed block by block, which is up to three times as
-    fast.
-    """
-    if rows.device.type != "cpu" or not 2 < len(c) <= 16:
-        return c @ rows
+def _of_few(c: Tensor, rows: Tensor) -> Tensor:
+    """The product c · rows, block by block: for few rows of `c` up to three times as fast."""
     total, (n, d) = rows.new_zeros(len(c), rows.shape[1]), BLOCK
     for columns in range(0, rows.shape[1], d):
         part = total[:, columns : columns + d]

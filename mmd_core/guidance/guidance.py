@@ -106,11 +106,11 @@ class Guidance:
         )
         kernel = config.kernel_config
         if config.patches:
-            self.comparison = PatchComparison(kernel, references, added)
+            self.comparison = PatchComparison(kernel, references, added, execution.check)
         else:
             budget = self.workers.least(execution.budget, self.weights.device)
             self.comparison = FeatureComparison(
-                kernel, references, self.noise, added, budget, each=base is not None
+                kernel, references, self.noise, added, budget, base is not None, execution.check
             )
 
     @full_precision()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..comparison.noise import NoiseModel, Step, Window, euler_carry
+from ..comparison.rows import never_stopped
 from ..comparison.workers import ALONE, Workers
 
 __all__ = ["PLAIN", "Course", "Execution", "Schedule"]
@@ -100,11 +101,14 @@ class Execution:
         budget: How many bytes of device memory the references may use. If they need more, they are
             streamed to the device.
         workers: The processes that draw the batch. All of them make the same calls.
+        check: Is called often during long computations. It may raise an exception to stop, but
+            then in all workers: the others would wait for it.
     """
 
     record: bool = False
     budget: float = math.inf
     workers: Workers = ALONE
+    check: Callable[[], None] = never_stopped
 
 
 PLAIN = Execution()

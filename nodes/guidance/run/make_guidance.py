@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import comfy.model_management
 import torch
 from comfy.model_base import BaseModel
 from torch import Tensor
@@ -105,10 +106,12 @@ def make_guidance(
         latent_image: The latents of which a mask keeps a part, or None.
         begun: The pictures from which the run starts, as `ComparedPart.whole` has them, or None.
     """
+    check = comfy.model_management.throw_exception_if_processing_interrupted
     references = request.references
     dtype, size = torch.promote_types(pictures.dtype, torch.float32), pictures.shape[-2:]
 
     def whole(latents: Tensor) -> Tensor:
+        check()  # each piece of the references comes here
         frame = latents.ndim < pictures.ndim  # video models take images as one frame
         latents = inner_model.process_latent_in(latents.unsqueeze(2) if frame else latents)
         return part.still(latents)
@@ -134,7 +137,7 @@ def make_guidance(
         schedule,
         memory,
         references.prompts if request.compares_prompts else None,
-        Execution(request.trace is not None, budget),
+        Execution(request.trace is not None, budget, check=check),
         base,
         known,
         similar,
