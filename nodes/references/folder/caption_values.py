@@ -34,16 +34,17 @@ def caption_of(value: Any) -> str | None:
         return _text(value)
     if not value.keys() & {*TEXTS, *TALKS, "tags"}:
         return None
-    said = next((value[key] for key in TEXTS if _given(value.get(key))), None)
-    if said is None:
-        said = next((_answer(value[key]) for key in TALKS if value.get(key)), "")
+    given = filter(_given, map(value.get, TEXTS))
+    said = next((text for text in map(_text, given) if text != ""), "")
+    if said == "":
+        said = next((_text(_answer(value[key])) for key in TALKS if value.get(key)), "")
     tags = value.get("tags")
-    parts = [_text(said), *map(_text, tags if isinstance(tags, list) else [tags])]
+    parts = [said, *map(_text, tags if isinstance(tags, list) else [tags])]
     return None if None in parts else ", ".join(filter(None, parts))  # as sd-scripts joins them
 
 
 def _given(value: Any) -> bool:
-    return value == 0 or bool(value)
+    return value == 0 or bool(value.strip() if isinstance(value, str) else value)
 
 
 def _text(value: Any) -> str | None:

@@ -91,6 +91,38 @@ def test_a_list_of_tags_is_joined(tmp_path):
     assert found == ({"a.png": "a cat, fur, paw", "b.png": "one"}, [])
 
 
+@pytest.mark.parametrize("nothing", ["", " \n", None, [], [""], [" ", None]])
+def test_an_empty_field_leaves_the_caption_to_the_next_one(tmp_path, nothing):
+    """Tools that write tables leave fields empty; SimpleTuner then goes on without a caption."""
+    entry = {"file_name": "a.png", "text": nothing, "prompt": nothing}
+    others = {"none": {}, "caption": {"description": "a cat"}, "talk": {"conversations": TALK}}
+    for name, other in others.items():
+        for file in ("metadata__jsonl", "captions__json"):
+            place, both = tmp_path / name / file, entry | other
+            content = jsonl(both) if file.endswith("l") else [both]
+            beside = {"a__json": {"caption": "beside"}}
+            found, skipped = captions(place, ["a.png"], **{file: content}, **beside)
+            assert (found, skipped) == ({"a.png": "a cat" if other else "beside"}, [])
+
+
+def test_an_empty_column_leaves_the_caption_to_the_next_one(tmp_path):
+    content = table([("file_name", "text", "prompt"), ("a.png", " ", "a cat"), ("b.png", "", "")])
+    found = captions(tmp_path, metadata__csv=content, b__json={"caption": "beside"})
+    assert found == ({"a.png": "a cat", "b.png": "beside"}, [])
+
+
+def test_tags_files_are_not_captions_but_are_named(tmp_path):
+    """Kohya's trainers read one kind of file, as .caption; its tools join tags only in a list."""
+    (tmp_path / "a.tags").write_text("fur, paw")
+    (tmp_path / "b.tags").write_text("one")
+    (tmp_path / "a.caption").write_text("a cat")
+    found, _ = captions(tmp_path)
+    assert found == {"a.png": "a cat", "b.png": ""}
+    references, _ = read_folder(tmp_path, caption_source="auto")
+    (note,) = (note for note in references.notes if ".tags" in note)
+    assert "b.tags" in note and "a.tags" not in note
+
+
 # metadata.csv
 
 
