@@ -17,9 +17,15 @@ def full_precision() -> Iterator[None]:
     products. It would not be faster either, because memory bandwidth limits these products.
 
     Nothing is changed where TF32 is off already, as it is by default in ComfyUI. Otherwise the
-    setting of the whole process changes, because torch offers no other: threads inside the block at
-    the same time share it, products of threads outside are exact, too, and what another thread has
-    set meanwhile stays.
+    setting of the whole process changes: threads inside the block at the same time share it,
+    products of threads outside are exact, too, only slower, and what another thread has set
+    meanwhile stays.
+
+    It cannot be avoided at a fair price. torch keeps one setting for all threads. Its guard for one
+    thread (`at::NoTF32Guard`) is not offered to Python, and no product takes the precision as an
+    argument. What is left changes the images of those who use TF32, and has to be called in place
+    of every product, also those of gradients: fp64 (1/64 of the speed on most GPUs, and missing on
+    others), or three products of numbers split in two.
     """
     _switch.off()
     try:
