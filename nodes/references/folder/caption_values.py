@@ -5,6 +5,7 @@ The names of the fields are those of Hugging Face, sd-scripts, DiffSynth, diffus
 
 import csv
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +45,8 @@ def caption_of(value: Any) -> str | None:
 
 
 def _given(value: Any) -> bool:
+    if isinstance(value, float) and not math.isfinite(value):  # tables have NaN for nothing
+        return False
     return value == 0 or bool(value.strip() if isinstance(value, str) else value)
 
 
@@ -51,7 +54,7 @@ def _text(value: Any) -> str | None:
     """The text of a JSON text, number or null, or of the first in a list; None for other values."""
     if isinstance(value, list):
         value = next(filter(_given, value), None)
-    if value is None:
+    if value is None or (isinstance(value, float) and not _given(value)):
         return ""
     is_text = isinstance(value, str | int | float) and not isinstance(value, bool)
     return clean(str(value)) if is_text else None

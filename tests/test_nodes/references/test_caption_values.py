@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_a_list_of_tags_is_joined(tmp_path):
     assert found == ({"a.png": "a cat, fur, paw", "b.png": "one"}, [])
 
 
-@pytest.mark.parametrize("nothing", ["", " \n", None, [], [""], [" ", None]])
+@pytest.mark.parametrize("nothing", ["", " \n", None, [], [""], [" ", None], math.nan, [math.inf]])
 def test_an_empty_field_leaves_the_caption_to_the_next_one(tmp_path, nothing):
     """Tools that write tables leave fields empty; SimpleTuner then goes on without a caption."""
     entry = {"file_name": "a.png", "text": nothing, "prompt": nothing}
