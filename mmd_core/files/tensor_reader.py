@@ -85,7 +85,9 @@ def read_header(file: BinaryIO, longest: int, entries: int) -> Header:
             text.encode()  # fails for anything but a text, and for half a character
         places = {name: _place(entry, 8 + length) for name, entry in content.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BadFile(f"its header is damaged: {str(error)[:80]}") from None
+        # Other errors have the words of libraries.
+        reason = f": {error}" if type(error) is ValueError else ""
+        raise BadFile(f"its header is damaged{reason}") from None
     end = 8 + length
     for place in sorted(places.values(), key=lambda place: (place.start, place.size)):
         if place.start != end:
@@ -102,7 +104,10 @@ def _place(entry: dict, start: int) -> Place:
     Raises:
         ValueError, TypeError, KeyError: The entry is damaged.
     """
-    shape, (first, last) = entry["shape"], entry["data_offsets"]
+    shape, ends = entry["shape"], entry["data_offsets"]
+    if len(ends) != 2:
+        raise ValueError("a tensor has no place")
+    first, last = ends
     if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
         raise ValueError("a size is no number")
     if len(shape) > MAX_SIDES or len(entry) != 3:
