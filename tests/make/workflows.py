@@ -64,8 +64,8 @@ def shipped_files(schemas: Mapping[str, Mapping]) -> dict[Path, str]:
         for folder, content in ((EXAMPLES, flow.ui()), (EXAMPLES / "api", flow.api())):
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             files[folder / f"{name}.json"] = text
-    for name, blueprint in BLUEPRINTS.items():
-        content = described(name, blueprint, schemas)
+    for name in BLUEPRINTS:
+        content = described(name, schemas)
         files[SUBGRAPHS / f"{name}.json"] = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     return files
 

@@ -51,6 +51,14 @@ class Schema:
     def height(self) -> int:
         """Pixels that all slots and widgets take."""
         rows = len(self.widgets) + sum(map(self.is_seed, self.widgets))
-        texts = sum(bool(self.inputs[name][1].get("multiline")) for name in self.widgets)
-        slots = max(len(self.sockets), len(self.outputs))
-        return BASE + SLOT * slots + WIDGET * rows + TEXT * texts
+        texts = sum(map(self.is_text, self.widgets))
+        return height(max(len(self.sockets), len(self.outputs)), rows, texts)
+
+    def is_text(self, name: str) -> bool:
+        """Whether a widget has room for several lines."""
+        return bool(self.inputs[name][1].get("multiline"))
+
+
+def height(slots: int, rows: int, texts: int) -> int:
+    """Pixels that so many rows of sockets take, so many widgets, and more for those of several lines."""
+    return BASE + SLOT * slots + WIDGET * rows + TEXT * texts

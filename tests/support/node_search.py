@@ -7,6 +7,7 @@ The rule is that of `FuseSearch` and `ComfyNodeDefImpl.postProcessSearchScores` 
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -93,6 +94,14 @@ def core_entries(comfyui: Path) -> list[Entry]:
                     texts = [getattr(value, "value", None) for value in item.value.values]
                     named |= {k: t for k, t in zip(keys, texts, strict=True) if isinstance(t, str)}
     return [Entry(name, named.get(name, title)) for name, title in found.items()]
+
+
+def blueprint_entries(folder: Path) -> list[Entry]:
+    """The blueprints in a folder: named by their files; the id that the frontend gives them says nothing."""
+    return [
+        Entry(f"SubgraphBlueprint.{hashlib.sha256(file.stem.encode()).hexdigest()}", file.stem)
+        for file in sorted(folder.glob("*.json"))
+    ]
 
 
 def popularity(frontend: Path) -> dict[str, int]:

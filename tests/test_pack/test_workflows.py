@@ -8,6 +8,7 @@ import pytest
 from mmd_tests.make.templates import TEMPLATES
 from mmd_tests.make.thumbnail.page import free_corner
 from mmd_tests.make.workflows import EXAMPLES, Settings, describe, shipped, shipped_files
+from mmd_tests.support.dissolved import dissolved
 from mmd_tests.support.engine import NEWEST
 from mmd_tests.support.workflow_format import (
     CORE_VERSION,
@@ -94,6 +95,13 @@ def _widgets(info: dict) -> list[str]:
     return names
 
 
+def _all_nodes(ui: dict) -> list[dict]:
+    """The nodes outside and inside of subgraphs; not the subgraphs themselves."""
+    levels = [ui, *ui.get("definitions", {}).get("subgraphs", ())]
+    wholes = {level["id"] for level in levels}
+    return [node for level in levels for node in level["nodes"] if node["type"] not in wholes]
+
+
 @pytest.mark.comfy
 def test_shipped_files_are_what_the_descriptions_give(schemas):
     import comfyui_version
@@ -109,7 +117,7 @@ def test_shipped_files_are_what_the_descriptions_give(schemas):
 @pytest.mark.comfy
 @EVERY
 def test_widgets_match_schemas(name, flows, schemas):
-    for node in flows[name].ui()["nodes"]:
+    for node in _all_nodes(flows[name].ui()):
         if node["type"] != "MarkdownNote":
             names = _widgets(schemas[node["type"]])
             assert len(node["widgets_values"]) == len(names), node["type"]
@@ -140,19 +148,15 @@ def test_api_format_is_complete_and_allowed(name, flows, schemas):
 @EVERY
 def test_both_formats_say_the_same(name, flows, schemas):
     flow = flows[name]
-    prompt, links = flow.api(), {link[0]: link for link in flow.ui()["links"]}
-    for node in flow.ui()["nodes"]:
-        if node["type"] == "MarkdownNote":
-            continue
-        inputs = prompt.pop(str(node["id"]))["inputs"]
-        wired = {entry["name"]: links[entry["link"]] for entry in node["inputs"] if entry["link"]}
-        for name, (_, source, slot, *_) in wired.items():
-            assert inputs.pop(name) == [str(source), slot]
-        named = zip(_widgets(schemas[node["type"]]), node["widgets_values"], strict=True)
-        shown = {name: value for name, value in named if name not in wired}
-        shown.pop("control_after_generate", None)
-        assert shown == inputs, node["type"]
-    assert not prompt
+    shown = dissolved(flow.ui(), lambda kind: _widgets(schemas[kind]))
+    prompt = {
+        number: (
+            node["class_type"],
+            {n: tuple(v) if isinstance(v, list) else v for n, v in node["inputs"].items()},
+        )
+        for number, node in flow.api().items()
+    }
+    assert shown == prompt
 
 
 @pytest.mark.comfy
@@ -167,7 +171,8 @@ def test_links_hold_together(name, flows, schemas):
         assert nodes[source]["order"] < nodes[target]["order"]
     ends = [link for node in ui["nodes"] for entry in node["inputs"] if (link := entry["link"])]
     assert sorted(ends) == [link[0] for link in ui["links"]]
-    assert ui["last_link_id"] == len(ui["links"]) and ui["last_node_id"] == max(nodes)
+    numbers = [*nodes, *(node["id"] for node in _all_nodes(ui))]
+    assert ui["last_link_id"] == len(ui["links"]) and ui["last_node_id"] == max(numbers)
 
 
 @pytest.mark.comfy
@@ -214,6 +219,9 @@ def test_wrong_descriptions_are_refused(schemas):
         flow.add("CLIPTextEncode", text="")
     with pytest.raises(ValueError, match="batch_size must be from 1 to"):
         flow.add("EmptyLatentImage", batch_size=0)
+    latent = flow.add("EmptyLatentImage")[0]
+    with flow.part("Inside"), pytest.raises(ValueError, match="of another part"):
+        flow.add("SaveLatent", samples=latent)
 
 
 def test_examples_are_shipped():
@@ -222,7 +230,7 @@ def test_examples_are_shipped():
 
 @SHIPPED_TWO
 def test_missing_nodes_can_be_found(file):
-    for node in json.loads(file.read_text("utf-8"))["nodes"]:
+    for node in _all_nodes(json.loads(file.read_text("utf-8"))):
         found = node["properties"].get("cnr_id"), node["properties"].get("ver")
         if any(word in node["type"] for word in ("MMD", "TSMC", "Reference")):
             assert found == ("mmd-guidance", PACK_VERSION)
@@ -233,9 +241,10 @@ def test_missing_nodes_can_be_found(file):
 @SHIPPED_TWO
 def test_api_twin_has_the_same_nodes(file):
     twin = json.loads((EXAMPLES / "api" / file.name).read_text("utf-8"))
-    nodes = json.loads(file.read_text("utf-8"))["nodes"]
-    real = {str(node["id"]): node["type"] for node in nodes if node["type"] != "MarkdownNote"}
-    assert real == {number: node["class_type"] for number, node in twin.items()}
+    nodes = _all_nodes(json.loads(file.read_text("utf-8")))
+    real = {node["id"]: node["type"] for node in nodes if node["type"] != "MarkdownNote"}
+    assert len(real) == len(twin)
+    assert real == {int(key.split(":")[-1]): node["class_type"] for key, node in twin.items()}
 
 
 @SHIPPED_TWO

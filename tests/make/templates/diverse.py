@@ -54,25 +54,29 @@ def describe(flow: Workflow) -> None:
     flow.group("2 · Varied pictures, drawn once")
     size = {"width": 512, "height": 512, "batch_size": EACH}
     few = flow.add("EmptyLatentImage", "How many to each prompt", **size)[0]
-    told = [
-        flow.add("CLIPTextEncode", f"Variation {i}", colors=parts.GREEN, clip=begun.clip, text=text)
-        for i, text in enumerate(VARIED, 1)
-    ]
+    with flow.part("Draws varied pictures", wide=400) as part:
+        clip = part.take("clip", begun.clip)
+        wires = {"model": part.take("model", begun.model)}
+        wires |= {"negative": part.take("negative", begun.negative)}
+        wires |= {"latent_image": part.take("how many", few)}
+        told = []
+        for i, text in enumerate(VARIED, 1):
+            given = {"clip": clip, "text": part.take(f"variation {i}", text)}
+            told.append(flow.add("CLIPTextEncode", f"Variation {i}", colors=parts.GREEN, **given))
+        wires |= {name: part.take(name, value) for name, value in parts.CORE.items()}
+        flow.column()
+        drawn = [
+            flow.add("KSampler", f"Draws variation {i}", **wires, positive=prompt[0], seed=i)
+            for i, prompt in enumerate(told, 1)
+        ]
+        flow.column()
+        for i, latents in enumerate(drawn, 1):
+            title = f"Variation {i} as references"
+            encoded = flow.add("EncodeReferenceLatents", title, encoded=latents[0])
+            part.give(f"variation {i}", encoded[0])
     flow.column()
-    wires = {"model": begun.model, "negative": begun.negative, "latent_image": few}
-    drawn = [
-        flow.add(
-            "KSampler", f"Draws variation {i}", **wires, positive=text[0], seed=i, **parts.CORE
-        )
-        for i, text in enumerate(told, 1)
-    ]
-    flow.column()
-    sets = [
-        flow.add("EncodeReferenceLatents", f"Variation {i} as references", encoded=latents[0])
-        for i, latents in enumerate(drawn, 1)
-    ]
-    flow.column()
-    named = {f"references_{label}": each[0] for label, each in zip("abcd", sets, strict=True)}
+    sets = [part[i] for i in range(len(VARIED))]
+    named = {f"references_{label}": each for label, each in zip("abcd", sets, strict=True)}
     merged = flow.add("MergeReferences", "All of them, and their shares", **named)[0]
     sheet = flow.add("ReferencePreview", room=210, references=merged, vae=begun.vae)["sheet"]
     flow.add("PreviewImage", "Varied pictures", wide=460, room=460, images=sheet)
