@@ -63,6 +63,8 @@ def _sampler(flow: Workflow, part: Part) -> None:
 
 
 def _batch(flow: Workflow, part: Part) -> None:
+    for name in ("model", "vae", *SOURCES[1:]):  # in the order in which they are shown
+        part.take(name)
     latent = part.take("latent_image")
     encoded = _encoded(flow, part, latent)
     flow.column()
@@ -71,6 +73,8 @@ def _batch(flow: Workflow, part: Part) -> None:
 
 
 def _model(flow: Workflow, part: Part) -> None:
+    for name in ("model", "vae", "target"):  # in the order in which they are shown
+        part.take(name)
     encoded = _encoded(flow, part, part.take("target"))
     flow.column()
     wires = {name: part.take(name) for name in ("model", *SETTINGS)}
@@ -82,7 +86,8 @@ def _model(flow: Workflow, part: Part) -> None:
 
 BLUEPRINTS = {
     "MMD": Blueprint(
-        _batch, "Draws a batch like the pictures of a folder: in place of KSampler, all in one node."
+        _batch,
+        "Draws a batch like the pictures of a folder: in place of KSampler, all in one node.",
     ),
     "Style": Blueprint(
         _model,

@@ -144,7 +144,9 @@ def test_a_blueprint_draws(server, name):
 
     def widgets(kind):
         schema = Schema(flow.schemas[kind])
-        pairs = ((w, "control_after_generate") if schema.is_seed(w) else (w,) for w in schema.widgets)
+        pairs = (
+            (w, "control_after_generate") if schema.is_seed(w) else (w,) for w in schema.widgets
+        )
         return [each for pair in pairs for each in pair]
 
     seen = {n: (node["class_type"], set(node["inputs"])) for n, node in prompt.items()}

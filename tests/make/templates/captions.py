@@ -38,9 +38,8 @@ def describe(flow: Workflow) -> None:
     found = parts.references(flow, begun, clip=True)
     kernel = flow.add("MMDKernel", prompt_kernel="cosine")["kernel"]
     wires = {**begun.wires(), "references": found, "kernel": kernel}
-    for which, prompt, below in (("First", begun.positive, False), ("Second", other, True)):
-        number = 4 if below else 3
-        flow.group(f"{number} · {which} prompt, with MMD guidance", below=below)
+    for number, which, prompt in ((3, "First", begun.positive), (4, "Second", other)):
+        flow.group(f"{number} · {which} prompt, with MMD guidance")
         guided = flow.add("MMDGuidedKSampler", **{**wires, "positive": prompt})
         parts.report(flow, guided)
         name = f"{which} prompt"

@@ -45,8 +45,7 @@ def describe(flow: Workflow) -> None:
     found = parts.references(flow, begun)
     runs = []
     for title, short, strength in (("With", "with", 30.0), ("Without", "without", 0.0)):
-        number = 4 if runs else 3
-        flow.group(f"{number} · {title} guidance (strength {strength:g})", below=bool(runs))
+        flow.group(f"{len(runs) + 3} · {title} guidance (strength {strength:g})")
         wires = {**begun.wires(), "references": found, "strength": strength}
         sampler = flow.add("MMDGuidedKSampler", f"{title} guidance", **wires)
         parts.report(flow, sampler)

@@ -11,7 +11,8 @@ of four prompts that say what is to vary. Then it draws a batch to *your* prompt
 pictures. No folder is needed.
 
 1. Write your prompt, as short as you like.
-2. Write it four more times, each time with other light, place, colors, age or distance.
+2. Write it four more times in *Draws varied pictures*, each time with other light, place, colors, age or \
+distance. This node stands for several: the button at its top right shows them.
 3. Run. The varied pictures are drawn once; another *Seed* draws only the batch anew.
 
 **What to expect, honestly**
@@ -26,7 +27,7 @@ as a whole does, and your prompt still counts for all.
 **Settings that work**
 
 - 16 images or more; strength 30, and 100 for more variety. If images fade: end_percent 0.5.
-- For 4 to 8 steps (distilled models) set the same steps in all samplers, or draw the varied pictures \
+- For 4 to 8 steps (distilled models) set the same steps in all three sampling nodes, or draw the varied pictures \
 with the full model: it only must have the same VAE.
 
 **Try next**

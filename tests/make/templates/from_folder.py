@@ -16,7 +16,7 @@ each kind of look occurs. Nothing is trained.
 it into `ComfyUI/input/mmd_references`.
 2. Choose a checkpoint. With SDXL, set width and height to 1024.
 3. Write a prompt that fits the references.
-4. Run. On the right come images with guidance and, below, without it, from the same noise.
+4. Run. On the right come images with guidance and, beside them, without it, from the same noise.
 
 **Strength** (in *MMD Guided KSampler*)
 
@@ -129,7 +129,7 @@ def describe(settings: Settings, schemas: Mapping[str, Mapping]) -> Workflow:
 
 
 def compare(flow: Workflow, settings: Settings) -> None:
-    """The same noise with guidance, and below without."""
+    """The same noise with guidance, and beside it without."""
     flow.group()
     flow.note("How to use this", ABOUT_DEMO if settings.world else ABOUT)
     begun = parts.start(

@@ -150,8 +150,8 @@ def save(flow: Workflow, title: str, prefix: str, sampler: Node, vae: Link) -> L
 
 
 def without_guidance(flow: Workflow, guided: Node, begun: Start) -> Node:
-    """The group below the last one: the same noise drawn by KSampler, as the guided one is set."""
-    flow.group("Without guidance (same seed) · mute to save time", below=True)
+    """A group more: the same noise drawn by KSampler, as the guided one is set."""
+    flow.group("Without guidance (same seed) · mute to save time")
     same = {name: guided.value(name) for name in SAME_FOR_BOTH}
     plain = flow.add("KSampler", **begun.wires(), **same)
     save(flow, "Unguided images", "mmd_unguided", plain, begun.vae)
