@@ -132,7 +132,7 @@ def test_pictures_are_there_and_each_is_shown():
             picture.load()
             assert 600 <= picture.width <= 1400, name
         assert (DOCS / name).stat().st_size <= 80 * KILOBYTE, name
-    assert sum((DOCS / name).stat().st_size for name in files) <= 400 * KILOBYTE
+    assert sum((DOCS / name).stat().st_size for name in files) <= 600 * KILOBYTE
 
 
 def test_links_are_whole_addresses_and_lead_to_what_is_there():
