@@ -19,13 +19,15 @@ if not __package__:  # a script: name the packages as tests/conftest.py does
 from mmd_tests.browser import layout
 from mmd_tests.browser.frontend import Frontend, frontend
 from mmd_tests.browser.picture import take_picture
+from mmd_tests.browser.wired import take_wired, with_base
 from mmd_tests.demo.draw import DEMOS, IMAGES, find_files
-from mmd_tests.make.workflows import DEMO_TYPES, EXAMPLES, NODE_TYPES, describe
+from mmd_tests.make.workflows import DEMO_TYPES, EXAMPLES, NODE_TYPES, SUBGRAPHS, describe
 from mmd_tests.support.engine import Engine
 from mmd_tests.support.server import Server, ServerError, WorkflowError
 
 ROOT = EXAMPLES.parent
 PACK, DEMO_PACK = "mmd-guidance", "mmd-demo"
+PICTURES = ROOT / "nodes" / "web" / "docs" / "pictures"
 REFERENCES = ROOT / "tests" / "demo" / "references"
 SHOWS_PICTURES = (
     "LoadReferenceSet",
@@ -42,6 +44,7 @@ SAMPLERS = ("KSampler", "MMDGuidedKSampler", "MMDTrainLoRA", "TRITSMCSampler", "
 TELLS = (*SAMPLERS, "MMDBaseImages", "MMDLoRAInfo", "MMDMakeReferences", "MMDSaveLoRA")
 LIVE = "MMD² 0.0563 → 0.0421 · ⚠ possible copies"
 DRAWN = {False: "classic nodes", True: "Nodes 2.0"}
+EMPTY = {"version": 0.4, "nodes": [], "links": [], "last_node_id": 0, "last_link_id": 0}
 PATIENCE = 600.0  # seconds for the digits
 
 
@@ -145,6 +148,8 @@ def check_template(page: Frontend, report: Report, name: str, flow: dict, out: P
     page.show_all()
     page.take(out / f"{name}.png")
     report.check(f"{name}: opens without complaints", [*page.faults(), *page.errors])
+    twin = json.loads((EXAMPLES / "api" / f"{name}.json").read_text("utf-8"))
+    report.check(f"{name}: Run queues its twin", queued_faults(page.queued(), twin))
     for modern, kind in DRAWN.items():
         page.draw_nodes_as(modern)
         page.open_workflow(flow, f"{name}, {kind}")  # anew: results make nodes grow
@@ -156,6 +161,37 @@ def check_template(page: Frontend, report: Report, name: str, flow: dict, out: P
         told = f"{name}: {kind} with results"
         report.check(told, layout.faults(page.nodes(), page.groups()))
     page.draw_nodes_as(False)
+
+
+def queued_faults(queued: Mapping[str, Mapping], twin: Mapping[str, Mapping]) -> list[str]:
+    """How what the page would queue differs from the API format that is shipped, which has muted nodes, too."""
+    faults = [f"node {key} is not in it" for key in queued if key not in twin]
+    for key in queued.keys() & twin.keys():
+        meant = {"class_type": twin[key]["class_type"], **twin[key]["inputs"]}
+        seen = {"class_type": queued[key]["class_type"], **queued[key]["inputs"]}
+        seen = {name: seen.get(name) for name in meant}  # frontends of other versions add their own
+        if seen != meant:
+            faults.append(f"node {key}: {seen} is queued, not {meant}")
+    return faults or ([] if queued else ["nothing is queued"])
+
+
+def check_blueprints(page: Frontend, report: Report, out: Path) -> None:
+    """Each is found by its name, first of all, and put on the canvas; a run queues the nodes inside."""
+    for file in sorted(SUBGRAPHS.glob("*.json")):
+        page.forget()
+        page.open_workflow(EMPTY, file.stem)
+        found = page.search(file.stem)
+        page.take(out / f"search {file.stem}.png")
+        first = found[0].splitlines()[0] if found else "nothing"
+        faults = [] if first == file.stem else [f"the search finds {first} first"]
+        page.add_found()
+        page.show_all()
+        page.take(out / f"blueprint {file.stem}.png")
+        inside = json.loads(file.read_text("utf-8"))["definitions"]["subgraphs"][0]["nodes"]
+        kinds = sorted(node["class_type"] for node in page.queued().values())
+        if kinds != sorted(node["type"] for node in inside):
+            faults.append(f"a run queues {kinds}")
+        report.check(f"{file.stem}: blueprint", [*faults, *page.errors])
 
 
 def results(shown: Mapping[str, Mapping]) -> list[tuple[str, dict]]:
@@ -264,16 +300,22 @@ def check(told: dict) -> int:
         _place_references(base / "input" / DEMOS[world].folder, world)
         place_files(base, engine, files.values())
         packs = [(PACK, ROOT), (DEMO_PACK, ROOT / "tests" / "demo" / "pack")]
-        server = stack.enter_context(Server(engine, packs, base=base))
+        args = ("--cpu", *(("--front-end-root", told["page"]) if told["page"] else ()))
+        server = stack.enter_context(Server(engine, packs, base=base, args=args))
         page = stack.enter_context(frontend(told["browser"], server.url))
         if picture:
             take_picture(page, server, demonstration(server, world), Path(picture))
+            return 0
+        if told["wired"]:
+            base_images = with_base(server.get("/object_info")).ui()
+            take_wired(page, {**files, "": base_images}, PICTURES)
             return 0
         out.mkdir(parents=True, exist_ok=True)
         unlisted = set(files) ^ set(server.get("/workflow_templates").get(PACK, ()))
         report.check("the server lists all templates", (f"{name} differs" for name in unlisted))
         check_templates(page, report, files, names, out)
         if not wanted:
+            check_blueprints(page, report, out)
             check_upload(page, report, server, out)
             check_run(page, report, server, demonstration(server, world), out)
             check_help(page, report, own_nodes(server), out)

@@ -183,7 +183,10 @@ class Frontend:
 
     def show_all(self) -> Box:
         """Bring the whole graph into view, and return where on the page it is."""
-        whole = around([each.box for each in (*self.nodes(), *self.groups())])
+        return self.show(around([each.box for each in (*self.nodes(), *self.groups())]))
+
+    def show(self, whole: Box) -> Box:
+        """Bring a part of the canvas into view, and return where on the page it is."""
         view = self.page.viewport_size
         wide, high = view["width"] - LEFT - RIGHT, view["height"] - TOP - BOTTOM
         scale = min(1.0, wide / whole.width, high / whole.height)
@@ -217,6 +220,23 @@ class Frontend:
     def shown(self) -> dict[str, dict]:
         """By node: type, title, how many pictures it shows, and its text."""
         return self.page.evaluate(SHOWN)
+
+    def queued(self) -> dict[str, dict]:
+        """The workflow in the API format, as Run would queue it."""
+        return self.page.evaluate("app.graphToPrompt().then(({output}) => output)")
+
+    def search(self, words: str) -> list[str]:
+        """Open the search for nodes, and return the titles that it lists, best first."""
+        self.page.evaluate("app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+        self.page.get_by_role("combobox", name="Add a node").fill(words)
+        self.settle()
+        return self.page.locator("#results-list [role=option]").all_inner_texts()
+
+    def add_found(self) -> None:
+        """Put the first node that was found on the canvas."""
+        self.page.keyboard.press("Enter")
+        self.page.mouse.click(900, 600)
+        self.settle()
 
     # --- help -----------------------------------------------------------------------------------
 

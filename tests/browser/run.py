@@ -13,6 +13,8 @@ from pathlib import Path
 if not __package__:  # a script: name the packages as tests/conftest.py does
     sys.path.insert(0, str(Path(__file__).absolute().parents[1]))
     import support.packages  # noqa: F401
+from mmd_tests.support import venvs
+from mmd_tests.support.engine import Engine
 from mmd_tests.support.launcher import ABOUT as ENGINE
 from mmd_tests.support.launcher import add_comfyui, engine_or_exit, go_on
 
@@ -48,8 +50,20 @@ def make_parser() -> argparse.ArgumentParser:
     names = "only these templates (parts of their names), no run and no help pages"
     add("--templates", nargs="+", metavar="NAME", help=names)
     add("--picture", type=Path, metavar="FILE", help="only take the README's picture, a JPEG")
+    add("--wired", action="store_true", help="only take the pictures of wired nodes of the help")
+    add("--frontend", metavar="VERSION", help="another version of ComfyUI's page, from PyPI")
     add_comfyui(parser)
     return parser
+
+
+def fetch_frontend(engine: Engine, version: str) -> Path:
+    """The page of this version, fetched once into the cache."""
+    folder = venvs.cache_folder() / f"frontend-{version}"
+    page = folder / "comfyui_frontend_package" / "static"
+    if not page.is_dir():
+        wanted = f"comfyui-frontend-package=={version}"
+        venvs.pip(engine.python, ["install", "--no-deps", "--target", str(folder), wanted])
+    return page
 
 
 def main() -> int:
@@ -59,12 +73,18 @@ def main() -> int:
     if browser is None:
         sys.exit("There is no Chromium: install one, or set CHROMIUM to its program.")
     engine = engine_or_exit(given.comfyui, NEEDS)
+    try:
+        page = fetch_frontend(engine, given.frontend) if given.frontend else None
+    except (venvs.EngineError, OSError) as error:
+        sys.exit(str(error))
     told = {
         "engine": {key: str(value) for key, value in asdict(engine).items()},
         "browser": browser,
         "screenshots": str(given.screenshots.absolute()),
         "templates": given.templates,
         "picture": given.picture and str(given.picture.absolute()),
+        "wired": given.wired,
+        "page": page and str(page),
     }
     return go_on(engine, [HERE / "check.py", json.dumps(told)])
 
