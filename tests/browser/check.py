@@ -302,7 +302,7 @@ def check(told: dict) -> int:
         packs = [(PACK, ROOT), (DEMO_PACK, ROOT / "tests" / "demo" / "pack")]
         args = ("--cpu", *(("--front-end-root", told["page"]) if told["page"] else ()))
         server = stack.enter_context(Server(engine, packs, base=base, args=args))
-        page = stack.enter_context(frontend(told["browser"], server.url))
+        page = stack.enter_context(frontend(told["browser"], server.url, told["theme"]))
         if picture:
             take_picture(page, server, demonstration(server, world), Path(picture))
             return 0

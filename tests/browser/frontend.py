@@ -32,7 +32,8 @@ NODES = """() => app.graph.nodes.map(node => {
   const text = (node.type === 'MarkdownNote' ? node.widgets[0] : live)?.element;
   const note = text && (element ?? text);
   const texts = note ? [note, ...note.querySelectorAll('*')] : [];
-  const scrolled = texts.filter(text => /auto|scroll/.test(getComputedStyle(text).overflowY));
+  const scrolled = texts.filter(text => /auto|scroll/.test(getComputedStyle(text).overflowY)
+    && text.checkVisibility({checkOpacity: true, checkVisibilityCSS: true}));
   return {
     name: `${node.title} (${node.type} ${node.id})`,
     box: [x, y - title, Math.max(width, shown.width / scale),
@@ -276,14 +277,15 @@ class Frontend:
 
 
 @contextmanager
-def frontend(browser: str, url: str) -> Iterator[Frontend]:
+def frontend(browser: str, url: str, theme: str = "dark") -> Iterator[Frontend]:
     """The page of the server at `url` in the Chromium `browser`; nothing else can be reached."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser)
         try:
             context = chromium.new_context(viewport=VIEW, locale="en-US")
             context.set_default_timeout(60_000)
-            context.request.post(f"{url}/api/settings", data=json.dumps(SETTINGS))
+            settings = {**SETTINGS, "Comfy.ColorPalette": theme}
+            context.request.post(f"{url}/api/settings", data=json.dumps(settings))
             inside = (url, "blob:", "data:")
             context.route(lambda address: not address.startswith(inside), lambda way: way.abort())
             page = Frontend(context.new_page(), url)

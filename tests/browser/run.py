@@ -51,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--templates", nargs="+", metavar="NAME", help=names)
     add("--picture", type=Path, metavar="FILE", help="only take the README's picture, a JPEG")
     add("--wired", action="store_true", help="only take the pictures of wired nodes of the help")
+    add("--theme", choices=("dark", "light"), default="dark", help="the colors of the page")
     add("--frontend", metavar="VERSION", help="another version of ComfyUI's page, from PyPI")
     add_comfyui(parser)
     return parser
@@ -84,6 +85,7 @@ def main() -> int:
         "templates": given.templates,
         "picture": given.picture and str(given.picture.absolute()),
         "wired": given.wired,
+        "theme": given.theme,
         "page": page and str(page),
     }
     return go_on(engine, [HERE / "check.py", json.dumps(told)])
