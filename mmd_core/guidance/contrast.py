@@ -9,9 +9,13 @@ cancel, and style is left. Samples climb the witness function of references agai
 
 A witness has no maximum near the references: samples would run on and exaggerate. Each sample rests
 once its witness is that of the references. f is high at references and low at base images, on
-average f_Y and f_B (each image left out of its own average):
+average f_Y and f_B:
 
     rest(w) = clamp((f_Y − f(w)) / (f_Y − f_B), 0, 1)
+
+Both averages stand for new images, so each image is left out of its own, and so is its partner: the
+base image of a reference shows the same thing, which a new image does not. With partners the
+difference of the averages would be too small, often below 0, and then nothing moves.
 
 Samples do not act on each other, and what each estimate lacks (`posterior.py`) is measured by
 itself. So an image is the same in every batch, and in a batch of one too.
@@ -29,6 +33,7 @@ from torch import Tensor
 
 from ..comparison.gram_space import GramSpace
 from ..kernels.kernels import Gram, Kernel
+from ..kernels.transfers import placed
 from .config import GuidanceConfig
 
 __all__ = ["Base", "Contrast", "check_base", "shares"]
@@ -41,11 +46,14 @@ class Base(NamedTuple):
         latents: With shape `(m, *shape)`, in the space of the samples.
         weights: Their weights, with shape `(m,)`, sum 1, not negative.
         captions: Their prompt features, with shape `(m, E)`, if the kernel compares prompts.
+        partners: The index of the reference for whose caption each was drawn, or −1, with shape
+            `(m,)`, on the CPU; None if none is known.
     """
 
     latents: Tensor
     weights: Tensor
     captions: Tensor | None = None
+    partners: Tensor | None = None
 
 
 def check_base(config: GuidanceConfig, base: Base | None) -> None:
@@ -92,7 +100,9 @@ class Contrast:
     resting = True
 
     @classmethod
-    def between(cls, space: GramSpace, kernel: Kernel, u: Tensor, t: Tensor) -> "Contrast":
+    def between(
+        cls, space: GramSpace, kernel: Kernel, u: Tensor, t: Tensor, partners: Tensor | None = None
+    ) -> "Contrast":
         """The contrast of the references of `space` and its last rows.
 
         Arguments:
@@ -100,6 +110,7 @@ class Contrast:
             kernel: The kernel between rows.
             u: Weights of the references, with shape `(B, N)` or `(1, N)`; each row has sum 1.
             t: Weights of the base images, with shape `(B, m)` or `(1, m)`; each row has sum 1.
+            partners: As in `Base`.
         """
         index, gram = space.sample
         n, m = len(index), t.shape[1]
@@ -108,8 +119,11 @@ class Contrast:
         values = kernel.values(Gram.within(gram[rows][:, rows]))
         some = _normalised(u[:, index])
         yy, yb, bb = values[:n, :n], values[:n, n:], values[n:, n:]
-        of_references = (some * (_others(some, yy) - t @ yb.T)).sum(1)
-        of_base = (t * (some @ yb - _others(t, bb))).sum(1)
+        strange = torch.ones_like(yb)
+        if partners is not None:
+            strange = (index[:, None] != placed(partners, index)).to(yb)
+        of_references = (some * (_others(some, yy) - _strangers(t, yb, strange))).sum(1)
+        of_base = (t * (_strangers(some, yb.T, strange.T) - _others(t, bb))).sum(1)
         between = u.new_zeros(len(u), len(space) - u.shape[1] - m)
         return cls(torch.cat([u, between, -t], 1), of_base, of_references)
 
@@ -158,3 +172,18 @@ def _others(weights: Tensor, values: Tensor) -> Tensor:
     """
     others = weights @ values - weights * values.diagonal()
     return others / (1 - weights).clamp_min(torch.finfo(weights.dtype).eps)
+
+
+def _strangers(weights: Tensor, values: Tensor, strange: Tensor) -> Tensor:
+    """The mean kernel value of each row with the rows that show other things, with shape `(B, n)`.
+
+    Where all show the same thing, the mean with all.
+
+    Arguments:
+        weights: Of the other rows, with shape `(B, m)`; each row has sum 1.
+        values: Kernel values, with shape `(n, m)`.
+        strange: 1 where two rows show other things, else 0, with shape `(n, m)`.
+    """
+    total = weights @ strange.T
+    mean = weights @ (values * strange).T / total.clamp_min(torch.finfo(total.dtype).tiny)
+    return torch.where(total > 0, mean, weights @ values.T)

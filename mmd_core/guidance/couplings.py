@@ -112,7 +112,7 @@ class Couplings:
             similar = tuple(prompt_weights(name, drawn, each, bandwidth) for each in both)
         u = shares(self.weights, similar[0])
         t = shares(placed(self.base.weights, self.weights), similar[1])
-        contrast = Contrast.between(comparison.space, comparison.kernel, u, t)
+        contrast = Contrast.between(comparison.space, comparison.kernel, u, t, self.base.partners)
         self._contrasts = [(prompts, contrast)]
         return contrast
 

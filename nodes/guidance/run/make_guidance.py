@@ -1,6 +1,7 @@
 """Makes the guidance of one run from ComfyUI's model and sampler."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import comfy.model_management
@@ -130,7 +131,8 @@ def make_guidance(
     if request.base is not None:
         latents = request.latents_at(request.base, size).to(pictures.device, dtype)
         of_base = request.base.weights.to(pictures.device, dtype)
-        base = Base(prepare(latents), of_base, request.base.prompts)
+        pairs = partners(references.names, request.base.names)
+        base = Base(prepare(latents), of_base, request.base.prompts, pairs)
     return Guidance(
         request.config.for_batch(len(pictures), contrast=base is not None),
         Latents(stored, weights, prepare),
@@ -143,3 +145,13 @@ def make_guidance(
         similar,
         None if begun is None else part.cut(begun).to(weights),
     )
+
+
+def partners(references: tuple[str, ...], base: tuple[str, ...]) -> Tensor:
+    """The index of the reference of the same name for each base image, −1 where there is not one.
+
+    MMDBaseImages gives base images the names of the references for whose captions they were drawn.
+    """
+    often = Counter(references)
+    single = {name: j for j, name in enumerate(references) if often[name] == 1}
+    return torch.tensor([single.get(name, -1) for name in base])

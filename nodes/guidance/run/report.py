@@ -138,6 +138,14 @@ def _effect_remarks(trace: Trace, few: bool) -> list[Remark]:
     effect = fmean(row.relative for row in acted)
     if trace.base and FEW_REFERENCES in told:
         return []
+    if trace.base and effect < NEGLIGIBLE and trace.config.preserve < 1:
+        return [
+            Remark(
+                "no contrast",
+                "Disconnect base: what the model drew for the captions is as much like the "
+                "references as these are like each other, so guidance found no style to follow.",
+            )
+        ]
     if effect < NEGLIGIBLE and trace.config.preserve == 1:
         return [
             Remark(

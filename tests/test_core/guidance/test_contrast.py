@@ -29,15 +29,14 @@ def witness(w, y, b, h, lacking=NOTHING):
     return near(y).mean(1) - near(b).mean(1)
 
 
-def contrast_directly(x0, y, b, h, reach, lacking, steps=2000):
+def contrast_directly(x0, y, b, h, reach, lacking, partners=None, steps=2000):
     """w' = 2 unit ∇f(w) · rest(w) by Euler's method; f_Y and f_B by leaving out one row at a time."""
     w, y, b = (part.flatten(1) for part in (x0, y, b))
-
-    def without(rows, i):
-        return torch.cat([rows[:i], rows[i + 1 :]])
-
-    f_y = torch.stack([witness(y[i : i + 1], without(y, i), b, h) for i in range(len(y))]).mean()
-    f_b = torch.stack([witness(b[i : i + 1], y, without(b, i), h) for i in range(len(b))]).mean()
+    partners = torch.full((len(b),), -1) if partners is None else partners
+    of_y, of_b = torch.arange(len(y)), torch.arange(len(b))
+    f_y = [witness(y[j : j + 1], y[of_y != j], b[partners != j], h) for j in of_y]
+    f_b = [witness(b[j : j + 1], y[of_y != partners[j]], b[of_b != j], h) for j in of_b]
+    f_y, f_b = torch.stack(f_y).mean(), torch.stack(f_b).mean()
     assert f_y > f_b
     for _ in range(steps):
         velocity = torch.zeros_like(w)
@@ -53,9 +52,10 @@ def contrast_directly(x0, y, b, h, reach, lacking, steps=2000):
 
 
 @pytest.mark.parametrize("strength, tolerance", [(0.002, 5e-3), (6.0, 2e-2), (40.0, 3e-2)])
-def test_contrast_is_its_flow_computed_directly(strength, tolerance, rng):
+@pytest.mark.parametrize("partners", [None, torch.tensor([4, 0, -1, 5, 0, 2, 1])])
+def test_contrast_is_its_flow_computed_directly(partners, strength, tolerance, rng):
     y, x0, x = make(rng)
-    base = base_images(rng)
+    base = base_images(rng)._replace(partners=partners)
     run = guidance(GuidanceConfig(strength=strength, preserve=0), y, base=base, record=True)
     guided = run(x0, x, 2.5)
     fraction = 1 - 1.0 / 2.5
@@ -63,7 +63,8 @@ def test_contrast_is_its_flow_computed_directly(strength, tolerance, rng):
         run.comparison.kernel.bandwidths,
         run.comparison.posterior.lacking(x - x0, 2.5, each=True),
     )
-    expected = contrast_directly(x0, y, base.latents, h, strength * fraction, lacking) - x0
+    reach = strength * fraction
+    expected = contrast_directly(x0, y, base.latents, h, reach, lacking, partners) - x0
     assert ((guided - x0) * fraction - expected).norm() / expected.norm() < tolerance
 
 
@@ -94,11 +95,29 @@ def test_images_rest(rng):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_set_like_the_base_images_moves_nothing(kernel, rng):
+@pytest.mark.parametrize("known", [False, True])
+def test_a_set_like_the_base_images_moves_nothing(known, kernel, rng):
     y, x0, x = make(rng)
-    same = Base(y.clone(), equal(len(y)))
+    same = Base(y.clone(), equal(len(y)), partners=torch.arange(len(y)) if known else None)
     run = guidance(GuidanceConfig(kernel=KernelConfig(kernel)), y, base=same)
     torch.testing.assert_close(run(x0, x, 2.5), x0, rtol=0, atol=1e-9)
+
+
+def test_a_slight_style_of_very_different_things_is_followed(rng):
+    """References and base images show the same things, far apart; each thing differs by the style.
+
+    Counted as strangers, partners make both look alike, and nothing would move.
+    """
+    _, x0, x = make(rng)
+    things = 2 * latents(rng, 24)
+    style = 0.5 * torch.ones_like(things[0])
+    moved = {}
+    for partners in (None, torch.arange(len(things))):
+        base = Base(things, equal(len(things)), partners=partners)
+        run = guidance(GuidanceConfig(preserve=0), things + style, base=base)
+        moved[partners is None] = ((run(x0, x, 2.5) - x0).flatten(1) @ style.flatten()).mean()
+    assert moved[True] == 0
+    assert moved[False] > 0
 
 
 def test_base_images_do_not_count_in_mmd2(rng):

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import torch
 from mmd_pack.mmd_core import GuidanceConfig, KernelConfig, References
+from mmd_pack.nodes.guidance.run.make_guidance import partners
 from mmd_pack.nodes.guidance.run.report import run_report
 from mmd_pack.nodes.guidance.run.trace import Trace
 from mmd_pack.nodes.references.mmd_base_images import MMDBaseImages
@@ -99,6 +100,19 @@ def test_the_report_names_the_contrast_and_asks_for_no_larger_batch(batch, caplo
     without = guided_draw(family_of("SD15"), references(), latent_of(batch))[2]
     assert "base image" not in without
     assert ("followed one reference" in without) == (batch == 1)
+
+
+def test_the_report_says_when_there_is_no_style_to_follow():
+    same = base_images()
+    samples, _, report = drawn(refs=same, base=same)
+    torch.testing.assert_close(samples, unguided(), rtol=0, atol=1e-3)
+    assert "Disconnect base" in report
+    assert "Disconnect base" not in drawn()[2]
+
+
+def test_base_images_are_partners_of_the_references_of_their_names():
+    names = ("a.png", "b.png", "c.png", "b.png")
+    assert partners(names, ("c.png", "b.png", "x.png", "a.png")).tolist() == [2, -1, -1, 0]
 
 
 def test_the_report_says_what_remembered_images_do():

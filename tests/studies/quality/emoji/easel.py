@@ -116,7 +116,7 @@ class Easel:
         names = self.trial.given.names
         latents = self.draw(prompts=names, number=BASE_NOISE).latents
         weights = torch.full((len(names),), 1 / len(names))
-        return Base(latents, weights, self.world.prompt_features(names))
+        return Base(latents, weights, self.world.prompt_features(names), torch.arange(len(names)))
 
     def _timed(
         self, config: Config, prompts: tuple[str, ...], number: int, base: Base | None = None
