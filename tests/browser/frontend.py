@@ -57,7 +57,8 @@ FAULTS = """() => [
       && `${node.title} offers no ${widget.name} "${widget.value}"`;
   })).filter(Boolean),
 ]"""
-MESSAGES = "[data-testid=error-overlay], .p-toast-message, [role=dialog], [role=alertdialog]"
+TOASTS = ".p-toast-message, [data-toast-kind]"  # of the pinned frontend, and of the newest
+MESSAGES = f"[data-testid=error-overlay], {TOASTS}, [role=dialog], [role=alertdialog]"
 SHOW = """([scale, x, y]) => {
   app.canvas.deselectAll?.();
   app.canvas.ds.scale = scale;
@@ -256,7 +257,7 @@ class Frontend:
         with self.page.expect_file_chooser() as chooser:
             self.page.evaluate(press)
         chooser.value.set_files(folder)
-        self.page.locator(".p-toast-message", has_text="input folder").first.wait_for()
+        self.page.locator(TOASTS, has_text="input folder").first.wait_for()
         self.settle()
         return self.page.evaluate("app.graph.nodes[0].widgets[0].value")
 
