@@ -2,6 +2,7 @@
 
 importance      paths of one proposal, weighted: of the model itself (best of n), or of the plain gradient
 resampled       one SMC pass: plain SMC, FK steering, gradient with SMC
+twisted         one SMC pass of the twisted diffusion sampler (TDS), whose gradient goes back through the model
 tri_tsmc        TRI-TSMC: the core's iterations
 """
 
@@ -22,6 +23,7 @@ from mmd_pack.mmd_core.tsmc import (
     propose,
     replayed,
     smc,
+    systematic,
     white,
 )
 from mmd_pack.mmd_core.tsmc.paths import Recording
@@ -112,6 +114,46 @@ def resampled(
     rewards = torch.stack([world.reward.value(swarm.z) for swarm in swarms])
     log_z = torch.tensor([swarm.log_z for swarm in swarms], dtype=F64)
     return _found(log_weights, rewards, n * (len(world.steps) if of else 1), log_z)
+
+
+def twisted(world: World, seed: int, replicates: int, n: int = TRAJECTORIES) -> Found:
+    """TDS: from x on, log ψ = λ r(x̂0(x)) both turns the chain, by its gradient in x, and weighs particles.
+
+    It asks for a reward and a gradient through the model at every step, and weighs the initial noise, too.
+
+    References:
+        Wu, Trippe, Naesseth, Blei, Cunningham, Practical and Asymptotically Exact Conditional Sampling in Diffusion
+        Models, 2023 (algorithm 1). https://arxiv.org/abs/2306.17775
+    """
+    rng = torch.Generator().manual_seed(seed)
+    passes = [_tds_pass(world, n, rng) for _ in range(replicates)]
+    log_z, log_weights, rewards = zip(*passes, strict=True)
+    log_z = torch.tensor(log_z, dtype=F64)
+    return _found(torch.stack(log_weights), torch.stack(rewards), n * len(world.steps), log_z)
+
+
+def _tds_pass(world: World, n: int, rng: torch.Generator) -> tuple[float, Tensor, Tensor]:
+    """log Ẑ, the log weights since the last resampling, and the rewards."""
+    x, log_z = world.start(n, rng), 0.0
+    log_w, last = torch.zeros(n, dtype=F64), torch.zeros(n, dtype=F64)
+    for i, step in enumerate(world.steps):
+        x.requires_grad_()
+        x0 = world.denoise(x, i)
+        (slope,) = torch.autograd.grad(x0, x, world.tilt_gradient(x0.detach()))
+        x, x0 = x.detach(), x0.detach()
+        twist = world.tilt(x0)
+        log_w, last = log_w + twist - last, twist
+        if effective(log_w) < 0.5 * n:
+            log_z += log_mean_exp(log_w)
+            chosen = systematic(log_w.softmax(0), torch.rand((), generator=rng).item())
+            x, x0, slope, last = x[chosen], x0[chosen], slope[chosen], last[chosen]
+            log_w = torch.zeros_like(log_w)
+        e = torch.randn(x.shape, generator=rng, dtype=F64)
+        u = step.noise * slope
+        log_w = log_w - (u * e).sum(1) - 0.5 * u.square().sum(1)
+        x = step.mean(x, x0) + step.noise * (e + u)
+    log_w = log_w + world.tilt(x) - last
+    return log_z + log_mean_exp(log_w), log_w, world.reward.value(x)
 
 
 class Each:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import torch
 from mmd_pack.mmd_core.tsmc import TSMCConfig
 from mmd_tests.studies.steering import closed_form, free_drift, quadrature
-from mmd_tests.studies.steering.methods import Found, importance, resampled, tri_tsmc
+from mmd_tests.studies.steering.methods import Found, importance, resampled, tri_tsmc, twisted
 from mmd_tests.studies.steering.quadrature import Truth
 from mmd_tests.studies.steering.worlds import World, gaussian, line
 from mmd_tests.studies.tables import table_head, table_row
@@ -19,6 +19,7 @@ METHODS: dict[str, Callable[[World, int, int], Found]] = {
     "FK steering, V = λr(x̂0)": lambda *a: resampled(*a, potential="raw"),
     "gradient θ = 1, IS": lambda *a: importance(*a, theta=1.0),
     "gradient θ = 1, SMC": lambda *a: resampled(*a, theta=1.0),
+    "TDS, gradient through the model": twisted,
     "**TRI-TSMC**": tri_tsmc,
     "**TRI-TSMC**, pilot": lambda *a: tri_tsmc(*a, pilot=True),
     "**TRI-TSMC**, black box": lambda *a: tri_tsmc(*a, black_box=True),
