@@ -15,7 +15,7 @@ from ..kernels.mmd import mmd2_from_values, uniform
 from ..kernels.precision import full_precision
 from ..kernels.transfers import Asked
 from .coupling import Coupling
-from .feature_maps import Spectrum, make_features
+from .feature_maps import Features, Spectrum, make_features
 from .flow import flowed, substeps
 from .gram_space import Combination, GramSpace
 from .latents import Latents
@@ -66,6 +66,7 @@ class FeatureComparison:
         budget: How many bytes of device memory the references may use.
         each: Whether the posterior variance of each sample is measured by itself.
         check: As in `Rows`.
+        features: The feature map; None for that of `config`.
     """
 
     def __init__(
@@ -77,9 +78,11 @@ class FeatureComparison:
         budget: float = math.inf,
         each: bool = False,
         check: Callable[[], None] = never_stopped,
+        features: Features | None = None,
     ) -> None:
         self.weights, self.each = references.weights, each
-        self.features = make_features(config.feature_space, references.shape, config.pool)
+        pool = config.pool
+        self.features = features or make_features(config.feature_space, references.shape, pool)
         asked = Asked()
         compared = self.features.fit(references, noise, asked)
         self.posterior = self.features.whole

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ..kernels.transfers import Asked, placed
 from .latents import Latents
@@ -24,7 +25,16 @@ from .noise import NoiseModel
 from .posterior import Posterior, cosine_basis
 from .small_matrices import eigh
 
-__all__ = ["ChannelStats", "Features", "LowPass", "Seen", "Spectrum", "Whole", "make_features"]
+__all__ = [
+    "ChannelStats",
+    "Features",
+    "LowPass",
+    "Seen",
+    "Spectrum",
+    "UnitLength",
+    "Whole",
+    "make_features",
+]
 
 
 class Seen(NamedTuple):
@@ -105,6 +115,21 @@ class Whole:
         """The features of all references, in device memory: they have few numbers per reference."""
         parts = [self(piece) for _, piece in references.pieces()]
         return Latents(torch.cat(parts), references.weights)
+
+
+class UnitLength(Whole):
+    """x/‖x‖, for the published mode `official_l2norm`. 0 stays 0.
+
+    As in the authors' code, gradients are not led back through the division: `pull_back` returns
+    the gradient with respect to x/‖x‖.
+    """
+
+    def fit(self, references: Latents, noise: NoiseModel, asked: Asked | None = None) -> Latents:
+        whole = super().fit(references, noise, asked)
+        return Latents(whole.stored, whole.weights, lambda y: self(whole.prepare(y)))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return normalize(x.flatten(1), dim=1).view_as(x)
 
 
 class LowPass(Whole):
@@ -232,7 +257,7 @@ class ChannelStats(Whole):
         return ((of_means[:, :, None] + 2 * y @ deviations) / math.sqrt(places)).reshape(x.shape)
 
 
-Features = Whole | LowPass | ChannelStats
+Features = Whole | UnitLength | LowPass | ChannelStats
 
 
 def make_features(name: str, shape: tuple[int, ...], pool: int = 4) -> Features:

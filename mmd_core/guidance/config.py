@@ -16,12 +16,13 @@ class GuidanceConfig:
     """The settings of guidance.
 
     Arguments:
-        strength: How fast samples move: λ of `flow` and `paper`, α of `official`. 0 does nothing.
+        strength: How fast samples move: λ of `flow` and `paper`, α of `official` and
+            `official_l2norm`. 0 does nothing.
         start_percent: Where in the noise schedule guidance begins, in [0, 1].
         end_percent: Where guidance ends, in ]start_percent, 1].
         mode: One of `MODES`.
-        kernel: The kernel. None takes the kernel of the mode: RBF with three bandwidths, or the
-            cubic polynomial in `official`.
+        kernel: The kernel. None takes the kernel of the mode: RBF with three bandwidths, the cubic
+            polynomial in `official`, or RBF with h = 0.75 in `official_l2norm`.
         preserve: The upper limit p of guidance in `flow`, in [0, 1]: guidance never moves a sample
             further than (1 − p)/p × the model's own step. 0 sets no limit.
         companions: Whether each sample follows one reference (`companions.py`).
@@ -77,7 +78,7 @@ class GuidanceConfig:
     @property
     def kernel_config(self) -> KernelConfig:
         """The kernel that is used, also if `kernel` is None."""
-        return self.kernel or KernelConfig(kernel=self.rules.kernel)
+        return self.kernel or self.rules.kernel
 
     @property
     def rules(self) -> Mode:

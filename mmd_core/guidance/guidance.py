@@ -8,6 +8,7 @@ Modes, with z the noisy latent and Ĝ the gradient of `coupling.py`
     paper        equation 5: the gradient at the noisy latent, z := sampler(z) − λ ∂MMD²/∂z
     official     the authors' code: the gradient at the latent at which the step arrives,
                  normalised, z := z − α · g / (‖g‖ + 1e-5) · ‖z‖
+    official_l2norm  the same with their option `l2norm_img`: latents are compared at unit length
 
 Each is expressed as a change of x̂0; an Euler step from σ to σ' carries it into x by 1 − σ'/σ.
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from ..comparison.by_features import Compared, FeatureComparison, Pulls
 from ..comparison.by_patches import PatchComparison
 from ..comparison.coupling import Coupling
+from ..comparison.feature_maps import UnitLength
 from ..comparison.latents import Latents
 from ..comparison.noise import Step, euler_carry
 from ..kernels.kernels import Gram
@@ -110,7 +112,14 @@ class Guidance:
         else:
             budget = self.workers.least(execution.budget, self.weights.device)
             self.comparison = FeatureComparison(
-                kernel, references, self.noise, added, budget, base is not None, execution.check
+                kernel,
+                references,
+                self.noise,
+                added,
+                budget,
+                each=base is not None,
+                check=execution.check,
+                features=UnitLength() if self.mode.unit_length else None,
             )
 
     @full_precision()

@@ -14,6 +14,7 @@ from ..comparison.by_features import Compared, FeatureComparison, Pulls
 from ..comparison.by_patches import PatchComparison, Patched
 from ..comparison.coupling import Coupling
 from ..comparison.noise import NoiseModel, Step
+from ..kernels.config import KernelConfig
 from .memory import Memory
 
 __all__ = ["MODES", "Mode", "Move", "Run", "norms"]
@@ -26,6 +27,9 @@ TINY = 1e-30  # prevents division by 0
 # Published steps have no bound: with too much strength, samples go farther at each step until
 # numbers overflow. The longest step, in standard deviations of noise, and the longest gradient:
 FARTHEST, STEEPEST = 1e5, 1e18
+
+RBF, POLYNOMIAL = KernelConfig(), KernelConfig("polynomial")
+UNIT_RBF = KernelConfig("rbf", "fixed", 0.75, (1.0,))  # of the authors' code; for unit length
 
 
 class Strength(Protocol):
@@ -85,6 +89,7 @@ class Mode:
         contrast: Whether base images can be compared with.
         keeps_prompt: Whether a move leaves out what would take the prompt back.
         kernel: The kernel that it uses if the user chooses none.
+        unit_length: Whether latents are compared after each was divided by its length.
     """
 
     features: bool = False
@@ -92,7 +97,8 @@ class Mode:
     balanced: bool = False
     contrast: bool = False
     keeps_prompt: bool = False
-    kernel: str = "rbf"
+    kernel: KernelConfig = RBF
+    unit_length: bool = False
 
     def recalled(self, memory: Memory) -> Memory:
         """The part of the memory that counts for the next samples."""
@@ -190,6 +196,8 @@ class Published(Mode):
         rates = self.rates(run, z, grad, coupling).minimum(farthest)
         if run.record:
             end = start.moved(-rates[:, None] * by)
+            if self.unit_length:  # what moved is z, not what is compared
+                end = start.at(grad * -rates.reshape(-1, *[1] * (grad.ndim - 1)))
         carried = run.noise.published_scale(step.sigma_next) * step.fraction  # of x̂0 into z
         return Move(start, end, grad, -rates / carried)
 
@@ -207,7 +215,10 @@ class Paper(Published):
 class Official(Published):
     """−α · g / (‖g‖ + 1e-5) · ‖z‖ at the latent z at which an Euler step arrives.
 
-    As in the authors' code, a single image is not guided if none was finished before it.
+    As in the authors' code, a single image is not guided if none was finished before it. With
+    `unit_length`, their option `l2norm_img`, it is also as in their code: g is the gradient with
+    respect to z/‖z‖, and z moves along it as it is. The gradient with respect to z would have no
+    part along z.
     """
 
     def recalled(self, memory: Memory) -> Memory:
@@ -239,6 +250,7 @@ _FLOW = Flow(features=True, companions=True, balanced=True, contrast=True)
 MODES = {
     "flow": _FLOW,
     "paper": Paper(),
-    "official": Official(kernel="polynomial"),
+    "official": Official(kernel=POLYNOMIAL),
     "keep_prompt": replace(_FLOW, keeps_prompt=True),
+    "official_l2norm": Official(kernel=UNIT_RBF, unit_length=True),
 }

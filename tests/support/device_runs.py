@@ -70,7 +70,8 @@ class Run:
         kernel = KernelConfig(
             self.kernel, feature_space=self.space, prompt_kernel=self.prompts, pool=2
         )
-        strength = {"paper": 0.5, "official": 0.05}.get(self.mode, self.strength)
+        published = {"paper": 0.5, "official": 0.05, "official_l2norm": 0.05}
+        strength = published.get(self.mode, self.strength)
         config = GuidanceConfig(strength, mode=self.mode, kernel=kernel)
         config = config.for_batch(self.batch, bool(self.base))
         weights = torch.arange(1.0, 1 + self.references)

@@ -18,6 +18,7 @@ METHODS = {  # pages on how things work: their pictures, and the nodes whose pag
     DOCS / "method.md": (3, ("ApplyMMDGuidance", "MMDGuidedKSampler")),
     DOCS / "tri-tsmc.md": (1, ("TRITSMCSampler", "TSMCInit")),
     DOCS / "mmd-ddm.md": (1, ("MMDTrainLoRA", "MMDMakeReferences")),
+    DOCS / "published.md": (0, ("ApplyMMDGuidance", "MMDGuidedKSampler")),
 }
 KILOBYTE = 1000
 PANEL = 36  # characters of a formula that the panel shows without scrolling on a full HD screen

@@ -35,7 +35,8 @@ def source_inputs() -> list[io.Input]:
             "kernel",
             optional=True,
             tooltip="How images are compared (k), from MMDKernel. Unconnected: rbf with three "
-            "bandwidths around the median distance (in mode official the cubic polynomial).",
+            "bandwidths around the median distance (in mode official the cubic polynomial, in "
+            "official_l2norm rbf with bandwidth 0.75).",
         ),
     ]
 
@@ -82,7 +83,7 @@ def setting_inputs() -> list[io.Input]:
                 tooltip="keep_prompt: never moves images against the prompt (with cfg above 1; at "
                 "cfg 1 it is flow). flow: may take the prompt back. paper and official are for "
                 "comparison: the published method (arXiv 2601.08379) as in its equation 5 and as "
-                "in its authors' code.",
+                "in its authors' code. official_l2norm: the same code with its option l2norm_img.",
             )
         ),
     ]

@@ -315,7 +315,9 @@ def test_so_it_is_with_memory_and_prompts(options, how, monkeypatch, rng):
 
 
 @pytest.mark.parametrize("how", WAYS)
-@pytest.mark.parametrize("mode, strength", [("paper", 50.0), ("official", 0.05)])
+@pytest.mark.parametrize(
+    "mode, strength", [("paper", 50.0), ("official", 0.05), ("official_l2norm", 0.05)]
+)
 def test_so_it_is_in_the_published_modes(mode, strength, how, monkeypatch, rng):
     config = GuidanceConfig(strength, mode=mode)
     compare(how, config, monkeypatch, rng, finished=5)

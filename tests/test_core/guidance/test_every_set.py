@@ -39,13 +39,14 @@ SETS = {
     "constant": torch.full((3, *SHAPE), 3.0),
 }
 BATCHES = 1, 2, 7, 9, 16
-STRENGTHS = {"flow": 100.0, "keep_prompt": 30.0, "paper": 100.0, "official": 0.1}
+PUBLISHED = ("official", "official_l2norm")
+STRENGTHS = {"flow": 100.0, "keep_prompt": 30.0, "paper": 100.0, **dict.fromkeys(PUBLISHED, 0.1)}
 WEAK = 0.1  # of that strength for patches, which move in many short sub-steps
 SETTINGS = [
     *(("flow", space) for space in FEATURE_SPACES),
     *(("keep_prompt", space) for space in ("latent", "palette")),
     ("paper", "latent"),
-    ("official", "latent"),
+    *((mode, "latent") for mode in PUBLISHED),
 ]
 
 
@@ -72,7 +73,7 @@ def drawn(config: GuidanceConfig, references: torch.Tensor, batch: int) -> Guida
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("mode, space", SETTINGS)
 def test_no_set_makes_nan(mode, space, kernel, references):
-    """3780 combinations with the sizes of batches."""
+    """4200 combinations with the sizes of batches."""
     kernel = KernelConfig(kernel, feature_space=space)
     strength = STRENGTHS[mode] * (WEAK if space == "patches" else 1)
     config = GuidanceConfig(strength, mode=mode, kernel=kernel, end_percent=1.0)

@@ -133,6 +133,99 @@ def test_official_poly3_is_the_published_sum(rng):
     )
 
 
+def unit(rows):
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("kernel", ["rbf", "polynomial"])
+@pytest.mark.parametrize("finished, alpha", [(1, 0.002), (6, 0.05)])
+def test_official_l2norm_is_the_published_sum_of_latents_of_unit_length(
+    kernel, finished, alpha, rng
+):
+    """The authors' sums with their option, term by term, with reference weights: to 1e-13 of a step.
+
+    As in their code, g is the gradient at z/‖z‖, and z itself moves along it.
+    """
+    y, z, memory = (latents(rng, n, 0.3).flatten(1) for n in (7, 1, finished))
+    weights = torch.rand(7, generator=rng, dtype=F64)
+    weights, d, k = weights / weights.sum(), z.shape[1], finished + 1
+    here, units, samples = unit(z)[0], unit(y), unit(torch.cat([memory, z]))
+
+    def slope(other):
+        """∇_1k(here, other)."""
+        if kernel == "polynomial":
+            return 3 / d * (here @ other / d + 1) ** 2 * other
+        return torch.exp(-((here - other) ** 2).sum() / 2 / 0.75**2) * (other - here) / 0.75**2
+
+    g = 2 / k**2 * sum(map(slope, samples))
+    g = g - 2 / k * sum(w * slope(r) for w, r in zip(weights, units, strict=True))
+    config = GuidanceConfig(
+        mode="official_l2norm",
+        strength=alpha,
+        kernel=None if kernel == "rbf" else KernelConfig(kernel),
+    )
+    noise = NoiseModel(flow_matching=True)  # its noisy latents are the sampler's
+    schedule = Schedule((0.9, 0.5, 0.0), EVERYWHERE, noise)
+    run = Guidance(config, Latents(y, weights), schedule, Memory(memory))
+    moved = (run(z, z, 0.9) - z)[0] * (1 - 0.5 / 0.9)
+    expected = -alpha * g / (g.norm() + 1e-5) * z.norm()
+    assert (moved - expected).norm() < 1e-12 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    "kernel", [None, *map(KernelConfig, KERNELS), KernelConfig("rbf", "fixed", 0.2, (1.0, 3.0))]
+)
+def test_official_l2norm_follows_the_gradient_at_unit_length(kernel, rng):
+    """Against autograd, for any kernel; a bandwidth is that of the references at unit length."""
+    y, x0, x = make(rng, batch=4)
+    memory, alpha, sigma, sigma_next = latents(rng, 3), 0.05, 2.5, 1.0
+    config = GuidanceConfig(mode="official_l2norm", strength=alpha, kernel=kernel)
+    run, scale = guidance(config, y, memory=Memory(memory)), NoiseModel().published_scale(1.0)
+    z = ((x0 + (x - x0) * sigma_next / sigma) * scale).flatten(1)
+    if kernel is not None and kernel.radial and kernel.bandwidth == "median":
+        apart = torch.cdist(unit(y.flatten(1)), unit(y.flatten(1)))
+        middle = apart[apart > 0].median()
+        assert run.comparison.kernel.bandwidths[-1] == pytest.approx(
+            middle.item() * (1 if kernel.kernel == "energy" else 2), rel=0.05
+        )
+    g = autograd(unit(z), unit(y.flatten(1)), run.comparison.kernel, unit(memory.flatten(1)))
+    lengths = g.norm(dim=1, keepdim=True) + 1e-5
+    expected = -alpha * g / lengths * z.norm(dim=1, keepdim=True)
+    moved = (run(x0, x, sigma) - x0).flatten(1) * (1 - sigma_next / sigma) * scale
+    torch.testing.assert_close(moved, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_l2norm_is_what_makes_the_published_bandwidth_act(rng):
+    """h = 0.75: between whole latents the kernel is exactly 0, and nothing moves."""
+    y, x0, x = make(rng, batch=1, dtype=torch.float32)
+    kernel = KernelConfig("rbf", "fixed", 0.75, (1.0,))
+    moved = {}
+    for mode in ("official", "official_l2norm"):
+        config = GuidanceConfig(mode=mode, strength=0.05, kernel=kernel)
+        run = guidance(config, y, memory=Memory(latents(rng, 3).float()))
+        moved[mode] = ((run(x0, x, 2.5) - x0).norm() * (1 - 1 / 2.5)).item()
+    assert moved["official"] == 0
+    arriving = (x0 + (x - x0) / 2.5).norm().item()
+    assert moved["official_l2norm"] == pytest.approx(0.05 * arriving, rel=1e-3)
+
+
+def test_the_trace_of_official_l2norm_tells_of_the_moved_latents(rng):
+    """MMD² after is that of z where it went to, at unit length."""
+    y, x0, x = make(rng)
+    config = GuidanceConfig(mode="official_l2norm", strength=0.1)
+    run, scale = guidance(config, y, record=True), NoiseModel().published_scale(1.0)
+    guided = run(x0, x, 2.5)
+    row, weights = run.trace[0], torch.full((len(y),), 1 / len(y), dtype=F64)
+    kernel, references = run.comparison.kernel, unit(y.flatten(1))
+    apart = torch.cdist(references, references)
+    fixed = torch.exp(-apart.square() / 2 / 0.75**2).mean() + 1 / len(x0)  # i = i, left out there
+    for estimate, told in ((x0, row.mmd2_before), (guided, row.mmd2_after)):
+        z = unit(((estimate + (x - estimate) / 2.5) * scale).flatten(1))
+        value = autograd_mmd2(z, references, kernel, weights) + fixed
+        assert told == pytest.approx(value.item(), rel=1e-8)
+    assert row.mmd2_after < row.mmd2_before
+
+
 def test_official_does_not_guide_the_first_image(rng):
     y, x0, x = make(rng, batch=1)
     assert torch.equal(guidance(GuidanceConfig(mode="official"), y)(x0, x, 2.5), x0)

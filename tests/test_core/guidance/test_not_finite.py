@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmd_pack.mmd_core import (
+    MODES,
     Execution,
     Guidance,
     GuidanceConfig,
@@ -61,7 +62,7 @@ def test_an_estimate_that_is_not_finite_is_refused(kernel, number, which):
 
 @pytest.mark.parametrize("sigma", [5.0, 1.0], ids=["guided", "outside of the window"])
 @pytest.mark.parametrize("strength", [0.0, 20.0])
-@pytest.mark.parametrize("mode", ["flow", "paper", "official"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kernel", ["rbf", "energy", "polynomial"])
 def test_it_is_refused_in_every_mode_and_where_guidance_only_looks(kernel, mode, strength, sigma):
     run = guidance(KernelConfig(kernel), strength, mode=mode)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmd_pack.mmd_core import (
     KERNELS,
+    MODES,
     ByPrompt,
     GuidanceConfig,
     KernelConfig,
@@ -25,7 +26,7 @@ def exact(config=None, y=None, **options):
     return run
 
 
-@pytest.mark.parametrize("mode", ["flow", "paper", "official"])
+@pytest.mark.parametrize("mode", MODES)
 def test_every_call_is_recorded_whether_guidance_acts_or_not(mode, rng):
     y, x0, x = make(rng)
     run = guidance(GuidanceConfig(mode=mode), y, window=Window(6.0, 0.9), record=True)
@@ -158,14 +159,14 @@ def test_distances_in_half_precision_and_from_afar():
 # --- guidance and the prompt ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["flow", "paper", "official"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("masked", [False, True])
 def test_guidance_by_the_prompt(mode, masked, rng):
     """Its change of x̂0, as far as the mask lets it through, over that by the prompt."""
     y, x0, x = make(rng)
     p = latents(rng, len(x0))
     mask = torch.rand(x0.shape, generator=rng, dtype=F64).round(decimals=1) if masked else None
-    config = GuidanceConfig(mode=mode, strength=0.1 if mode == "official" else 20.0)
+    config = GuidanceConfig(mode=mode, strength=0.1 if "official" in mode else 20.0)
     run = guidance(config, y, record=True, carry=lambda step: 0.9)
     d = run(x0, x, 2.5, by_prompt=ByPrompt(p.clone(), mask)) - x0
     if masked:
