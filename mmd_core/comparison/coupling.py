@@ -60,6 +60,12 @@ class Coupling:
         return weights if self.ww is None else torch.cat([self.ww, self.wz], 1) * weights
 
     @cached_property
+    def _twice_z(self) -> Tensor:
+        """`pairs` with the weights of the rows z doubled: these pairs count in both orders."""
+        own, others = self.pairs.tensor_split([len(self.p)], -1)
+        return torch.cat([own, 2 * others], -1)
+
+    @cached_property
     def _downwards(self) -> Tensor:
         return -2 * self.pairs
 
@@ -99,9 +105,9 @@ class Coupling:
             values: Kernel values of the samples with w and z, with shape `(B, B + M)`.
             of_rows: `mmd2_of_rows`, which does not depend on the samples.
         """
-        b = len(self.p)
-        sums = (values * self.pairs).split([b, values.shape[1] - b], 1)
-        return self.p @ (sums[0].sum(1) + 2 * sums[1].sum(1)) + of_rows
+        weights = self._twice_z
+        sums = values @ weights if weights.ndim == 1 else (values * weights).sum(1)
+        return self.p @ sums + of_rows
 
     def mmd2_of_rows(self, kernel: Kernel, gram: Tensor, index: Tensor) -> Tensor:
         """Σ s_a s_b κ_ab k(z_a, z_b), over the rows z; a scalar.

@@ -40,6 +40,8 @@ STIFF = 32.0  # coefficients of a sample, in sum, above which the series of φ d
 # Pulls of kernels of products grow with the samples. Above this sum long sub-steps would overshoot
 # by more each time. The coefficients of a short sub-step sum to 1 / SHORT at most.
 STEEP, SHORT = 8.0, 2.0
+BOUND = 8.0  # coefficients of a sample, in sum, where these are known to be small
+FINITE = 24.0
 TERMS = 4  # terms of the series of φ: enough for matrices of norms up to 1/2
 
 
@@ -78,43 +80,43 @@ def flowed(
         singular: As in `RadialKernel`.
         steep: Whether coefficients grow with the samples. If they become large, all sub-steps from
             then on are short.
-        bounded: Whether the coefficients of a sample are known to stay far below `STIFF`.
+        bounded: Whether the coefficients of a sample are known to sum to `BOUND` at most.
         check: As in `Rows`.
     """
     begun = velocity(w)
     share = 0.25 if singular else 0.5  # below 0.5 the corrector is less accurate, but more stable
     one = torch.eye(len(begun), dtype=begun.dtype, device=begun.device)
-    most, short = STEEP if steep else STIFF, torch.zeros_like(begun[0, 0], dtype=torch.bool)
+    limit = STEEP if steep else STIFF
     # Beyond this sum of a sample's coefficients K, rounding errors are as large as distances.
     exact = 0.25 / math.sqrt(torch.finfo(begun.dtype).eps)
-    total = None if bounded else _sums(begun)
+    # A sub-step multiplies by less than exp(FINITE): then its end is early enough to look.
+    late = w.lasting and (BOUND if bounded else limit) * max(lengths, default=0.0) < FINITE
+    if not bounded:
+        total = _sums(begun)
+        stiff = (total > limit).any() if steep else total > limit
     for h in lengths:
         own = begun[:, : len(begun)]
-        if total is not None:
+        if not bounded:
             # A sample upon a reference, or far outside, can have coefficients without bound. It
             # goes straight on instead, and no farther than to where they point.
-            stiff = total > most
-            if steep:
-                short = stiff = short | stiff.any()
-                total = SHORT * total.amax()
-            decay = total * -h
+            decay = (SHORT * total.amax() if steep else total) * -h
             begun = torch.where(stiff, begun * (decay.expm1() / decay), begun)
             own = begun[:, : len(begun)].masked_fill(stiff, 0)
         weights = phi(own, h, one, check)
         check()
-        step = torch.addmm(begun, weights, begun, beta=0, alpha=h)
-        w = w.moved(step, exact)
-        if len(lengths) > 1:
-            ended = velocity(w)
-            check()
-            step = torch.addmm(begun, weights, ended - begun, beta=0, alpha=h * share)
-            if total is not None:
-                total = _sums(ended)
-                stiff = stiff | (total > most)
-                if steep:
-                    short = stiff = stiff.any()
-                step.masked_fill_(stiff, 0)
-            w, begun = w.moved(step, exact), ended
+        if len(lengths) == 1:
+            return w.moved(begun, exact, weights, h)
+        ahead = w.moved(begun, math.inf if late else exact, weights, h)
+        ended = velocity(ahead)
+        check()
+        if not bounded:
+            total = _sums(ended)
+            # Once coefficients are steep, all sub-steps from then on are short.
+            after = stiff | (total > limit).any() if steep else total > limit
+            weights = weights.masked_fill(stiff | after, 0)
+            stiff = after
+        w = ahead.moved(ended - begun, exact, weights, h * share, w if late else ahead)
+        begun = ended
     return w
 
 

@@ -183,23 +183,40 @@ class Combination:
         squares = dots.diagonal().add_(p.lacking)
         return Gram(dots, squares, torch.cat([squares, p.space.squares]))
 
-    def moved(self, by: Tensor, most: float = math.inf) -> "Combination":
-        """w + L·w + F·z.
+    @property
+    def lasting(self) -> bool:
+        """Whether r stays the same during the flow, so that one can go back to an earlier K."""
+        return self.projection.space.gram is not None
+
+    def moved(
+        self,
+        by: Tensor,
+        most: float = math.inf,
+        weights: Tensor | None = None,
+        h: float = 1.0,
+        back: "Combination | None" = None,
+    ) -> "Combination":
+        """w + h · weights · (L·w + F·z).
 
         Arguments:
             by: [L | F], with shape `(B, B + M)`.
             most: The largest sum of coefficients |K| of a sample. A sample that would have more, or
                 numbers that are not finite, stays where it is.
+            weights: With shape `(B, B)`; None for 1.
+            h: A factor.
+            back: Where such a sample goes instead; None: it stays.
         """
         self.projection.space.rows.check()
-        k = torch.addmm(by, by[:, : len(by)], self.k).add_(self.k)
+        change = torch.addmm(by, by[:, : len(by)], self.k) if self._moved else by
+        if weights is None:
+            k = torch.add(self.k, change, alpha=h)
+        else:
+            k = torch.addmm(self.k, weights, change, alpha=h)
         if most < math.inf:
             sums = torch.linalg.vector_norm(k, 1, dim=1, keepdim=True)
-            k = torch.where(sums <= most, k, self.k)
+            k = torch.where(sums <= most, k, (back or self).k)
         moved = Combination(self.projection, k)
-        if self.projection.space.gram is None:
-            return moved._formed(moved.displacement())
-        return moved
+        return moved if self.lasting else moved._formed(moved.displacement())
 
     def _formed(self, displaced: Tensor) -> "Combination":
         """The samples as a new projection, in which x is w.

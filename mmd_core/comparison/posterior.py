@@ -126,12 +126,13 @@ class Posterior:
         if residual is None or bound == 0:
             return bound
         left = torch.linalg.vector_norm(residual.flatten(1), dim=1).square()
-        dim, count = residual[0].numel(), 1 if each else len(left)
-        measured = dim * level**2 - (left if each else left.mean())
-        measured = measured.clamp(LEAST * bound, bound)
+        left = left if each else left.mean()
+        dim, count = residual[0].numel(), 1 if each else len(residual)
         spread = level**2 * math.sqrt(2 * dim / count)  # standard deviation of the measurement
         trust = bound**2 / (bound**2 + spread**2)
-        return bound + trust * (measured - bound)
+        most = bound + trust * (dim * level**2 - bound)
+        least = bound + trust * (LEAST * bound - bound)
+        return torch.rsub(left, most, alpha=trust).clamp_(least, bound)
 
 
 def band_variances(references: Latents, asked: Asked) -> Callable[[], tuple[Tensor, Tensor]]:

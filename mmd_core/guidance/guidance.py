@@ -174,7 +174,7 @@ class Guidance:
         else:
             move = self.mode.move(self, x0_, x, step, self._pulls(coupling, x0_, x, sigma, prompts))
         carried = 1.0 if step is None else euler_carry(step) / self.schedule.carry(step)
-        factors = move.scale * carried
+        factors = move.scale if carried == 1 else move.scale * carried
         if self.mode.keeps_prompt and by_prompt is not None and step is not None:
             by_prompt.kept(move.displacement, factors)
             if self.record and isinstance(move.end, Compared):

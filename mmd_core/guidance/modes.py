@@ -159,9 +159,10 @@ class Flow(Mode):
         del residual  # as large as the batch
         end, substeps = start.flowed(pulls, min(run.config.strength * step.rate, MAX_REACH))
         displacement = end.displacement()
-        share = run.weights.new_ones(len(x0))
         preserve = run.config.preserve
-        if preserve > 0 and own is not None:
+        if preserve == 0 or own is None:
+            share = run.weights.new_ones(len(x0))
+        else:
             ahead = 1 - run.noise.level(step.sigma_next) / run.noise.level(step.sigma)
             bound = (1 - preserve) / preserve * ahead * own
             share = (bound / norms(displacement).clamp_min(TINY)).clamp_max(1)
@@ -243,6 +244,8 @@ class Official(Published):
 def _residual(run: Run, x0: Tensor, x: Tensor, sigma: float) -> Tensor | None:
     """x − x̂0 with x per unit of signal, with shape `(B, *shape)`; None where there is no signal."""
     signal = run.noise.signal(sigma)
+    if signal == 1:
+        return x - x0
     return torch.sub(x, x0, alpha=signal).div_(signal) if signal > 0 else None
 
 

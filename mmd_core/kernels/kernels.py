@@ -153,6 +153,8 @@ class RadialKernel:
 
         A GPU is faster with one matrix for all bandwidths; those of a CPU do not fit in its cache.
         """
+        if self.name == "energy":  # its pull in units is proportional to the bandwidth
+            return replace(self, bandwidths=(sum(self.bandwidths) / len(self.bandwidths),))
         if like.device.type == "cpu" or len(self.bandwidths) == 1:
             return self
         scale = RADIAL_PROFILES[self.name].scale

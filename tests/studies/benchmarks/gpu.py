@@ -34,7 +34,7 @@ from mmd_tests.support.pretended_device import PretendedDevice, on_device, on_ho
 
 SHAPES = {"SD1.5": (4, 64, 64), "SDXL": (4, 128, 128)}
 BATCH, REFERENCES, ROUNDS = 16, 500, 20
-STRENGTH = 86.0  # ten sub-steps at the step that is measured, as in the middle of 25 steps
+STRENGTH = 30.0  # five sub-steps at the step that is measured, as in the middle of 25 steps
 
 
 class Card(NamedTuple):
